@@ -1,0 +1,74 @@
+//! The only file that names bincode.
+//!
+//! Owns: how a message becomes bytes and back.
+//! Never: knows a message type, reads or writes a socket.
+//!
+//! Integers are fixed-width little-endian: every number then has exactly one encoding, so there is no
+//! non-canonical form to accept, and the format can be written down in a page (`docs/wire.md`).
+
+use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::limits::FRAME_BODY_BYTES_MAX;
+
+type Fixed<const MAX: usize> = Configuration<LittleEndian, Fixint, Limit<MAX>>;
+
+// The codec reserves a string's announced length before it looks whether the bytes are there, and its limit
+// is part of a type. Steps keep what a lying length can reserve within 32 times what was really sent.
+const SMALL: usize = 4 << 10;
+const MEDIUM: usize = 128 << 10;
+const LARGE: usize = 4 << 20;
+
+const fn config<const MAX: usize>() -> Fixed<MAX> {
+    bincode::config::standard().with_fixed_int_encoding().with_limit::<MAX>()
+}
+
+fn decode_within<T: DeserializeOwned, const MAX: usize>(body: &[u8]) -> Result<(T, usize), CodecError> {
+    bincode::serde::decode_from_slice(body, config::<MAX>()).map_err(CodecError::Decode)
+}
+
+/// Why bytes could not become a message, or a message bytes.
+#[derive(Debug, thiserror::Error)]
+pub enum CodecError {
+    /// The message is larger than any frame may be.
+    #[error("message cannot be encoded within {FRAME_BODY_BYTES_MAX} bytes")]
+    Encode(#[source] bincode::error::EncodeError),
+    /// The bytes are not a message of the expected type.
+    #[error("frame body is not a message of the expected type")]
+    Decode(#[source] bincode::error::DecodeError),
+    /// The message ended before the frame did.
+    #[error("frame body has {extra} bytes after its message")]
+    Trailing {
+        /// How many bytes were left over.
+        extra: usize,
+    },
+}
+
+/// Encodes `message`. Does not block.
+///
+/// # Errors
+/// When the encoded form would be larger than [`FRAME_BODY_BYTES_MAX`].
+pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, CodecError> {
+    bincode::serde::encode_to_vec(message, config::<FRAME_BODY_BYTES_MAX>()).map_err(CodecError::Encode)
+}
+
+/// Decodes exactly one message from all of `body`. Does not block.
+///
+/// Allocates no more than the length of `body` justifies: a collection's length prefix is charged against
+/// a limit near that length before memory is reserved, and no wire type is recursive or holds zero-sized elements.
+///
+/// # Errors
+/// When `body` is not one message of type `T`, or has bytes left over after it.
+pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, CodecError> {
+    let (message, used) = match body.len() {
+        0..=SMALL => decode_within::<T, SMALL>(body),
+        ..=MEDIUM => decode_within::<T, MEDIUM>(body),
+        ..=LARGE => decode_within::<T, LARGE>(body),
+        _ => decode_within::<T, FRAME_BODY_BYTES_MAX>(body),
+    }?;
+    if used != body.len() {
+        return Err(CodecError::Trailing { extra: body.len() - used });
+    }
+    Ok(message)
+}

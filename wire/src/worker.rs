@@ -1,0 +1,268 @@
+//! Supervisor ⇄ worker, over the worker's link: a `SOCK_SEQPACKET` pair, one frame a packet.
+//!
+//! Owns: the orders a worker takes and the reports it makes.
+//! Never: carries a job, tenant or worker id. Whose message it is follows from the link it came on.
+//!
+//! ```text
+//! worker                          supervisor
+//!   │ ── Locked(JailReport) ───────▶ │   checks from outside, then lends the worker out
+//!   │ ◀──────────── Compile | Run ── │   exactly one order in a worker's life
+//!   │ ── Compiled | Finished ──────▶ │   exactly one reply
+//!   ✕ exits                          │   the exit status is what is believed
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+use crate::job::{DirectoryGrant, MissingLayer};
+
+/// What a worker is forked for; decides its syscall allow-lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Role {
+    /// Runs one job without any file.
+    Run,
+    /// Runs one job with granted directories.
+    RunFiles,
+    /// Compiles one module.
+    Compile,
+}
+
+/// Supervisor to worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToWorker {
+    /// Compile. Descriptors: the module (readable), the artifact (an empty writable memfd).
+    Compile(CompileOrder),
+    /// Run. Descriptors: the artifact (sealed memfd), the input (readable).
+    Run(RunOrder),
+}
+
+/// Order to a compile worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompileOrder {
+    /// Length of the module, bytes.
+    pub module_bytes: u64,
+    /// Most bytes the artifact may have.
+    pub artifact_bytes_max: u64,
+    /// Whether the module is WebAssembly text; seen from its first bytes.
+    pub text: bool,
+    /// CPU time after which the compiler gives up by itself, µs.
+    pub cpu_us: u64,
+}
+
+/// Order to a run worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunOrder {
+    /// What the guest sees as its own name (`argv[0]`).
+    pub name: String,
+    /// Exported function to call; `None` means `_start` or the only function there is.
+    pub entry: Option<String>,
+    /// Arguments after the name.
+    pub arguments: Vec<String>,
+    /// Environment variables.
+    pub environment: Vec<(String, String)>,
+    /// Granted directories, the ones the worker was locked with.
+    pub directories: Vec<DirectoryGrant>,
+    /// What it may use.
+    pub limits: RunLimits,
+}
+
+/// What one run may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunLimits {
+    /// Time until the deadline, counted from the receipt of the order, µs.
+    pub deadline_us: u64,
+    /// Sum of the store's memories and tables, bytes.
+    pub memory_bytes: u64,
+    /// Fuel; `None` leaves it unmetered.
+    pub fuel: Option<u64>,
+    /// Length of the input, bytes, when it is known (a function needs it; a stream has none).
+    pub input_bytes: Option<u64>,
+}
+
+/// Worker to supervisor. Believed only as far as the kernel cannot contradict it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromWorker {
+    /// The jail is on; ready for an order.
+    Locked(JailReport),
+    /// The jail could not be put on; the worker exits.
+    LockFailed(MissingLayer),
+    /// The artifact is in its memfd.
+    Compiled(CompileReport),
+    /// The module cannot be compiled.
+    NotCompiled(CompileFailure),
+    /// The run is over.
+    Finished(RunReport),
+    /// The allow-list was hit; the kernel kills the worker next. Syscall number, this architecture's.
+    Forbidden(u32),
+    /// The worker's own code panicked.
+    Panicked(String),
+}
+
+/// What a worker found when it looked at itself after locking.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JailReport {
+    /// Landlock ABI whose rights are all handled; 0 when Landlock is not in force.
+    pub landlock_abi: u32,
+    /// Namespaces entered (`net`, `ipc`, `uts`, `user`).
+    pub namespaces: Vec<String>,
+    /// Resource limits read back: name and value.
+    pub rlimits: Vec<(String, u64)>,
+    /// `PR_GET_NO_NEW_PRIVS`.
+    pub no_new_privs: bool,
+    /// `PR_GET_DUMPABLE` is 0.
+    pub not_dumpable: bool,
+    /// `PR_GET_SECCOMP`: 2 is a filter.
+    pub seccomp_mode: u32,
+    /// All capability sets are empty.
+    pub capabilities_empty: bool,
+    /// Open descriptors.
+    pub open_fds: Vec<u32>,
+    /// Real user id.
+    pub uid: u32,
+    /// Real group id.
+    pub gid: u32,
+    /// Layers that are not in force and were not required.
+    pub missing: Vec<MissingLayer>,
+}
+
+/// What kind of guest an artifact holds, as the compile worker saw it. Shown, never relied on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GuestKind {
+    /// A core module with `_start`.
+    WasiCommand,
+    /// A core module without one.
+    CoreModule,
+    /// A component.
+    Component,
+}
+
+/// A compilation that worked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompileReport {
+    /// What it is.
+    pub kind: GuestKind,
+    /// Bytes written to the artifact.
+    pub artifact_bytes: u64,
+}
+
+/// A compilation that did not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompileFailure {
+    /// Whose limit or rule.
+    pub kind: CompileFailureKind,
+    /// Stable code, such as `malformed`, `unsupported_feature`, `artifact_too_large`.
+    pub reason: CompileReason,
+    /// The compiler's words; guest text.
+    pub message: String,
+}
+
+/// Which verdict a failed compilation becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum CompileFailureKind {
+    /// `invalid_module`
+    Invalid,
+    /// `compile_limit`
+    Limit,
+}
+
+/// Why a module was not compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CompileReason {
+    /// Not well-formed or not valid Wasm.
+    Malformed,
+    /// Not well-formed WebAssembly text.
+    MalformedText,
+    /// A compiled artifact was offered where Wasm belongs.
+    Precompiled,
+    /// Neither Wasm nor WebAssembly text.
+    Unrecognised,
+    /// The artifact would be larger than allowed.
+    ArtifactTooLarge,
+    /// The compiler's CPU time ran out.
+    CpuTime,
+}
+
+/// How a run ended, as the worker saw it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunReport {
+    /// How it ended.
+    pub ending: Ending,
+    /// Fuel used, when it was metered.
+    pub fuel: Option<u64>,
+    /// Peak of the store's memories and tables, bytes.
+    pub wasm_memory_peak_bytes: u64,
+    /// A growth was refused by the memory limit.
+    pub growth_refused: bool,
+    /// Mapping the artifact and instantiating, µs.
+    pub load_us: u64,
+    /// Running guest code, µs.
+    pub run_us: u64,
+    /// `PR_SET_MDWE` took hold after loading.
+    pub mdwe: bool,
+    /// Whether the standard output was the job's output (a command) or a log (a function).
+    pub command: bool,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ending {
+    /// A command exited, or a function returned (then 0).
+    Exited(i32),
+    /// A function said it failed; its own words, guest text.
+    Failed(String),
+    /// Wasm trapped. The code is [`TrapCode`]; the text is guest text (function names).
+    Trapped(TrapCode, String),
+    /// The epoch deadline or SIGTERM stopped it.
+    Interrupted,
+    /// Fuel used up.
+    OutOfFuel,
+    /// The declared minimum of its memories or tables is above the limit; bytes wanted.
+    MemoryRefused(u64),
+    /// It cannot be linked or has no such entry; guest text.
+    Unlinkable(LinkFault, String),
+    /// The run could not be set up for a reason that is not the guest's.
+    SetupFailed(String),
+}
+
+/// What about a module does not fit its job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkFault {
+    /// An import that is not offered, or with another signature.
+    UnknownImport,
+    /// No such export, or no way to choose one.
+    NoEntry,
+    /// The entry's signature is not one that can be called.
+    EntrySignature,
+    /// Arguments that do not fit the entry's signature.
+    Arguments,
+    /// More instances, memories or tables than a job may have.
+    TooLarge,
+}
+
+/// A Wasm trap, as a stable code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrapCode {
+    /// `unreachable` executed.
+    Unreachable,
+    /// Call stack exhausted.
+    StackOverflow,
+    /// Memory access out of bounds.
+    MemoryOutOfBounds,
+    /// Table access out of bounds.
+    TableOutOfBounds,
+    /// Indirect call through a null entry.
+    IndirectCallToNull,
+    /// Indirect call with another signature.
+    BadSignature,
+    /// Integer overflow.
+    IntegerOverflow,
+    /// Division by zero.
+    DivisionByZero,
+    /// Float to integer conversion out of range.
+    BadConversionToInteger,
+    /// Misaligned or otherwise.
+    Other,
+}
