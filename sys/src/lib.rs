@@ -1,1 +1,16 @@
+//! The one home of unsafe code.
+//!
+//! Owns: system calls that `nix` does not wrap and the Wasmtime entry points that are `unsafe`, each behind a
+//! safe function or a function whose contract is a type.
+//! Never: policy, loops, retries, logging. Every other crate of the workspace forbids unsafe code.
 
+pub mod artifact;
+pub mod epoch;
+pub mod fds;
+pub mod fork;
+pub mod link;
+pub mod memfd;
+pub mod pidfd;
+pub mod prctl;
+pub mod sigsys;
+pub mod solo;

@@ -44,8 +44,6 @@ pub struct CompileOrder {
     pub artifact_bytes_max: u64,
     /// Whether the module is WebAssembly text; seen from its first bytes.
     pub text: bool,
-    /// CPU time after which the compiler gives up by itself, µs.
-    pub cpu_us: u64,
 }
 
 /// Order to a run worker.
@@ -179,8 +177,6 @@ pub enum CompileReason {
     Unrecognised,
     /// The artifact would be larger than allowed.
     ArtifactTooLarge,
-    /// The compiler's CPU time ran out.
-    CpuTime,
 }
 
 /// How a run ended, as the worker saw it.
