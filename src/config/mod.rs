@@ -1,0 +1,304 @@
+//! What the operator decides: one file, embedded defaults, and an environment variable for every setting.
+//!
+//! Owns: [`Config`], validated once and never changed afterwards, in plain types with units.
+//! Never: looks at the machine beyond reading the one file; whether a wall exists is `doctor`'s business.
+//!
+//! Precedence, weakest first: the defaults in `policies/stockade.toml` and `policies/profiles/`, the file,
+//! the environment. Every setting is described once, in `schema.rs`; the file reader, the environment reader
+//! and `config check` all follow from that description.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use stockade_wire::job::Layer;
+use stockade_wire::zygote::NamespacePolicy;
+
+/// The whole configuration. `docs/configuration.md` and `policies/stockade.toml` describe every setting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Whether jobs run in jailed workers or, for developers, in the supervisor's own process.
+    pub mode: Mode,
+    /// The operator says that this is no developer's machine; refuses what is only for developers.
+    pub production: bool,
+    /// The daemon's socket; `None` takes the runtime directory.
+    pub socket: Option<PathBuf>,
+    /// Profile of jobs that name none; always a key of `profiles`.
+    pub default_profile: String,
+    /// Workers and the zygote.
+    pub pool: Pool,
+    /// Jobs that wait.
+    pub queue: Queue,
+    /// The walls of every worker.
+    pub jail: Jail,
+    /// Leaves of the cgroup tree.
+    pub cgroup: Cgroup,
+    /// Limits above which no job may ask.
+    pub ceilings: Ceilings,
+    /// Limits of one compilation.
+    pub compile: Compile,
+    /// Compiled modules kept.
+    pub cache: Cache,
+    /// Results of ended jobs kept.
+    pub results: Results,
+    /// Limits of the daemon's clients.
+    pub clients: Clients,
+    /// What clients may grant to their jobs.
+    pub grants: Grants,
+    /// The daemon's own log.
+    pub log: Log,
+    /// The kill ladder.
+    pub kill: Kill,
+    /// Job profiles by name.
+    pub profiles: BTreeMap<String, Profile>,
+}
+
+/// Where jobs run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// In jailed worker processes.
+    Jailed,
+    /// In the supervisor's process, without a jail: for developers.
+    InProcess,
+}
+
+/// Workers and the zygote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pool {
+    /// Run workers forked and locked ahead of need.
+    pub warm: usize,
+    /// Most jobs that run at once.
+    pub workers_max: usize,
+    /// Most compilations at once.
+    pub compilers_max: usize,
+    /// Time a worker has from its fork to its report that it is locked.
+    pub lock_timeout: Duration,
+    /// Forks after which the zygote is exec'd afresh, for a new address layout.
+    pub zygote_forks_max: u64,
+    /// Most starts of the zygote in `restart_window` before the circuit opens.
+    pub restart_burst: u32,
+    /// Window in which restarts and lost workers are counted.
+    pub restart_window: Duration,
+    /// Workers lost before or while locking, in `restart_window`, that open the circuit.
+    pub worker_failures_max: u32,
+}
+
+/// Jobs that wait.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queue {
+    /// Most jobs admitted and not over.
+    pub jobs_max: usize,
+    /// Most bytes of modules and inputs held for them.
+    pub bytes_max: u64,
+    /// Most jobs of one caller (uid) admitted and not over.
+    pub jobs_per_caller_max: usize,
+}
+
+/// The walls of every worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Jail {
+    /// Layers whose absence is a refusal to start.
+    pub require: BTreeSet<Layer>,
+    /// Landlock ABI below which a worker refuses to lock; 0 accepts a kernel without Landlock.
+    pub landlock_abi_min: u32,
+    /// Whether to enter namespaces.
+    pub namespaces: NamespacePolicy,
+    /// `RLIMIT_NOFILE` of a worker.
+    pub open_files: u64,
+    /// `RLIMIT_FSIZE` of a worker, bytes.
+    pub file_bytes: u64,
+    /// Ids a worker takes on when the supervisor runs as root.
+    pub run_as: RunAs,
+    /// Added to a job's memory limit for `RLIMIT_DATA`, bytes.
+    pub data_headroom_bytes: u64,
+}
+
+/// Ids of a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunAs {
+    /// User id; never 0.
+    pub uid: u32,
+    /// Group id; never 0.
+    pub gid: u32,
+}
+
+/// Leaves of the cgroup tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cgroup {
+    /// Where leaves are made.
+    pub root: CgroupRoot,
+    /// `pids.max` of a leaf.
+    pub pids_max: u64,
+    /// Added to a job's memory limit for `memory.max`, bytes.
+    pub memory_headroom_bytes: u64,
+    /// `cpu.weight` of a leaf, 1 to 10000.
+    pub cpu_weight: u64,
+}
+
+/// Where cgroup leaves are made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CgroupRoot {
+    /// In the supervisor's own delegated group, if it is one.
+    Auto,
+    /// Nowhere.
+    Off,
+    /// Below this directory.
+    Path(PathBuf),
+}
+
+/// Limits above which no job may ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ceilings {
+    /// Wall time.
+    pub timeout: Duration,
+    /// Time between SIGTERM and SIGKILL.
+    pub grace: Duration,
+    /// Sum of the guest's memories and tables, bytes.
+    pub memory_bytes: u64,
+    /// Output, bytes.
+    pub output_bytes: u64,
+    /// Each log ring, bytes.
+    pub log_bytes: u64,
+    /// Module, bytes.
+    pub module_bytes: u64,
+    /// Input, bytes.
+    pub input_bytes: u64,
+    /// CPU time, user and system.
+    pub cpu: Duration,
+    /// Wasm fuel.
+    pub fuel: u64,
+}
+
+/// Limits of one compilation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compile {
+    /// Wall time.
+    pub timeout: Duration,
+    /// CPU time, user and system.
+    pub cpu: Duration,
+    /// Memory of the compile worker, bytes.
+    pub memory_bytes: u64,
+    /// Largest artifact, bytes.
+    pub artifact_bytes: u64,
+}
+
+/// Compiled modules kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cache {
+    /// Where artifacts are kept; `None` keeps none on disk.
+    pub directory: Option<PathBuf>,
+    /// Most bytes on disk.
+    pub disk_bytes: u64,
+    /// Most bytes in memory.
+    pub memory_bytes: u64,
+    /// The host-local key that authenticates artifacts; `None` keeps one beside the cache.
+    pub key_file: Option<PathBuf>,
+}
+
+/// Results of ended jobs kept for those who ask later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Results {
+    /// Most results.
+    pub kept_max: usize,
+    /// Most bytes of all results together.
+    pub bytes_max: u64,
+    /// Longest time.
+    pub kept_for: Duration,
+}
+
+/// Limits of the daemon's clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Clients {
+    /// Most connections.
+    pub connections_max: usize,
+    /// Most connections of one uid.
+    pub connections_per_uid_max: usize,
+    /// Time a client has to send a frame it has begun.
+    pub frame_timeout: Duration,
+    /// Largest frame body, bytes; at most [`stockade_wire::limits::FRAME_BODY_BYTES_MAX`].
+    pub frame_bytes_max: u64,
+    /// Most bytes of request bodies being read, all connections together.
+    pub buffered_bytes_max: u64,
+    /// Most bytes waiting to be read by one client.
+    pub outbound_bytes_max: u64,
+    /// Most unanswered requests of one connection.
+    pub requests_in_flight_max: usize,
+    /// Time running jobs have when the daemon is told to stop.
+    pub drain_timeout: Duration,
+    /// Permission bits of the socket.
+    pub socket_mode: u32,
+}
+
+/// What clients may grant to their jobs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grants {
+    /// Roots below which other users may grant directories; the daemon's own user and root may grant any.
+    pub directories: Vec<PathBuf>,
+}
+
+/// The daemon's own log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// Filter in the syntax of `RUST_LOG`; validated.
+    pub filter: String,
+    /// How lines look.
+    pub format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The kill ladder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kill {
+    /// Time from the epoch deadline to SIGTERM.
+    pub epoch_head_start: Duration,
+}
+
+/// Limits of a kind of job, by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Profile {
+    /// Wall time for queueing, compiling and running together.
+    pub timeout: Duration,
+    /// Time between SIGTERM and SIGKILL.
+    pub grace: Duration,
+    /// Sum of the guest's memories and tables, bytes.
+    pub memory_bytes: u64,
+    /// Wasm fuel; `None` is unmetered.
+    pub fuel: Option<u64>,
+    /// CPU time, user and system; `None` leaves it to `timeout`.
+    pub cpu: Option<Duration>,
+    /// Output, bytes.
+    pub output_bytes: u64,
+    /// Each log ring, bytes.
+    pub log_bytes: u64,
+    /// Most lines of each log ring.
+    pub log_lines: u64,
+}
+
+/// What one job may use: its profile, what it asked for, within the ceilings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Wall time for queueing, compiling and running together.
+    pub timeout: Duration,
+    /// Time between SIGTERM and SIGKILL.
+    pub grace: Duration,
+    /// Sum of the guest's memories and tables, bytes.
+    pub memory_bytes: u64,
+    /// Wasm fuel; `None` is unmetered.
+    pub fuel: Option<u64>,
+    /// CPU time, user and system; `None` leaves it to `timeout`.
+    pub cpu: Option<Duration>,
+    /// Output, bytes.
+    pub output_bytes: u64,
+    /// Each log ring, bytes.
+    pub log_bytes: u64,
+    /// Most lines of each log ring.
+    pub log_lines: u64,
+}
