@@ -1,3 +1,8 @@
-
+//! Stockade: a daemon that runs code its owner does not trust.
+//!
+//! Owns: the module list of the supervisor's side, in the order in which it is best read.
+//! Never: holds unsafe code.
+#![forbid(unsafe_code)]
 
 pub mod config;
+pub mod supervisor;
