@@ -1,1 +1,175 @@
-//! (being written)
+//! Loading compiled artifacts.
+//!
+//! Owns: the only way in the workspace by which bytes become native code, [`SealedArtifact::load`].
+//! Never: compiles, decides whose artifact it is, checks its authenticity (the supervisor did, before it
+//! sealed the descriptor).
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use wasmtime::component::Component;
+use wasmtime::{Engine, Module, Precompiled};
+
+/// Bytes of an artifact that tell what it is: an ELF header.
+const HEADER_BYTES: usize = 64;
+
+/// Largest artifact that is loaded, bytes.
+pub const ARTIFACT_BYTES_MAX: u64 = 512 << 20;
+
+/// Why a descriptor cannot be loaded as an artifact.
+#[derive(Debug, thiserror::Error)]
+pub enum ArtifactError {
+    /// The descriptor is not a memfd, or its seals cannot be read.
+    #[error("artifact's seals cannot be read: it must be a sealed memfd")]
+    Seals(#[source] nix::Error),
+    /// A seal is missing, so somebody may still change the bytes.
+    #[error("artifact is not sealed against change (seals {found:?}): seal it before sending it")]
+    Unsealed {
+        /// The seals there are.
+        found: SealFlag,
+    },
+    /// The bytes cannot be read.
+    #[error("artifact cannot be read")]
+    Read(#[source] std::io::Error),
+    /// Empty, or larger than [`ARTIFACT_BYTES_MAX`].
+    #[error("artifact has {bytes} bytes: it must have between 1 and {ARTIFACT_BYTES_MAX}")]
+    Size {
+        /// Its size, bytes.
+        bytes: u64,
+    },
+    /// Not something this engine's compiler wrote.
+    #[error("artifact is not a compiled module or component")]
+    NotAnArtifact,
+    /// The engine does not take it: made by another engine, or beyond what its allocator holds.
+    #[error("artifact does not fit this engine")]
+    Load(#[source] wasmtime::Error),
+}
+
+/// A memfd that holds a compiled artifact and that nobody, this process included, can change any more.
+#[derive(Debug)]
+pub struct SealedArtifact {
+    file: File,
+    kind: Precompiled,
+    bytes: u64,
+}
+
+/// A loaded artifact.
+pub enum LoadedArtifact {
+    /// A core module.
+    Module(Module),
+    /// A component.
+    Component(Component),
+}
+
+impl std::fmt::Debug for LoadedArtifact {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Module(_) => "Module",
+            Self::Component(_) => "Component",
+        })
+    }
+}
+
+impl SealedArtifact {
+    /// Takes `fd` when it is a memfd with the seals SHRINK, GROW, WRITE and SEAL and holds an artifact.
+    ///
+    /// # Errors
+    /// When it is anything else.
+    pub fn from_fd(fd: OwnedFd) -> Result<Self, ArtifactError> {
+        let required =
+            SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL;
+        let bits = fcntl(&fd, FcntlArg::F_GET_SEALS).map_err(ArtifactError::Seals)?;
+        let found = SealFlag::from_bits_retain(bits);
+        if !found.contains(required) {
+            return Err(ArtifactError::Unsealed { found });
+        }
+        let file = File::from(fd);
+        let bytes = file.metadata().map_err(ArtifactError::Read)?.len();
+        if bytes == 0 || bytes > ARTIFACT_BYTES_MAX {
+            return Err(ArtifactError::Size { bytes });
+        }
+        let mut header = [0; HEADER_BYTES];
+        file.read_exact_at(&mut header, 0).map_err(|_| ArtifactError::NotAnArtifact)?;
+        let kind = Engine::detect_precompiled(&header).ok_or(ArtifactError::NotAnArtifact)?;
+        Ok(Self { file, kind, bytes })
+    }
+
+    /// Maps it and makes its code executable. Blocks for the time of mapping (a module) or copying (a component).
+    ///
+    /// # Errors
+    /// When the engine does not take it.
+    pub fn load(self, engine: &Engine) -> Result<LoadedArtifact, ArtifactError> {
+        match self.kind {
+            Precompiled::Module => self.load_module(engine),
+            Precompiled::Component => self.load_component(engine),
+        }
+    }
+
+    fn load_module(self, engine: &Engine) -> Result<LoadedArtifact, ArtifactError> {
+        // SAFETY: `deserialize_open_file` asks for two things.
+        // (1) "the file … must not be modified": `self.file` is a memfd whose SHRINK, GROW, WRITE and SEAL
+        //     seals were checked by `from_fd`, the only constructor; with them the kernel refuses every write.
+        // (2) "only previously-serialized bytes": NOT proven here. The supervisor sends what its own compile
+        //     worker made and authenticates it before sealing, but that worker had parsed hostile Wasm. If it
+        //     was taken over, this is native code of the attacker's choice, and the jail is what holds.
+        let module = unsafe { Module::deserialize_open_file(engine, self.file) };
+        module.map(LoadedArtifact::Module).map_err(ArtifactError::Load)
+    }
+
+    fn load_component(self, engine: &Engine) -> Result<LoadedArtifact, ArtifactError> {
+        let length = usize::try_from(self.bytes).map_err(|_| ArtifactError::Size { bytes: self.bytes })?;
+        let mut code = vec![0; length];
+        self.file.read_exact_at(&mut code, 0).map_err(ArtifactError::Read)?;
+        // SAFETY: `deserialize` copies the bytes, so the one thing it asks for is "only previously-serialized
+        // bytes", which is NOT proven here for the reason given in `load_module`.
+        let component = unsafe { Component::deserialize(engine, code) };
+        component.map(LoadedArtifact::Component).map_err(ArtifactError::Load)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    use std::io::Write;
+
+    fn memfd(bytes: &[u8], seals: SealFlag) -> OwnedFd {
+        let fd = memfd_create(c"test", MFdFlags::MFD_ALLOW_SEALING | MFdFlags::MFD_CLOEXEC).unwrap();
+        let mut file = File::from(fd);
+        file.write_all(bytes).unwrap();
+        fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).unwrap();
+        OwnedFd::from(file)
+    }
+
+    #[test]
+    fn artifact_without_each_seal_is_refused() {
+        let all =
+            SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL;
+        let artifact = Engine::default().precompile_module(b"(module)").unwrap();
+        for missing in all.iter() {
+            let refused = SealedArtifact::from_fd(memfd(&artifact, all - missing)).unwrap_err();
+            assert!(matches!(refused, ArtifactError::Unsealed { .. }), "{missing:?}: {refused}");
+        }
+        assert!(SealedArtifact::from_fd(memfd(&artifact, all)).is_ok());
+    }
+
+    #[test]
+    fn artifact_that_is_a_regular_file_is_refused() {
+        let file = File::open("/proc/self/exe").unwrap();
+        assert!(matches!(
+            SealedArtifact::from_fd(file.into()),
+            Err(ArtifactError::Seals(_) | ArtifactError::Unsealed { .. })
+        ));
+    }
+
+    #[test]
+    fn artifact_of_wasm_or_nothing_is_refused() {
+        let all =
+            SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL;
+        let wasm = [b"\0asm\x01\0\0\0".as_slice(), &[0; 100]].concat();
+        assert!(matches!(SealedArtifact::from_fd(memfd(&wasm, all)), Err(ArtifactError::NotAnArtifact)));
+        assert!(matches!(SealedArtifact::from_fd(memfd(b"", all)), Err(ArtifactError::Size { bytes: 0 })));
+    }
+}

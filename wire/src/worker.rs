@@ -44,6 +44,9 @@ pub struct CompileOrder {
     pub artifact_bytes_max: u64,
     /// Whether the module is WebAssembly text; seen from its first bytes.
     pub text: bool,
+    /// Whether the artifact is to count fuel. Metered code is slower, so it is a variant of its own: a run
+    /// with [`RunLimits::fuel`] needs a metered artifact and a run without it an unmetered one.
+    pub fuel: bool,
 }
 
 /// Order to a run worker.
@@ -175,6 +178,10 @@ pub enum CompileReason {
     Precompiled,
     /// Neither Wasm nor WebAssembly text.
     Unrecognised,
+    /// Valid Wasm of a proposal that is switched off (threads, 64-bit memory, garbage collection…).
+    UnsupportedFeature,
+    /// More functions, locals, types or code than the compiler takes.
+    TooComplex,
     /// The artifact would be larger than allowed.
     ArtifactTooLarge,
 }

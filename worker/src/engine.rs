@@ -1,1 +1,288 @@
-//! (being written)
+//! The engine every worker inherits.
+//!
+//! Owns: Wasmtime's configuration, the engines and linkers built from it, the engine's fingerprint.
+//! Never: compiles or runs anything, starts a thread.
+//!
+//! There are two variants of the engine, because counting fuel changes the generated code and costs speed:
+//! a plain one, built before the first fork, and a metered one, built by the first that needs it. In a worker
+//! that is the one job it runs; a job that asks for fuel pays for it (some milliseconds), no other job does.
+
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, OnceLock};
+
+use wasmtime::component::Linker as ComponentLinker;
+use wasmtime::{
+    Config, Enabled, Engine, InstanceAllocationStrategy, Linker, OptLevel, PoolingAllocationConfig,
+    WasmBacktraceDetails, WasmFeatures,
+};
+
+use crate::run::{Host, HostError, link_component, link_core};
+
+/// Wasm stack of a guest, bytes.
+pub const WASM_STACK_BYTES: usize = 512 << 10;
+
+/// Stack on which a guest and the host functions it calls run, bytes. Wasm may use [`WASM_STACK_BYTES`] of it.
+pub const FIBER_STACK_BYTES: usize = 2 << 20;
+
+/// Most linear memories of one store.
+pub const MEMORIES_MAX: u32 = 8;
+
+/// Most tables of one store.
+pub const TABLES_MAX: u32 = 8;
+
+/// Most core instances of one store.
+pub const CORE_INSTANCES_MAX: u32 = 32;
+
+/// Most elements of one table. The pool keeps this many for each of [`TABLES_MAX`] tables; it is private
+/// memory, and so part of every worker's `RLIMIT_DATA`.
+pub const TABLE_ELEMENTS_MAX: usize = 64 << 10;
+
+/// Size of one table element in the host, bytes.
+pub const TABLE_ELEMENT_BYTES: u64 = size_of::<usize>() as u64;
+
+/// Most frames a trap's backtrace names.
+const BACKTRACE_FRAMES_MAX: std::num::NonZeroUsize = std::num::NonZeroUsize::MIN.saturating_add(15);
+
+/// Address space of one linear memory, bytes: all a 32-bit memory can have, so that no bounds check is needed.
+const MEMORY_SLOT_BYTES: usize = 4 << 30;
+
+/// Version of Wasmtime whose artifacts these are; part of the fingerprint.
+const WASMTIME_VERSION: &str = "48.0.8";
+
+/// How to build the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineSettings {
+    /// Largest memory limit any job may get, bytes; no store gets more, whatever its order says.
+    pub memory_bytes_max: u64,
+    /// Stores that may be alive at once: 1 where every worker runs one job.
+    pub instances: u32,
+}
+
+/// Why an engine could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// No store could ever be made.
+    #[error("engine settings allow no instance: give at least 1")]
+    NoInstances,
+    /// Wasmtime does not take the configuration on this machine.
+    #[error("engine cannot be built on this machine")]
+    Build(#[source] wasmtime::Error),
+    /// The host functions could not be defined.
+    #[error("host functions cannot be linked")]
+    Link(#[from] HostError),
+}
+
+/// One engine and what is linked to it.
+pub(crate) struct Variant {
+    pub(crate) engine: Engine,
+    pub(crate) core: Linker<Host>,
+    pub(crate) component: ComponentLinker<Host>,
+}
+
+/// A warm engine: everything that can be made before a job is known.
+pub struct Warm {
+    settings: EngineSettings,
+    plain: Arc<Variant>,
+    metered: OnceLock<Arc<Variant>>,
+}
+
+impl std::fmt::Debug for Warm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Warm").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// Builds the engine and its linkers. The process has as many threads afterwards as before; nothing built
+/// here holds a descriptor.
+///
+/// # Errors
+/// When this machine cannot have such an engine.
+pub fn warm(settings: &EngineSettings) -> Result<Warm, EngineError> {
+    if settings.instances == 0 {
+        return Err(EngineError::NoInstances);
+    }
+    let plain = Arc::new(Variant::build(settings, false)?);
+    Ok(Warm { settings: *settings, plain, metered: OnceLock::new() })
+}
+
+impl Warm {
+    /// Names what an artifact of this engine depends on: artifacts of an engine with another fingerprint do not
+    /// load here. Lower-case hex. The plain and the metered variant share it: an artifact's key is the
+    /// fingerprint and whether it is metered.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        let mut hasher = Fnv1a128::new();
+        WASMTIME_VERSION.hash(&mut hasher);
+        self.plain.engine.precompile_compatibility_hash().hash(&mut hasher);
+        format!("{:032x}", hasher.state)
+    }
+
+    /// What it was built with.
+    #[must_use]
+    pub const fn settings(&self) -> &EngineSettings {
+        &self.settings
+    }
+
+    pub(crate) fn variant(&self, metered: bool) -> Result<Arc<Variant>, EngineError> {
+        if !metered {
+            return Ok(Arc::clone(&self.plain));
+        }
+        if let Some(variant) = self.metered.get() {
+            return Ok(Arc::clone(variant));
+        }
+        let built = Arc::new(Variant::build(&self.settings, true)?);
+        Ok(Arc::clone(self.metered.get_or_init(|| built)))
+    }
+
+    pub(crate) fn increment_epochs(&self) {
+        self.plain.engine.increment_epoch();
+        if let Some(metered) = self.metered.get() {
+            metered.engine.increment_epoch();
+        }
+    }
+}
+
+impl Variant {
+    fn build(settings: &EngineSettings, metered: bool) -> Result<Self, EngineError> {
+        let engine = Engine::new(&config(settings, metered)).map_err(EngineError::Build)?;
+        let core = link_core(&engine)?;
+        let component = link_component(&engine)?;
+        Ok(Self { engine, core, component })
+    }
+}
+
+// Wasmtime is built without its features for parallel compilation (threads in the compile worker), protection keys
+// and garbage collection, so those cannot be on.
+fn config(settings: &EngineSettings, metered: bool) -> Config {
+    let mut config = Config::new();
+    config
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool(settings)))
+        .consume_fuel(metered)
+        .epoch_interruption(true)
+        .signals_based_traps(true)
+        .memory_init_cow(true)
+        .memory_reservation(MEMORY_SLOT_BYTES as u64)
+        .max_wasm_stack(WASM_STACK_BYTES)
+        .async_stack_size(FIBER_STACK_BYTES)
+        .concurrency_support(false)
+        .cranelift_opt_level(OptLevel::Speed)
+        .relaxed_simd_deterministic(true)
+        .shared_memory(false)
+        .wasm_backtrace_max_frames(Some(BACKTRACE_FRAMES_MAX))
+        // Details would be looked up in files, which a worker cannot open.
+        .wasm_backtrace_details(WasmBacktraceDetails::Disable)
+        // Only debuggers and C++ exceptions that cross Wasm frames would read it.
+        .native_unwind_info(false)
+        .wasm_features(refused_features(), false);
+    config
+}
+
+/// Proposals that are off: shared memory would need threads, 64-bit memories cost their bounds checks, and the
+/// rest is young code in the engine that no compiler emits unasked.
+fn refused_features() -> WasmFeatures {
+    WasmFeatures::THREADS
+        | WasmFeatures::SHARED_EVERYTHING_THREADS
+        | WasmFeatures::MEMORY64
+        | WasmFeatures::GC
+        | WasmFeatures::GC_TYPES
+        | WasmFeatures::FUNCTION_REFERENCES
+        | WasmFeatures::EXCEPTIONS
+        | WasmFeatures::LEGACY_EXCEPTIONS
+        | WasmFeatures::STACK_SWITCHING
+        | WasmFeatures::CUSTOM_PAGE_SIZES
+        | WasmFeatures::WIDE_ARITHMETIC
+        | WasmFeatures::CM_ASYNC
+        | WasmFeatures::CM_ASYNC_STACKFUL
+        | WasmFeatures::CM_THREADING
+}
+
+fn pool(settings: &EngineSettings) -> PoolingAllocationConfig {
+    let stores = settings.instances;
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(stores)
+        .total_core_instances(stores.saturating_mul(CORE_INSTANCES_MAX))
+        .total_memories(stores.saturating_mul(MEMORIES_MAX))
+        .total_tables(stores.saturating_mul(TABLES_MAX))
+        .total_stacks(stores)
+        .max_core_instances_per_component(CORE_INSTANCES_MAX)
+        .max_memories_per_component(MEMORIES_MAX)
+        .max_tables_per_component(TABLES_MAX)
+        .max_memories_per_module(MEMORIES_MAX)
+        .max_tables_per_module(TABLES_MAX)
+        .table_elements(TABLE_ELEMENTS_MAX)
+        .max_memory_size(MEMORY_SLOT_BYTES)
+        .max_unused_warm_slots(0)
+        .decommit_batch_size(1)
+        // A raw clone skips the handlers that would repair its descriptor in the child: the next guest would
+        // read what the last one left.
+        .pagemap_scan(Enabled::No);
+    pool
+}
+
+/// A hash that is the same on every machine and in every release of the standard library.
+struct Fnv1a128 {
+    state: u128,
+}
+
+impl Fnv1a128 {
+    const fn new() -> Self {
+        Self { state: 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d }
+    }
+}
+
+impl Hasher for Fnv1a128 {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.state ^= u128::from(*byte);
+            self.state = self.state.wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        // The low half; callers that want all of it read the state.
+        u64::try_from(self.state & u128::from(u64::MAX)).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::own_process::in_own_process;
+
+    const SETTINGS: EngineSettings = EngineSettings { memory_bytes_max: 64 << 20, instances: 1 };
+
+    #[test]
+    fn warm_leaves_the_process_single_threaded_and_without_descriptors() {
+        in_own_process(
+            "engine::tests::warm_leaves_the_process_single_threaded_and_without_descriptors",
+            || {
+                let count = |what: &str| std::fs::read_dir(format!("/proc/self/{what}")).unwrap().count();
+                let (threads, fds) = (count("task"), count("fd"));
+                let warm = warm(&SETTINGS).unwrap();
+                warm.variant(true).unwrap();
+                assert_eq!(count("task"), threads);
+                assert_eq!(count("fd"), fds);
+            },
+        );
+    }
+
+    #[test]
+    fn fingerprint_of_two_engines_is_the_same_and_hex() {
+        let (one, two) = (warm(&SETTINGS).unwrap(), warm(&SETTINGS).unwrap());
+        assert_eq!(one.fingerprint(), two.fingerprint());
+        assert_eq!(one.fingerprint().len(), 32);
+        assert!(one.fingerprint().bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)));
+    }
+
+    #[test]
+    fn settings_without_instances_are_refused() {
+        let none = EngineSettings { instances: 0, ..SETTINGS };
+        assert!(matches!(warm(&none), Err(EngineError::NoInstances)));
+    }
+
+    #[test]
+    fn version_in_the_fingerprint_is_the_one_that_is_built() {
+        let manifest = include_str!("../../Cargo.toml");
+        assert!(manifest.contains(&format!("wasmtime = {{ version = \"={WASMTIME_VERSION}\"")));
+    }
+}

@@ -7,6 +7,8 @@
 pub mod compile;
 pub mod engine;
 pub mod jail;
+#[cfg(test)]
+pub(crate) mod own_process;
 pub mod role;
 pub mod run;
 pub mod survey;

@@ -22,11 +22,14 @@ use stockade_sys::link::{self, Received};
 use stockade_sys::prctl::exit_now;
 use stockade_wire::frame::{self, FrameError, HEADER_BYTES};
 use stockade_wire::limits::{GUEST_TEXT_BYTES_MAX, LINK_FDS_MAX, LINK_MESSAGE_BYTES_MAX, MODULE_BYTES_MAX};
-use stockade_wire::worker::{CompileOrder, FromWorker, JailReport, Role, RunOrder, ToWorker};
+use stockade_wire::worker::{
+    CompileOrder, Ending, FromWorker, JailReport, Role, RunOrder, RunReport, ToWorker,
+};
 use stockade_wire::zygote::{ForkOrder, ZygoteConfig};
 
 use crate::engine::Warm;
 use crate::jail::{self, Locked, Namespaces, Plan, Refusal, WorkerFds};
+use crate::run::{self, Confinement, Loaded, Stdio};
 
 /// Exit status of a worker that could not lock itself; it has sent [`FromWorker::LockFailed`] if it could.
 pub const LOCK_FAILED_STATUS: i32 = 71;
@@ -82,7 +85,7 @@ impl Behaviour {
     /// What the product does.
     #[must_use]
     pub fn standard() -> Self {
-        Self { born: |_| {}, announce: |_| {}, run, compile }
+        Self { born: |_| {}, announce: |_| {}, run: run_order, compile: compile_order }
     }
 }
 
@@ -282,7 +285,47 @@ fn reply(link: Link, message: &FromWorker) {
     }
 }
 
-fn compile(_locked: Locked, order: CompileOrder, fds: CompileFds, warm: &Warm) -> Infallible {
+fn run_order(locked: Locked, order: RunOrder, fds: RunFds, warm: &Warm) -> Infallible {
+    let RunFds { link, output, stdout_log, stderr_log, artifact, input } = fds;
+    let stdio = Stdio { input, output, stdout: stdout_log, stderr: stderr_log };
+    let report = match run::load(warm, &order, artifact) {
+        Ok(loaded) => run_sealed(locked, loaded, stdio, &order),
+        Err(report) => report,
+    };
+    reply(link, &FromWorker::Finished(report));
+    exit_now(0)
+}
+
+fn run_sealed(locked: Locked, loaded: Loaded, stdio: Stdio, order: &RunOrder) -> RunReport {
+    if let Err(error) = loaded.arm() {
+        return set_up_failed(&error);
+    }
+    match locked.seal() {
+        Ok(sealed) => {
+            let report = run::execute(loaded, Confinement::Sealed(&sealed), stdio, order);
+            RunReport { mdwe: sealed.mdwe(), ..report }
+        }
+        Err(error) => set_up_failed(&error),
+    }
+}
+
+fn set_up_failed(error: &dyn std::error::Error) -> RunReport {
+    let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+    let mut text = format!("{error}{source}");
+    text.truncate(text.floor_char_boundary(GUEST_TEXT_BYTES_MAX));
+    RunReport {
+        ending: Ending::SetupFailed(text),
+        fuel: None,
+        wasm_memory_peak_bytes: 0,
+        growth_refused: false,
+        load_us: 0,
+        run_us: 0,
+        mdwe: false,
+        command: false,
+    }
+}
+
+fn compile_order(_locked: Locked, order: CompileOrder, fds: CompileFds, warm: &Warm) -> Infallible {
     let Some(module) = read_module(fds.module, order.module_bytes) else { exit_now(ORDER_STATUS) };
     let message = match crate::compile::compile(warm, &module, &order) {
         Ok((report, artifact)) => match File::from(fds.artifact).write_all(&artifact) {

@@ -1,1 +1,404 @@
-//! (being written)
+//! The run role: an artifact in, guest code run, a report out.
+//!
+//! Owns: loading an artifact, instantiating and calling a guest within its limits.
+//! Never: runs guest code without a [`Confinement`]; speaks on the link; decides what an ending means.
+//!
+//! ```text
+//! load ──▶ Loaded ──▶ (the process is sealed) ──▶ execute ──▶ RunReport
+//!            └ no guest code has run            └ start functions run here too
+//! ```
+
+mod developer;
+mod ending;
+mod entry;
+mod function;
+mod host;
+mod ledger;
+mod poll;
+mod streams;
+#[cfg(test)]
+mod tests;
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use stockade_sys::artifact::{ArtifactError, LoadedArtifact, SealedArtifact};
+use stockade_sys::epoch::{self, EpochError};
+use stockade_wire::worker::{Ending, LinkFault, RunLimits, RunOrder, RunReport};
+use tokio::runtime::Runtime;
+use wasmtime::component::Component;
+use wasmtime::{InstancePre, Module, Store, Trap, UpdateDeadline};
+use wasmtime_wasi::p2::bindings::CommandPre;
+
+pub use developer::{DeveloperMode, Ticker, TickerError};
+pub(crate) use ending::cut;
+pub use host::HostError;
+pub(crate) use host::{Host, link_component, link_core};
+
+use crate::engine::{Variant, Warm};
+use crate::jail::Sealed;
+use ending::guest_text;
+use entry::{Entry, NoEntry};
+use host::Streams;
+use ledger::Ledger;
+
+/// A deadline further away than this is as good as none.
+const DEADLINE_MAX: Duration = Duration::from_hours(24 * 365);
+
+/// Names by which a component's only entry may be asked for.
+const COMMAND_ENTRIES: [&str; 3] = ["run", "wasi:cli/run", entry::START];
+
+/// The four streams of a run.
+#[derive(Debug)]
+pub struct Stdio {
+    /// Standard input of a command, the bytes handed to a function.
+    pub input: OwnedFd,
+    /// The job's output: a command's standard output, a function's result.
+    pub output: OwnedFd,
+    /// A function's standard output.
+    pub stdout: OwnedFd,
+    /// Standard error.
+    pub stderr: OwnedFd,
+}
+
+/// By what right guest code is run.
+#[derive(Debug)]
+pub enum Confinement<'a> {
+    /// The process is jailed and can make no memory executable. Deadline and SIGTERM come as signals:
+    /// [`Loaded::arm`] must have been called.
+    Sealed(&'a Sealed),
+    /// The developer's mode.
+    Developer(DeveloperMode),
+}
+
+/// How a guest is stopped.
+enum Interruption {
+    /// The handlers of [`epoch`] move the epoch on, once.
+    Signals,
+    /// The ticker moves it on again and again, and the guest looks.
+    Flag(Arc<AtomicBool>),
+}
+
+/// A guest that is ready to be instantiated. Nothing of it has run.
+pub struct Loaded {
+    variant: Arc<Variant>,
+    program: Program,
+    runtime: Runtime,
+    deadline: Instant,
+    memory_bytes_max: u64,
+    load: Duration,
+}
+
+enum Program {
+    Core { pre: InstancePre<Host>, entry: Entry },
+    Component(CommandPre<Host>),
+}
+
+impl Program {
+    const fn is_command(&self) -> bool {
+        matches!(self, Self::Core { entry: Entry::Start, .. } | Self::Component(_))
+    }
+}
+
+impl std::fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Loaded").field("command", &self.program.is_command()).finish_non_exhaustive()
+    }
+}
+
+impl Loaded {
+    /// Starts the job's deadline and makes SIGTERM end the guest. In a worker, once, before the last filter:
+    /// see [`epoch`] for the system calls it makes and those its handlers need.
+    ///
+    /// # Errors
+    /// When the kernel refuses a handler or the timer.
+    pub fn arm(&self) -> Result<(), EpochError> {
+        epoch::install(&self.variant.engine)?;
+        epoch::arm(self.deadline.saturating_duration_since(Instant::now()))
+    }
+}
+
+/// Loads `artifact` and resolves its imports and its entry, without running any of it. The deadline counts from
+/// this call. Needs leave to make memory executable; blocks for the time of mapping.
+///
+/// # Errors
+/// With the report that ends the job.
+pub fn load(warm: &Warm, order: &RunOrder, artifact: OwnedFd) -> Result<Loaded, RunReport> {
+    let received = Instant::now();
+    let wanted = Duration::from_micros(order.limits.deadline_us).min(DEADLINE_MAX);
+    let build = || -> Result<Loaded, Ending> {
+        let variant = warm.variant(order.limits.fuel.is_some()).map_err(|error| setup(&error))?;
+        let program = link(&variant, order, artifact)?;
+        // With timers and without a driver for descriptors: it opens none and starts no thread.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .map_err(|error| setup(&error))?;
+        Ok(Loaded {
+            variant,
+            program,
+            runtime,
+            deadline: received + wanted,
+            memory_bytes_max: order.limits.memory_bytes.min(warm.settings().memory_bytes_max),
+            load: received.elapsed(),
+        })
+    };
+    build().map_err(|ending| RunReport {
+        ending,
+        fuel: order.limits.fuel.map(|_| 0),
+        wasm_memory_peak_bytes: 0,
+        growth_refused: false,
+        load_us: micros(received.elapsed()),
+        run_us: 0,
+        mdwe: false,
+        command: false,
+    })
+}
+
+/// Runs what was loaded, to its end or its deadline, on the calling thread, which must not be one that drives
+/// a tokio runtime. [`RunReport::mdwe`] is left `false`: the jail knows.
+#[must_use]
+pub fn execute(loaded: Loaded, confinement: Confinement<'_>, stdio: Stdio, order: &RunOrder) -> RunReport {
+    let interruption = match confinement {
+        Confinement::Sealed(_) => Interruption::Signals,
+        Confinement::Developer(mode) => Interruption::Flag(mode.stop),
+    };
+    run(loaded, interruption, stdio, order)
+}
+
+fn run(loaded: Loaded, interruption: Interruption, stdio: Stdio, order: &RunOrder) -> RunReport {
+    let mut report = RunReport {
+        ending: Ending::Interrupted,
+        fuel: None,
+        wasm_memory_peak_bytes: 0,
+        growth_refused: false,
+        load_us: micros(loaded.load),
+        run_us: 0,
+        mdwe: false,
+        command: loaded.program.is_command(),
+    };
+    let began = Instant::now();
+    let (mut store, rest) = match furnish(&loaded, &interruption, stdio, order) {
+        Ok(furnished) => furnished,
+        Err(ending) => {
+            report.ending = ending;
+            return report;
+        }
+    };
+    let mut instantiated = None;
+    if !already_over(&interruption, loaded.deadline) {
+        let Loaded { program, runtime, deadline, .. } = &loaded;
+        let work = drive(program, &mut store, rest, &mut instantiated);
+        report.ending = match runtime.block_on(until(work, *deadline, &interruption)) {
+            Some(Ok(ending)) => ending,
+            Some(Err(error)) => ending::of_error(&error, &store.data().ledger),
+            None => Ending::Interrupted,
+        };
+    }
+    let called = instantiated.unwrap_or_else(Instant::now);
+    report.load_us = micros(loaded.load.saturating_add(called.duration_since(began)));
+    report.run_us = micros(called.elapsed());
+    report.fuel = order.limits.fuel.map(|given| given.saturating_sub(store.get_fuel().unwrap_or_default()));
+    report.wasm_memory_peak_bytes = store.data().ledger.peak_bytes();
+    report.growth_refused = store.data().ledger.growth_refused();
+    report
+}
+
+/// What a function reads and writes besides its standard streams.
+struct Exchange {
+    input: Option<File>,
+    output: Option<File>,
+}
+
+/// Makes the store with its limits, and gives each stream to whom it belongs.
+fn furnish(
+    loaded: &Loaded,
+    interruption: &Interruption,
+    stdio: Stdio,
+    order: &RunOrder,
+) -> Result<(Store<Host>, Exchange), Ending> {
+    let [input, output, stdout, stderr] =
+        [stdio.input, stdio.output, stdio.stdout, stdio.stderr].map(File::from);
+    let (streams, exchange) = match &loaded.program {
+        Program::Component(_) | Program::Core { entry: Entry::Start, .. } => {
+            (Streams { stdin: Some(input), stdout: output, stderr }, Exchange { input: None, output: None })
+        }
+        Program::Core { entry: Entry::Bytes { .. }, .. } => {
+            let streams = Streams { stdin: None, stdout, stderr };
+            (streams, Exchange { input: Some(input), output: Some(output) })
+        }
+        Program::Core { entry: Entry::Numbers { .. }, .. } => {
+            let streams = Streams { stdin: Some(input), stdout, stderr };
+            (streams, Exchange { input: None, output: Some(output) })
+        }
+    };
+    let ledger = Ledger::new(loaded.memory_bytes_max);
+    let host = Host::new(order, ledger, streams).map_err(|error| setup(&error))?;
+    let mut store = Store::new(&loaded.variant.engine, host);
+    store.limiter(|host| &mut host.ledger);
+    set_limits(&mut store, &order.limits, interruption, loaded.deadline)
+        .map_err(|error| Ending::SetupFailed(guest_text(&format!("limits cannot be set: {error:#}"))))?;
+    Ok((store, exchange))
+}
+
+fn set_limits(
+    store: &mut Store<Host>,
+    limits: &RunLimits,
+    interruption: &Interruption,
+    deadline: Instant,
+) -> wasmtime::Result<()> {
+    if let Some(fuel) = limits.fuel {
+        store.set_fuel(fuel)?;
+    }
+    // Before instantiating: start functions run there.
+    store.set_epoch_deadline(1);
+    match interruption {
+        Interruption::Signals => store.epoch_deadline_trap(),
+        Interruption::Flag(stop) => {
+            let stop = Arc::clone(stop);
+            store.epoch_deadline_callback(move |_| {
+                if stop.load(Ordering::Relaxed) || Instant::now() >= deadline {
+                    return Err(Trap::Interrupt.into());
+                }
+                Ok(UpdateDeadline::Continue(1))
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Whether the signal came before the store's epoch deadline was set, and would never be seen.
+fn already_over(interruption: &Interruption, deadline: Instant) -> bool {
+    Instant::now() >= deadline
+        || match interruption {
+            Interruption::Signals => epoch::deadline_passed() || epoch::stopping(),
+            Interruption::Flag(stop) => stop.load(Ordering::Relaxed),
+        }
+}
+
+/// Waits for `work`; `None` when its time is over while it waits for something. A guest that computes is
+/// stopped by its epoch instead.
+async fn until<F: Future>(work: F, deadline: Instant, interruption: &Interruption) -> Option<F::Output> {
+    let mut work = pin!(work);
+    loop {
+        let next = match interruption {
+            Interruption::Signals => deadline,
+            Interruption::Flag(_) => deadline.min(Instant::now() + developer::TICK * 10),
+        };
+        if let Ok(done) = tokio::time::timeout_at(next.into(), &mut work).await {
+            return Some(done);
+        }
+        if already_over(interruption, deadline) {
+            return None;
+        }
+    }
+}
+
+/// Instantiates and calls. The moment between the two is written to `instantiated`.
+async fn drive(
+    program: &Program,
+    store: &mut Store<Host>,
+    exchange: Exchange,
+    instantiated: &mut Option<Instant>,
+) -> wasmtime::Result<Ending> {
+    match program {
+        Program::Component(pre) => {
+            let command = pre.instantiate_async(&mut *store).await?;
+            store.data_mut().ledger.instantiated();
+            *instantiated = Some(Instant::now());
+            let result = command.wasi_cli_run().call_run(store).await?;
+            Ok(Ending::Exited(i32::from(result.is_err())))
+        }
+        Program::Core { pre, entry } => {
+            let instance = pre.instantiate_async(&mut *store).await?;
+            store.data_mut().ledger.instantiated();
+            *instantiated = Some(Instant::now());
+            enter(entry, store, instance, exchange).await
+        }
+    }
+}
+
+async fn enter(
+    entry: &Entry,
+    store: &mut Store<Host>,
+    instance: wasmtime::Instance,
+    exchange: Exchange,
+) -> wasmtime::Result<Ending> {
+    match (entry, exchange) {
+        (Entry::Start, _) => {
+            let start = instance.get_typed_func::<(), ()>(&mut *store, entry::START)?;
+            start.call_async(store, ()).await?;
+            Ok(Ending::Exited(0))
+        }
+        (Entry::Bytes { name }, Exchange { input: Some(input), output: Some(mut output) }) => {
+            function::initialize(store, instance).await?;
+            function::call_bytes(store, instance, name, input, &mut output).await
+        }
+        (Entry::Numbers { name, arguments, results }, Exchange { output: Some(mut output), .. }) => {
+            function::initialize(store, instance).await?;
+            let text = function::call_numbers(store, instance, name, arguments, *results).await?;
+            Ok(function::deliver(&mut output, text.as_bytes()))
+        }
+        (Entry::Bytes { .. } | Entry::Numbers { .. }, _) => {
+            Ok(Ending::SetupFailed("a function was given no output".to_owned()))
+        }
+    }
+}
+
+fn link(variant: &Variant, order: &RunOrder, artifact: OwnedFd) -> Result<Program, Ending> {
+    let artifact = SealedArtifact::from_fd(artifact).map_err(|error| setup(&error))?;
+    match artifact.load(&variant.engine) {
+        Ok(LoadedArtifact::Module(module)) => link_module(variant, order, &module),
+        Ok(LoadedArtifact::Component(component)) => link_command(variant, order, &component),
+        Err(ArtifactError::Load(error)) if ending::beyond_the_pool(&error) => {
+            Err(Ending::Unlinkable(LinkFault::TooLarge, guest_text(&format!("{error:#}"))))
+        }
+        Err(error) => Err(setup(&error)),
+    }
+}
+
+fn link_module(variant: &Variant, order: &RunOrder, module: &Module) -> Result<Program, Ending> {
+    let entry = entry::choose(module, order.entry.as_deref(), &order.arguments)
+        .map_err(|NoEntry { fault, message }| Ending::Unlinkable(fault, guest_text(&message)))?;
+    let pre = variant.core.instantiate_pre(module).map_err(|error| unknown_import(&error))?;
+    Ok(Program::Core { pre, entry })
+}
+
+fn link_command(variant: &Variant, order: &RunOrder, component: &Component) -> Result<Program, Ending> {
+    if let Some(wanted) = &order.entry
+        && !COMMAND_ENTRIES.contains(&wanted.as_str())
+    {
+        let message = format!("a component is entered by wasi:cli/run, not by {wanted:?}");
+        return Err(Ending::Unlinkable(LinkFault::NoEntry, guest_text(&message)));
+    }
+    let pre = variant.component.instantiate_pre(component).map_err(|error| unknown_import(&error))?;
+    let command = CommandPre::new(pre).map_err(|error| {
+        let message = format!("the component does not export wasi:cli/run: {error:#}");
+        Ending::Unlinkable(LinkFault::NoEntry, guest_text(&message))
+    })?;
+    Ok(Program::Component(command))
+}
+
+fn unknown_import(error: &wasmtime::Error) -> Ending {
+    Ending::Unlinkable(LinkFault::UnknownImport, guest_text(&format!("{error:#}")))
+}
+
+/// What went wrong and why, for a fault that is not the guest's.
+fn setup(error: &dyn std::error::Error) -> Ending {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    Ending::SetupFailed(guest_text(&text))
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

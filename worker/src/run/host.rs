@@ -1,0 +1,175 @@
+//! What a guest finds around it.
+//!
+//! Owns: the state behind a store, the WASI context made from an order, the linkers' host functions.
+//! Never: grants anything that is not in the order; there is no network, no inherited variable or stream.
+
+use std::convert::Infallible;
+use std::fs::File;
+use std::time::Instant;
+
+use rand_core::TryRng;
+use stockade_wire::worker::RunOrder;
+use wasmtime::component::Linker as ComponentLinker;
+use wasmtime::{Engine, Linker};
+use wasmtime_wasi::cli::{InputFile, OutputFile};
+use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi::{FsPerms, HostMonotonicClock, WasiCtxBuilder, WasiCtxView, WasiView};
+
+use super::ledger::Ledger;
+use super::{poll, streams};
+
+/// Most resources (open files, streams, pollables…) a guest may hold at once.
+const RESOURCES_MAX: usize = 16 << 10;
+
+/// Most random bytes a component may ask for in one call.
+const RANDOM_BYTES_MAX: u64 = 1 << 20;
+
+/// Why the host side of a run could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// A host function could not be defined.
+    #[error("a host function cannot be defined")]
+    Define(#[source] wasmtime::Error),
+    /// A granted directory is not there or not to be opened.
+    #[error("granted directory {path:?} cannot be opened")]
+    Directory {
+        /// Its path on the host.
+        path: String,
+        /// Why.
+        #[source]
+        source: wasmtime::Error,
+    },
+    /// The operating system gave no random bytes.
+    #[error("the kernel gave no random bytes")]
+    Random(#[source] getrandom::Error),
+}
+
+/// The state behind one store.
+pub(crate) struct Host {
+    wasi: WasiP1Ctx,
+    pub(super) ledger: Ledger,
+    /// Zero of the guest's monotonic clock.
+    pub(super) clock_start: Instant,
+}
+
+impl WasiView for Host {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        self.wasi.ctx()
+    }
+}
+
+/// The standard streams of a guest; `None` is an empty input or a discarded output.
+pub(super) struct Streams {
+    pub(super) stdin: Option<File>,
+    pub(super) stdout: File,
+    pub(super) stderr: File,
+}
+
+impl Host {
+    pub(super) fn new(order: &RunOrder, ledger: Ledger, streams: Streams) -> Result<Self, HostError> {
+        let clock_start = Instant::now();
+        let mut builder = WasiCtxBuilder::new();
+        builder
+            .allow_blocking_current_thread(true)
+            .arg(&order.name)
+            .args(&order.arguments)
+            .envs(&order.environment)
+            .stdout(OutputFile::new(streams.stdout))
+            .stderr(OutputFile::new(streams.stderr))
+            .monotonic_clock(JobClock { start: clock_start })
+            .max_random_size(RANDOM_BYTES_MAX)
+            .secure_random(KernelRandom)
+            .insecure_random(KernelRandom)
+            .insecure_random_seed(seed()?)
+            .allow_tcp(false)
+            .allow_udp(false)
+            .allow_ip_name_lookup(false);
+        if let Some(stdin) = streams.stdin {
+            builder.stdin(InputFile::new(stdin));
+        }
+        for grant in &order.directories {
+            let rights = if grant.writable { FsPerms::ReadWrite } else { FsPerms::ReadOnly };
+            builder
+                .preopened_dir(&grant.host, &grant.guest, rights)
+                .map_err(|source| HostError::Directory { path: grant.host.clone(), source })?;
+        }
+        let mut wasi = builder.build_p1();
+        wasi.ctx().table.set_max_capacity(RESOURCES_MAX);
+        Ok(Self { wasi, ledger, clock_start })
+    }
+}
+
+/// Links WASI preview 1.
+pub(crate) fn link_core(engine: &Engine) -> Result<Linker<Host>, HostError> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p1::add_to_linker_async(&mut linker, |host: &mut Host| &mut host.wasi)
+        .map_err(HostError::Define)?;
+    linker.allow_shadowing(true);
+    poll::link(&mut linker).map_err(HostError::Define)?;
+    linker.allow_shadowing(false);
+    Ok(linker)
+}
+
+/// Links WASI 0.2.
+pub(crate) fn link_component(engine: &Engine) -> Result<ComponentLinker<Host>, HostError> {
+    let mut linker = ComponentLinker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(HostError::Define)?;
+    linker.allow_shadowing(true);
+    streams::link(&mut linker).map_err(HostError::Define)?;
+    linker.allow_shadowing(false);
+    Ok(linker)
+}
+
+/// Counts from the moment the guest was set up.
+struct JobClock {
+    start: Instant,
+}
+
+impl HostMonotonicClock for JobClock {
+    fn resolution(&self) -> u64 {
+        1
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Random bytes straight from the kernel. A generator with a state would go through the fork with it, and two
+/// guests would draw the same numbers.
+struct KernelRandom;
+
+impl TryRng for KernelRandom {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        let mut bytes = [0; 4];
+        fill(&mut bytes);
+        Ok(u32::from_ne_bytes(bytes))
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        let mut bytes = [0; 8];
+        fill(&mut bytes);
+        Ok(u64::from_ne_bytes(bytes))
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
+        fill(bytes);
+        Ok(())
+    }
+}
+
+fn fill(bytes: &mut [u8]) {
+    if getrandom::fill(bytes).is_err() {
+        // The trait has no way to fail, and bytes that are not random must not be passed on as such. The seed
+        // was drawn from the same source before the guest began, so this is a kernel that changed its mind.
+        std::process::abort();
+    }
+}
+
+fn seed() -> Result<u128, HostError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(HostError::Random)?;
+    Ok(u128::from_ne_bytes(bytes))
+}
