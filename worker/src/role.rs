@@ -1,1 +1,347 @@
-//! (being written)
+//! A worker's life, from its birth to its exit.
+//!
+//! Owns: locking, the report, the one order, what is done when something goes wrong.
+//! Never: takes a second order, returns.
+//!
+//! ```text
+//! born ─ lock ─ Locked ─ one order ─┬─ compile ─ Compiled | NotCompiled ─┬─ exit 0
+//!           │                       └─ load ─ seal ─ run ─ Finished ─────┘
+//!           └─ LockFailed ─ exit
+//! ```
+
+use std::convert::Infallible;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::prctl;
+use nix::sys::socket::{MsgFlags, send};
+use stockade_sys::fork::Newborn;
+use stockade_sys::link::{self, Received};
+use stockade_sys::prctl::exit_now;
+use stockade_wire::frame::{self, FrameError, HEADER_BYTES};
+use stockade_wire::limits::{GUEST_TEXT_BYTES_MAX, LINK_FDS_MAX, LINK_MESSAGE_BYTES_MAX, MODULE_BYTES_MAX};
+use stockade_wire::worker::{
+    CompileOrder, Ending, FromWorker, JailReport, Role, RunOrder, RunReport, ToWorker,
+};
+use stockade_wire::zygote::{ForkOrder, ZygoteConfig};
+
+use crate::engine::Warm;
+use crate::jail::{self, Locked, Namespaces, Plan, Refusal, WorkerFds};
+use crate::run::{self, Confinement, Loaded, Stdio};
+
+/// Exit status of a worker that could not lock itself; it has sent [`FromWorker::LockFailed`] if it could.
+pub const LOCK_FAILED_STATUS: i32 = 71;
+
+/// Exit status of a worker whose order was not one.
+pub const ORDER_STATUS: i32 = 72;
+
+/// Exit status of a worker that could not send its reply.
+pub const REPLY_STATUS: i32 = 73;
+
+/// Exit status of a worker whose own code panicked; it has sent [`FromWorker::Panicked`] if it could.
+pub const PANICKED_STATUS: i32 = 101;
+
+/// The ends of a worker's link and pipes that came with the fork order.
+#[derive(Debug)]
+pub struct PipeEnds {
+    /// The link.
+    pub link: OwnedFd,
+    /// The output pipe.
+    pub output: OwnedFd,
+    /// Standard output's log pipe.
+    pub stdout_log: OwnedFd,
+    /// Standard error's log pipe.
+    pub stderr_log: OwnedFd,
+}
+
+/// Everything a worker is born with.
+pub(crate) struct Birth<'a> {
+    pub(crate) order: ForkOrder,
+    pub(crate) pipes: PipeEnds,
+    pub(crate) config: &'a ZygoteConfig,
+    pub(crate) namespaces: &'a Namespaces,
+    pub(crate) data_baseline_bytes: u64,
+    pub(crate) null: &'a File,
+    pub(crate) warm: &'a Warm,
+    pub(crate) behaviour: &'a Behaviour,
+}
+
+/// What a worker does at the points where a test may have it misbehave inside the real jail.
+#[derive(Debug, Clone, Copy)]
+pub struct Behaviour {
+    /// Right after the fork, before any layer.
+    pub born: fn(Role),
+    /// After the lock: may change what is reported.
+    pub announce: fn(&mut JailReport),
+    /// With an order to run, locked.
+    pub run: fn(Locked, RunOrder, RunFds, &Warm) -> Infallible,
+    /// With an order to compile, locked.
+    pub compile: fn(Locked, CompileOrder, CompileFds, &Warm) -> Infallible,
+}
+
+impl Behaviour {
+    /// What the product does.
+    #[must_use]
+    pub fn standard() -> Self {
+        Self { born: |_| {}, announce: |_| {}, run: run_order, compile: compile_order }
+    }
+}
+
+/// The worker's link, for the rest of the process's life.
+#[derive(Debug, Clone, Copy)]
+pub struct Link(BorrowedFd<'static>);
+
+/// Why a message did not go out.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplyError {
+    /// It is too large.
+    #[error("message does not fit a link packet")]
+    Frame(#[from] FrameError),
+    /// The socket did not take it.
+    #[error("link does not take the message; the supervisor is gone")]
+    Send(#[from] Errno),
+}
+
+impl Link {
+    fn keep(link: OwnedFd) -> Self {
+        // Leaked on purpose: descriptor 3 stays what it is until the process ends.
+        Self(Box::leak(Box::new(link)).as_fd())
+    }
+
+    /// Sends one message. Blocks while the supervisor does not read.
+    ///
+    /// # Errors
+    /// When it does not fit or the supervisor is gone.
+    pub fn send(self, message: &FromWorker) -> Result<(), ReplyError> {
+        Ok(self.send_bytes(&frame::encode(message, LINK_MESSAGE_BYTES_MAX)?)?)
+    }
+
+    /// Sends `packet` as it is: by `sendto` without descriptors, all that the allow-lists leave of sending.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn send_bytes(self, packet: &[u8]) -> Result<(), Errno> {
+        loop {
+            match send(self.0.as_raw_fd(), packet, MsgFlags::MSG_NOSIGNAL) {
+                Err(Errno::EINTR) => {}
+                other => return other.map(drop),
+            }
+        }
+    }
+}
+
+/// What a run works with.
+#[derive(Debug)]
+pub struct RunFds {
+    /// The link, for the reply.
+    pub link: Link,
+    /// The output pipe.
+    pub output: OwnedFd,
+    /// Standard output's log pipe.
+    pub stdout_log: OwnedFd,
+    /// Standard error's log pipe.
+    pub stderr_log: OwnedFd,
+    /// The artifact: a sealed memfd.
+    pub artifact: OwnedFd,
+    /// The input.
+    pub input: OwnedFd,
+}
+
+/// What a compilation works with.
+#[derive(Debug)]
+pub struct CompileFds {
+    /// The link, for the reply.
+    pub link: Link,
+    /// The module.
+    pub module: OwnedFd,
+    /// Where the artifact goes: an empty memfd.
+    pub artifact: OwnedFd,
+}
+
+/// Lives a worker's life. Called in the child of a fork, never returns.
+pub(crate) fn live(newborn: Newborn, birth: Birth<'_>) -> Infallible {
+    let role = birth.order.role;
+    (birth.behaviour.born)(role);
+    // The name is for people who look at process lists; without it all works as well.
+    let _ = prctl::set_name(name_of(role));
+    let (behaviour, warm, namespaces) = (birth.behaviour, birth.warm, birth.namespaces);
+    let (locked, fds) = lock(newborn, birth);
+    let link = fds.link;
+    announce_panics(link);
+    let mut report = locked.report(namespaces);
+    (behaviour.announce)(&mut report);
+    reply(link, &FromWorker::Locked(report));
+    match (take_order(link), role) {
+        ((ToWorker::Run(order), given), Role::Run | Role::RunFiles) => {
+            let [artifact, input] = exactly(given);
+            let Settled { output, stdout_log, stderr_log, .. } = fds;
+            let fds = RunFds { link, output, stdout_log, stderr_log, artifact, input };
+            (behaviour.run)(locked, order, fds, warm)
+        }
+        ((ToWorker::Compile(order), given), Role::Compile) => {
+            let [module, artifact] = exactly(given);
+            (behaviour.compile)(locked, order, CompileFds { link, module, artifact }, warm)
+        }
+        ((ToWorker::Run(_) | ToWorker::Compile(_), _), Role::Run | Role::RunFiles | Role::Compile) => {
+            exit_now(ORDER_STATUS)
+        }
+    }
+}
+
+const fn name_of(role: Role) -> &'static std::ffi::CStr {
+    // At most 15 bytes.
+    match role {
+        Role::Run => c"stockade:run",
+        Role::RunFiles => c"stockade:files",
+        Role::Compile => c"stockade:wasmc",
+    }
+}
+
+/// A worker's descriptors once they are at their numbers.
+struct Settled {
+    link: Link,
+    output: OwnedFd,
+    stdout_log: OwnedFd,
+    stderr_log: OwnedFd,
+}
+
+impl Settled {
+    fn of(fds: WorkerFds) -> Self {
+        let WorkerFds { null_input, null_output, stderr_log, link, output, stdout_log } = fds;
+        // Leaked on purpose: were 0 and 1 closed, the next descriptors to be opened would take their numbers.
+        let _ = (null_input.into_raw_fd(), null_output.into_raw_fd());
+        Self { link: Link::keep(link), output, stdout_log, stderr_log }
+    }
+}
+
+fn lock(newborn: Newborn, birth: Birth<'_>) -> (Locked, Settled) {
+    let Birth { order, pipes, config, namespaces, data_baseline_bytes, null, .. } = birth;
+    let plan = Plan {
+        role: order.role,
+        limits: order.rlimits,
+        data_baseline_bytes,
+        identity: order.identity,
+        directories: &order.directories,
+        require: &config.require,
+        landlock_abi_min: config.landlock_abi_min,
+        supervisor_pid: config.supervisor_pid,
+        namespaces,
+    };
+    let Some(fds) = worker_fds(pipes, null) else { exit_now(LOCK_FAILED_STATUS) };
+    match jail::enter(newborn, fds, &plan) {
+        Ok((locked, fds)) => (locked, Settled::of(fds)),
+        Err(Refusal { error, fds }) => {
+            if let Some(fds) = fds {
+                // If it cannot be told, the exit status still says it.
+                let _ = Settled::of(fds).link.send(&FromWorker::LockFailed(error.into_missing()));
+            }
+            exit_now(LOCK_FAILED_STATUS)
+        }
+    }
+}
+
+fn worker_fds(pipes: PipeEnds, null: &File) -> Option<WorkerFds> {
+    let PipeEnds { link, output, stdout_log, stderr_log } = pipes;
+    let null_input = null.try_clone().ok()?.into();
+    let null_output = null.try_clone().ok()?.into();
+    Some(WorkerFds { null_input, null_output, stderr_log, link, output, stdout_log })
+}
+
+fn announce_panics(link: Link) {
+    std::panic::set_hook(Box::new(move |info| {
+        let mut text = info.to_string();
+        text.truncate(text.floor_char_boundary(GUEST_TEXT_BYTES_MAX));
+        // A panic must not become an abort: the calls of one are forbidden and would look like an escape.
+        let _ = link.send(&FromWorker::Panicked(text));
+        exit_now(PANICKED_STATUS)
+    }));
+}
+
+/// Waits for the one order. Without one the worker was not needed, and ends.
+fn take_order(link: Link) -> (ToWorker, Vec<OwnedFd>) {
+    let mut buffer = vec![0; HEADER_BYTES + LINK_MESSAGE_BYTES_MAX];
+    let Ok(Received { length, fds }) = link::receive(link.0, &mut buffer, LINK_FDS_MAX) else {
+        exit_now(ORDER_STATUS)
+    };
+    if length == 0 {
+        exit_now(0)
+    }
+    let packet = buffer.get(..length).unwrap_or_default();
+    match frame::decode_packet(packet, LINK_MESSAGE_BYTES_MAX) {
+        Ok(order) => (order, fds),
+        Err(_) => exit_now(ORDER_STATUS),
+    }
+}
+
+fn exactly<const N: usize>(given: Vec<OwnedFd>) -> [OwnedFd; N] {
+    given.try_into().unwrap_or_else(|_| exit_now(ORDER_STATUS))
+}
+
+fn reply(link: Link, message: &FromWorker) {
+    if link.send(message).is_err() {
+        exit_now(REPLY_STATUS)
+    }
+}
+
+fn run_order(locked: Locked, order: RunOrder, fds: RunFds, warm: &Warm) -> Infallible {
+    let RunFds { link, output, stdout_log, stderr_log, artifact, input } = fds;
+    let stdio = Stdio { input, output, stdout: stdout_log, stderr: stderr_log };
+    let report = match run::load(warm, &order, artifact) {
+        Ok(loaded) => run_sealed(locked, loaded, stdio, &order),
+        Err(report) => report,
+    };
+    reply(link, &FromWorker::Finished(report));
+    exit_now(0)
+}
+
+fn run_sealed(locked: Locked, loaded: Loaded, stdio: Stdio, order: &RunOrder) -> RunReport {
+    if let Err(error) = loaded.arm() {
+        return set_up_failed(&error);
+    }
+    match locked.seal() {
+        Ok(sealed) => {
+            let report = run::execute(loaded, Confinement::Sealed(&sealed), stdio, order);
+            RunReport { mdwe: sealed.mdwe(), ..report }
+        }
+        Err(error) => set_up_failed(&error),
+    }
+}
+
+fn set_up_failed(error: &dyn std::error::Error) -> RunReport {
+    let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+    let mut text = format!("{error}{source}");
+    text.truncate(text.floor_char_boundary(GUEST_TEXT_BYTES_MAX));
+    RunReport {
+        ending: Ending::SetupFailed(text),
+        fuel: None,
+        wasm_memory_peak_bytes: 0,
+        growth_refused: false,
+        load_us: 0,
+        run_us: 0,
+        mdwe: false,
+        command: false,
+    }
+}
+
+fn compile_order(_locked: Locked, order: CompileOrder, fds: CompileFds, warm: &Warm) -> Infallible {
+    let Some(module) = read_module(fds.module, order.module_bytes) else { exit_now(ORDER_STATUS) };
+    let message = match crate::compile::compile(warm, &module, &order) {
+        Ok((report, artifact)) => match File::from(fds.artifact).write_all(&artifact) {
+            Ok(()) => FromWorker::Compiled(report),
+            Err(_) => exit_now(ORDER_STATUS),
+        },
+        Err(failure) => FromWorker::NotCompiled(failure),
+    };
+    reply(fds.link, &message);
+    exit_now(0)
+}
+
+/// Exactly `length` bytes; `None` when there are fewer, or more than any module has.
+fn read_module(module: OwnedFd, length: u64) -> Option<Vec<u8>> {
+    let length = usize::try_from(length).ok().filter(|length| *length <= MODULE_BYTES_MAX)?;
+    let mut bytes = vec![0; length];
+    File::from(module).read_exact(&mut bytes).ok()?;
+    Some(bytes)
+}

@@ -1,5 +1,309 @@
-//! (being written)
+//! The jail a worker locks itself into, one module a layer.
+//!
+//! Owns: the order of the layers and what becomes of one that is missing.
+//! Never: undoes a layer, opens the way to guest code without [`Sealed`].
+//!
+//! Every layer takes the previous layer's witness and returns its own, so that leaving one out, going through
+//! one twice or changing the order does not compile. Which layers may be missing is the operator's word,
+//! carried in the [`Ledger`]; a missing one is refused or listed, never passed over.
+//!
+//! ```text
+//! Newborn ─ solo ─ fds ─ rlimits ─ capabilities::narrow ─ identity ─ capabilities::drop_all ─ privileges
+//!         ─ landlock ─ seccomp ─▶ Locked ── (load the artifact) ── seal ─▶ Sealed ── (guest code)
+//! ```
+//!
+//! The order is forced: descriptors first, because everything after could leak through one; the bounding set
+//! before the ids, because emptying it takes a capability that changing ids loses; `no_new_privs` before
+//! Landlock and seccomp, which demand it; the parent-death signal after the ids, which clear it; seccomp last,
+//! because it forbids the calls of all the others.
+//!
+//! The whole chain:
+//!
+//! ```no_run
+//! use stockade_worker::jail::{self, Ledger, LockError, Plan, WorkerFds};
+//! use stockade_sys::fork::Newborn;
+//!
+//! fn lock(newborn: Newborn, fds: WorkerFds, plan: &Plan<'_>) -> Result<(), LockError> {
+//!     let alone = jail::solo::begin(newborn, Ledger::new(plan.require));
+//!     let (bare, _fds) = jail::fds::settle(alone, fds)?;
+//!     let limited = jail::rlimits::lower(bare, &plan.limits, plan.data_baseline_bytes)?;
+//!     let narrowed = jail::capabilities::narrow(limited);
+//!     let identified = jail::identity::assume(narrowed, plan.identity)?;
+//!     let powerless = jail::capabilities::drop_all(identified)?;
+//!     let unprivileged = jail::privileges::renounce(powerless, plan.supervisor_pid)?;
+//!     let walled = jail::landlock::restrict(unprivileged, plan.directories, plan.landlock_abi_min)?;
+//!     let locked = jail::seccomp::install(walled, plan.role)?;
+//!     let _sealed = locked.seal()?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Skipping a layer (here `rlimits`) does not compile:
+//!
+//! ```compile_fail
+//! use stockade_worker::jail::{self, Ledger, LockError, Plan, WorkerFds};
+//! use stockade_sys::fork::Newborn;
+//!
+//! fn lock(newborn: Newborn, fds: WorkerFds, plan: &Plan<'_>) -> Result<(), LockError> {
+//!     let alone = jail::solo::begin(newborn, Ledger::new(plan.require));
+//!     let (bare, _fds) = jail::fds::settle(alone, fds)?;
+//!     let narrowed = jail::capabilities::narrow(bare);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Nor does using a witness twice:
+//!
+//! ```compile_fail
+//! use stockade_worker::jail::{self, Ledger, LockError, Plan, WorkerFds};
+//! use stockade_sys::fork::Newborn;
+//!
+//! fn lock(newborn: Newborn, fds: WorkerFds, plan: &Plan<'_>) -> Result<(), LockError> {
+//!     let alone = jail::solo::begin(newborn, Ledger::new(plan.require));
+//!     let (bare, _fds) = jail::fds::settle(alone, fds)?;
+//!     let limited = jail::rlimits::lower(bare, &plan.limits, plan.data_baseline_bytes)?;
+//!     let again = jail::rlimits::lower(bare, &plan.limits, plan.data_baseline_bytes)?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Nor does making one up:
+//!
+//! ```compile_fail
+//! let sealed = stockade_worker::jail::Sealed { mdwe: true, filtered: true };
+//! ```
+//!
+//! Nor does handing one to another thread, to which the layers do not reach:
+//!
+//! ```compile_fail
+//! fn elsewhere(sealed: stockade_worker::jail::Sealed) {
+//!     std::thread::spawn(move || drop(sealed));
+//! }
+//! ```
 
-/// Proof that the jail is on; its real form comes with the jail.
+use stockade_sys::fds::FdsError;
+use stockade_sys::fork::Newborn;
+use stockade_sys::solo::SingleThreaded;
+use stockade_wire::job::{DirectoryGrant, Layer, MissingLayer};
+use stockade_wire::worker::{JailReport, Role};
+use stockade_wire::zygote::{Identity, ProcessLimits};
+
+pub mod capabilities;
+pub mod fds;
+pub mod identity;
+pub mod landlock;
+pub mod namespaces;
+pub mod privileges;
+pub mod report;
+pub mod rlimits;
+pub mod seccomp;
+pub mod solo;
+
+pub use fds::WorkerFds;
+pub use namespaces::Namespaces;
+
+/// Everything that decides what one worker's jail looks like.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan<'a> {
+    /// What the worker is for; decides the syscall allow-lists.
+    pub role: Role,
+    /// Its resource limits.
+    pub limits: ProcessLimits,
+    /// Private writable memory the zygote already had, bytes; `RLIMIT_DATA` counts from there.
+    pub data_baseline_bytes: u64,
+    /// Ids to take on.
+    pub identity: Option<Identity>,
+    /// Directories Landlock must admit.
+    pub directories: &'a [DirectoryGrant],
+    /// Layers whose absence is a refusal.
+    pub require: &'a [Layer],
+    /// Landlock ABI below which the worker refuses; 0 accepts none at all.
+    pub landlock_abi_min: u32,
+    /// The process that must be this one's parent.
+    pub supervisor_pid: u32,
+    /// The namespaces the zygote entered before the fork.
+    pub namespaces: &'a Namespaces,
+}
+
+/// Why a worker did not lock itself. It must exit.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// A required layer is missing.
+    #[error("required layer {} is missing: {}; {}", .0.layer, .0.reason, .0.fix)]
+    Missing(MissingLayer),
+    /// The descriptor table could not be put in order.
+    #[error("descriptors could not be put in order")]
+    Fds(#[from] FdsError),
+    /// The ids could not be taken on.
+    #[error("user {uid} and group {gid} could not be taken on: {call} failed")]
+    Identity {
+        /// The user.
+        uid: u32,
+        /// The group.
+        gid: u32,
+        /// The call that failed.
+        call: &'static str,
+        /// What the kernel said.
+        #[source]
+        errno: nix::errno::Errno,
+    },
+    /// The supervisor is not the parent (any more).
+    #[error("parent is process {found}, not the supervisor {wanted}; whoever asked for this worker is gone")]
+    Orphan {
+        /// The supervisor.
+        wanted: u32,
+        /// The parent there is.
+        found: u32,
+    },
+    /// A call that cannot fail on a supported kernel did.
+    #[error("{call} failed; Linux 5.14 or later is needed")]
+    Kernel {
+        /// The call.
+        call: &'static str,
+        /// What the kernel said.
+        #[source]
+        errno: nix::errno::Errno,
+    },
+    /// A granted directory cannot be opened.
+    #[error("granted directory {path} cannot be opened by the worker; check that it exists and that its user may enter it")]
+    Directory {
+        /// Its path on the host.
+        path: String,
+        /// What went wrong.
+        #[source]
+        source: ::landlock::PathFdError,
+    },
+    /// Landlock said yes and a look at `/` was still allowed.
+    #[error("Landlock reports full enforcement, yet / could be opened")]
+    LandlockHollow,
+}
+
+impl LockError {
+    /// The refusal as it travels to the supervisor.
+    #[must_use]
+    pub fn into_missing(self) -> MissingLayer {
+        let source = std::error::Error::source(&self).map(|cause| format!(": {cause}")).unwrap_or_default();
+        let (layer, fix) = match self {
+            Self::Missing(missing) => return missing,
+            Self::Fds(_) => ("descriptors", "run on Linux 5.14 or later"),
+            Self::Identity { .. } => ("identity", "run the daemon with CAP_SETUID and CAP_SETGID, or do not set worker ids"),
+            Self::Orphan { .. } => ("parent", "none is needed: the worker is ending with its supervisor"),
+            Self::Kernel { .. } => ("no-new-privs", "run on Linux 5.14 or later, and do not filter prctl"),
+            Self::Directory { .. } => ("landlock", "grant a directory that exists and that the worker's user may enter"),
+            Self::LandlockHollow => ("landlock", "report this kernel: its Landlock does not do what it says"),
+        };
+        MissingLayer { layer: layer.to_owned(), reason: format!("{self}{source}"), fix: fix.to_owned() }
+    }
+}
+
+/// Which layers must be there, and which are not.
 #[derive(Debug)]
-pub struct Sealed(());
+pub struct Ledger {
+    require: Vec<Layer>,
+    missing: Vec<MissingLayer>,
+}
+
+impl Ledger {
+    /// Nothing is missing yet.
+    #[must_use]
+    pub fn new(require: &[Layer]) -> Self {
+        Self { require: require.to_vec(), missing: Vec::new() }
+    }
+
+    /// Notes that `layer` is not in force.
+    ///
+    /// # Errors
+    /// When it is required.
+    fn lacks(&mut self, layer: Layer, reason: String, fix: &str) -> Result<(), LockError> {
+        let missing = MissingLayer { layer: layer.name().to_owned(), reason, fix: fix.to_owned() };
+        if self.require.contains(&layer) {
+            return Err(LockError::Missing(missing));
+        }
+        self.missing.push(missing);
+        Ok(())
+    }
+}
+
+/// A worker with every layer on that can be on before its artifact is loaded.
+#[derive(Debug)]
+pub struct Locked {
+    ledger: Ledger,
+    role: Role,
+    landlock_abi: u32,
+    filtered: bool,
+    solo: SingleThreaded,
+}
+
+/// A worker that can no longer make memory executable. Guest code is reached with a reference to this only.
+#[derive(Debug)]
+pub struct Sealed {
+    mdwe: bool,
+    filtered: bool,
+    _solo: SingleThreaded,
+}
+
+/// A refusal to lock, with the descriptors if they were settled by then, so that it can be told on the link.
+#[derive(Debug)]
+pub struct Refusal {
+    /// Why.
+    pub error: LockError,
+    /// The worker's descriptors at their numbers.
+    pub fds: Option<WorkerFds>,
+}
+
+/// Goes through all layers. Takes a fraction of a millisecond; blocks on nothing but the kernel.
+///
+/// # Errors
+/// When a layer that is required is missing, or one that cannot be done without fails. The process is then
+/// half locked and must exit.
+pub fn enter(newborn: Newborn, fds: WorkerFds, plan: &Plan<'_>) -> Result<(Locked, WorkerFds), Refusal> {
+    let alone = solo::begin(newborn, Ledger::new(plan.require));
+    let (bare, fds) = fds::settle(alone, fds).map_err(|error| Refusal { error, fds: None })?;
+    match wall_in(bare, plan) {
+        Ok(locked) => Ok((locked, fds)),
+        Err(error) => Err(Refusal { error, fds: Some(fds) }),
+    }
+}
+
+fn wall_in(mut bare: fds::Bare, plan: &Plan<'_>) -> Result<Locked, LockError> {
+    plan.namespaces.note_missing(&mut bare.ledger)?;
+    let limited = rlimits::lower(bare, &plan.limits, plan.data_baseline_bytes)?;
+    let narrowed = capabilities::narrow(limited);
+    let identified = identity::assume(narrowed, plan.identity)?;
+    let powerless = capabilities::drop_all(identified)?;
+    let unprivileged = privileges::renounce(powerless, plan.supervisor_pid)?;
+    let walled = landlock::restrict(unprivileged, plan.directories, plan.landlock_abi_min)?;
+    seccomp::install(walled, plan.role)
+}
+
+impl Locked {
+    /// What the kernel says about this process, layer by layer.
+    #[must_use]
+    pub fn report(&self, namespaces: &Namespaces) -> JailReport {
+        report::read_back(self, namespaces)
+    }
+
+    /// Gives up making memory executable, and every call that loading needed and running does not.
+    ///
+    /// A compile worker never runs guest code and is not sealed.
+    ///
+    /// # Errors
+    /// When a required part of it is missing. The worker must exit.
+    pub fn seal(self) -> Result<Sealed, LockError> {
+        seccomp::seal(self)
+    }
+}
+
+impl Sealed {
+    /// `PR_SET_MDWE` took hold.
+    #[must_use]
+    pub const fn mdwe(&self) -> bool {
+        self.mdwe
+    }
+
+    /// The final filter is in force.
+    #[must_use]
+    pub const fn filtered(&self) -> bool {
+        self.filtered
+    }
+}

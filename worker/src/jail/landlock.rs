@@ -1,0 +1,143 @@
+//! Layer: Landlock, every right the kernel and the crate know handled, rules for granted directories only.
+//!
+//! Owns: the ruleset.
+//! Never: lets the crate weaken it: every right of the ABI in force is a hard requirement.
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, RestrictionStatus,
+    Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, make_bitflags,
+};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use stockade_sys::prctl::landlock_abi;
+use stockade_sys::solo::SingleThreaded;
+use stockade_wire::job::{DirectoryGrant, Layer};
+
+use super::{Ledger, LockError, privileges::Unprivileged};
+
+/// The newest ABI whose rights the crate knows; a newer kernel's further rights are not handled.
+const ABI_KNOWN_MAX: u32 = ABI::V9 as u32;
+
+/// The file system is out of reach but for the grants.
+#[derive(Debug)]
+pub struct Walled {
+    pub(super) ledger: Ledger,
+    pub(super) solo: SingleThreaded,
+    pub(super) landlock_abi: u32,
+}
+
+/// The ABI that would be enforced on this kernel: 0 without Landlock.
+#[must_use]
+pub fn abi_in_force() -> u32 {
+    landlock_abi().map_or(0, |abi| abi.min(ABI_KNOWN_MAX))
+}
+
+/// Restricts the process to `directories`, with all rights of the ABI in force handled.
+///
+/// # Errors
+/// When the ABI is below `abi_min` or the ruleset cannot be enforced, and Landlock is required or `abi_min` is
+/// not 0; when a granted directory cannot be opened; when the wall turns out not to be there.
+pub fn restrict(
+    unprivileged: Unprivileged,
+    directories: &[DirectoryGrant],
+    abi_min: u32,
+) -> Result<Walled, LockError> {
+    let Unprivileged { mut ledger, solo } = unprivileged;
+    let abi = abi_in_force();
+    if abi < abi_min || abi == 0 {
+        if abi_min > 0 {
+            // A minimum is a requirement by another name.
+            ledger.require.push(Layer::Landlock);
+        }
+        ledger.lacks(Layer::Landlock, reason_for(abi, abi_min), FIX)?;
+        return Ok(Walled { ledger, solo, landlock_abi: 0 });
+    }
+    let grants = open_grants(directories, abi)?;
+    match enforce(grants, abi) {
+        Ok(RestrictionStatus { ruleset: RulesetStatus::FullyEnforced, no_new_privs: true, .. }) => {}
+        Ok(status) => {
+            let reason = format!("the ruleset is {:?}, not fully enforced", status.ruleset);
+            ledger.lacks(Layer::Landlock, reason, FIX)?;
+            return Ok(Walled { ledger, solo, landlock_abi: 0 });
+        }
+        Err(error) => {
+            ledger.lacks(Layer::Landlock, with_source(&error), FIX)?;
+            return Ok(Walled { ledger, solo, landlock_abi: 0 });
+        }
+    }
+    if !directories.iter().any(|grant| grant.host == "/") {
+        look_at_root()?;
+    }
+    Ok(Walled { ledger, solo, landlock_abi: abi })
+}
+
+const FIX: &str = "boot a kernel with Landlock in its lsm= list, or lower landlock_abi_min";
+
+fn reason_for(abi: u32, abi_min: u32) -> String {
+    match landlock_abi() {
+        Ok(_) => format!("the kernel has Landlock ABI {abi}, {abi_min} is the least that is accepted"),
+        Err(Errno::EOPNOTSUPP) => "the kernel has Landlock but it was not enabled at boot".to_owned(),
+        Err(errno) => format!("the kernel has no Landlock: {errno}"),
+    }
+}
+
+fn with_source(error: &RulesetError) -> String {
+    let source = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
+    format!("{error}{source}")
+}
+
+type Grant = (PathFd, BitFlags<AccessFs>);
+
+fn open_grants(directories: &[DirectoryGrant], abi: u32) -> Result<Vec<Grant>, LockError> {
+    directories
+        .iter()
+        .map(|grant| {
+            let directory = PathFd::new(&grant.host)
+                .map_err(|source| LockError::Directory { path: grant.host.clone(), source })?;
+            Ok((directory, rights(grant.writable, abi)))
+        })
+        .collect()
+}
+
+/// What a guest may do below a granted directory. Never: execute, devices, sockets, pipes.
+fn rights(writable: bool, abi: u32) -> BitFlags<AccessFs> {
+    let read = make_bitflags!(AccessFs::{ReadFile | ReadDir});
+    let change = make_bitflags!(AccessFs::{
+        WriteFile | RemoveDir | RemoveFile | MakeDir | MakeReg | MakeSym | Refer | Truncate
+    });
+    let wanted = if writable { read | change } else { read };
+    // Refer came with ABI 2 and Truncate with 3; before, the kernel denies the one and cannot deny the other.
+    wanted & AccessFs::from_all(version(abi))
+}
+
+fn version(abi: u32) -> ABI {
+    ABI::from(i32::try_from(abi).unwrap_or(i32::MAX))
+}
+
+fn enforce(grants: Vec<Grant>, abi: u32) -> Result<RestrictionStatus, RulesetError> {
+    let abi = version(abi);
+    let mut ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessFs::from_all(abi))?;
+    // Asking for none at all is an error to the crate.
+    if !AccessNet::from_all(abi).is_empty() {
+        ruleset = ruleset.handle_access(AccessNet::from_all(abi))?;
+    }
+    if !Scope::from_all(abi).is_empty() {
+        ruleset = ruleset.scope(Scope::from_all(abi))?;
+    }
+    let mut created = ruleset.create()?;
+    for (directory, rights) in grants {
+        created = created.add_rule(PathBeneath::new(directory, rights))?;
+    }
+    created.restrict_self()
+}
+
+fn look_at_root() -> Result<(), LockError> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    match open("/", flags, Mode::empty()) {
+        Err(_) => Ok(()),
+        Ok(_) => Err(LockError::LandlockHollow),
+    }
+}

@@ -1,0 +1,116 @@
+//! Layer: network, IPC and UTS namespaces apart from the host's. Entered once by the zygote; workers inherit.
+//!
+//! Owns: the one `unshare`, the identity map of an unprivileged user namespace, why it did not work.
+//! Never: is needed: seccomp and Landlock must hold without it.
+
+use caps::{CapSet, Capability};
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{getegid, geteuid};
+use stockade_sys::solo::SingleThreaded;
+use stockade_wire::job::Layer;
+use stockade_wire::zygote::NamespacePolicy;
+
+use super::{Ledger, LockError};
+
+/// What was entered, and why not the rest.
+#[derive(Debug, Clone)]
+pub struct Namespaces {
+    entered: &'static [&'static str],
+    missing: Option<String>,
+}
+
+/// Why the zygote cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum NamespacesError {
+    /// The new user namespace has no map: the process would be nobody in it.
+    #[error("a user namespace was entered but {file} could not be written; set namespaces to off")]
+    Map {
+        /// The file.
+        file: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+const FIX: &str = "allow unprivileged user namespaces, run the daemon as root, or do not require namespaces";
+
+impl Namespaces {
+    /// Names of those entered.
+    #[must_use]
+    pub fn entered(&self) -> Vec<String> {
+        self.entered.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    /// Why they were not entered.
+    #[must_use]
+    pub fn missing(&self) -> Option<&str> {
+        self.missing.as_deref()
+    }
+
+    pub(super) fn note_missing(&self, ledger: &mut Ledger) -> Result<(), LockError> {
+        match &self.missing {
+            Some(reason) => ledger.lacks(Layer::Namespaces, reason.clone(), FIX),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Enters them all in one call, or none.
+///
+/// # Errors
+/// When a user namespace was entered that cannot be used. The process must exit.
+pub fn enter(_solo: &SingleThreaded, policy: NamespacePolicy) -> Result<Namespaces, NamespacesError> {
+    let without = |reason| Ok(Namespaces { entered: &[], missing: Some(reason) });
+    match policy {
+        NamespacePolicy::Off => return without("namespaces are switched off by the configuration".to_owned()),
+        NamespacePolicy::Auto => {}
+    }
+    let (uid, gid) = (geteuid(), getegid());
+    let privileged = caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_ADMIN).unwrap_or(false);
+    let mut flags = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
+    if !privileged {
+        flags |= CloneFlags::CLONE_NEWUSER;
+    }
+    if let Err(errno) = unshare(flags) {
+        return without(refusal(errno, privileged));
+    }
+    if privileged {
+        return Ok(Namespaces { entered: &["net", "ipc", "uts"], missing: None });
+    }
+    // A process may map its own ids only, and only once it cannot drop groups that are held against it.
+    write_map("/proc/self/setgroups", "deny")?;
+    write_map("/proc/self/uid_map", &format!("{uid} {uid} 1"))?;
+    write_map("/proc/self/gid_map", &format!("{gid} {gid} 1"))?;
+    Ok(Namespaces { entered: &["net", "ipc", "uts", "user"], missing: None })
+}
+
+fn write_map(file: &'static str, text: &str) -> Result<(), NamespacesError> {
+    std::fs::write(file, text).map_err(|source| NamespacesError::Map { file, source })
+}
+
+fn refusal(errno: Errno, privileged: bool) -> String {
+    let cause = if privileged { None } else { known_obstacle() };
+    let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
+    format!("unshare failed: {errno}{cause}")
+}
+
+/// What on this host is known to stand in the way of an unprivileged process; `None` if nothing is seen.
+#[must_use]
+pub fn known_obstacle() -> Option<&'static str> {
+    const OBSTACLES: [(&str, &str, &str); 4] = [
+        ("/proc/sys/user/max_user_namespaces", "0", "the sysctl user.max_user_namespaces is 0"),
+        ("/proc/sys/user/max_net_namespaces", "0", "the sysctl user.max_net_namespaces is 0"),
+        ("/proc/sys/kernel/unprivileged_userns_clone", "0", "the sysctl kernel.unprivileged_userns_clone is 0"),
+        (
+            "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+            "1",
+            "AppArmor restricts unprivileged user namespaces (kernel.apparmor_restrict_unprivileged_userns is 1)",
+        ),
+    ];
+    OBSTACLES
+        .into_iter()
+        .find(|(file, bad, _)| std::fs::read_to_string(file).is_ok_and(|text| text.trim() == *bad))
+        .map(|(_, _, words)| words)
+}

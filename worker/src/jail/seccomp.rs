@@ -1,0 +1,208 @@
+//! Layer: syscall allow-lists, made from `policies/seccomp/` at build time.
+//!
+//! Owns: which filter is installed when, and the notice that goes out before a worker dies of one.
+//! Never: a filter of its own making; what the files do not allow kills.
+//!
+//! Filters stack and the strictest answer counts: a run worker gets `lock` first, which still lets it load its
+//! artifact, and `run` or `run-files` on top when it is sealed. A compile worker gets `compile` alone.
+
+use seccompiler::sock_filter;
+use stockade_sys::prctl::{mdwe, set_mdwe};
+use stockade_sys::sigsys::{self, FRAME_BYTES};
+use stockade_sys::solo::SingleThreaded;
+use stockade_wire::frame;
+use stockade_wire::job::Layer;
+use stockade_wire::worker::{FromWorker, Role};
+
+use super::{LockError, Locked, Sealed, fds::LINK_FD, landlock::Walled};
+
+mod made {
+    use super::{Condition, Rule};
+    include!(concat!(env!("OUT_DIR"), "/seccomp.rs"));
+}
+
+/// One allowed call, as its policy file has it.
+#[derive(Debug, Clone, Copy)]
+pub struct Rule {
+    /// Its name.
+    pub syscall: &'static str,
+    /// Its number on this architecture.
+    pub number: u32,
+    /// Which code needs it.
+    pub reason: &'static str,
+    /// What its arguments must be; all of them.
+    pub when: &'static [Condition],
+}
+
+/// One condition on one argument.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Condition {
+    /// Number of the argument, from 0.
+    pub argument: u8,
+    /// What the manual page calls it.
+    pub name: &'static str,
+    /// Whether all 64 bits are compared, or the lower 32.
+    pub wide: bool,
+    /// Bits that are compared; `None`: all.
+    pub mask: Option<u64>,
+    /// What they must be.
+    pub value: u64,
+}
+
+/// The policies, in the order they can be met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Policy {
+    /// In the zygote, before its first fork.
+    Zygote,
+    /// In run and run-files workers, when they are locked.
+    Lock,
+    /// In run workers, when they are sealed.
+    Run,
+    /// In run-files workers, when they are sealed.
+    RunFiles,
+    /// In compile workers, when they are locked.
+    Compile,
+}
+
+impl Policy {
+    /// Every policy.
+    pub const ALL: [Self; 5] = [Self::Zygote, Self::Lock, Self::Run, Self::RunFiles, Self::Compile];
+
+    /// Its rules. The tests are made from these, and `explain` shows them.
+    #[must_use]
+    pub const fn rules(self) -> &'static [Rule] {
+        match self {
+            Self::Zygote => made::ZYGOTE_RULES,
+            Self::Lock => made::LOCK_RULES,
+            Self::Run => made::RUN_RULES,
+            Self::RunFiles => made::RUN_FILES_RULES,
+            Self::Compile => made::COMPILE_RULES,
+        }
+    }
+
+    const fn program(self) -> &'static [sock_filter] {
+        match self {
+            Self::Zygote => made::ZYGOTE,
+            Self::Lock => made::LOCK,
+            Self::Run => made::RUN,
+            Self::RunFiles => made::RUN_FILES,
+            Self::Compile => made::COMPILE,
+        }
+    }
+
+    const fn of_lock(role: Role) -> Self {
+        match role {
+            Role::Run | Role::RunFiles => Self::Lock,
+            Role::Compile => Self::Compile,
+        }
+    }
+
+    const fn of_seal(role: Role) -> Self {
+        match role {
+            Role::Run => Self::Run,
+            Role::RunFiles => Self::RunFiles,
+            Role::Compile => Self::Compile,
+        }
+    }
+}
+
+/// Name of a system call of this architecture, as in the reason `seccomp:NAME`.
+#[must_use]
+pub fn syscall_name(number: u32) -> Option<&'static str> {
+    let index = made::NAMES.binary_search_by_key(&number, |(number, _)| *number).ok()?;
+    made::NAMES.get(index).map(|(_, name)| *name)
+}
+
+/// Number of the system call `name` on this architecture.
+#[must_use]
+pub fn syscall_number(name: &str) -> Option<u32> {
+    made::NAMES.iter().find(|(_, known)| *known == name).map(|(number, _)| *number)
+}
+
+/// Adds `policy` to the calling thread's filters.
+///
+/// # Errors
+/// When the kernel has no seccomp or refuses the filter.
+pub fn apply(policy: Policy, _solo: &SingleThreaded) -> Result<(), seccompiler::Error> {
+    seccompiler::apply_filter(policy.program())
+}
+
+/// Arranges for a forbidden call to be named on the link before it kills. To be called before the first filter.
+///
+/// # Errors
+/// When the kernel refuses the handler.
+pub fn announce_violations() -> Result<(), LockError> {
+    sigsys::install(LINK_FD, notice()).map_err(|errno| LockError::Kernel { call: "rt_sigaction(SIGSYS)", errno })
+}
+
+/// The notice with number 0; the handler writes the number over its last four bytes.
+fn notice() -> [u8; FRAME_BYTES] {
+    frame::encode(&FromWorker::Forbidden(0), FRAME_BYTES)
+        .ok()
+        .and_then(|frame| frame.try_into().ok())
+        // All zero announces an empty body, which the supervisor takes for what it is: a broken worker.
+        .unwrap_or([0; FRAME_BYTES])
+}
+
+const FIX: &str = "boot a kernel with CONFIG_SECCOMP_FILTER, and allow the daemon's unit the seccomp call";
+
+/// Installs the first filter.
+///
+/// # Errors
+/// When it cannot be installed and seccomp is required, or the handler cannot.
+pub fn install(walled: Walled, role: Role) -> Result<Locked, LockError> {
+    let Walled { mut ledger, solo, landlock_abi } = walled;
+    if let Err(errno) = mdwe() {
+        let reason = format!("the kernel has no PR_SET_MDWE: {errno}");
+        ledger.lacks(Layer::Mdwe, reason, "boot Linux 6.3 or later, or do not require mdwe")?;
+    }
+    announce_violations()?;
+    let filtered = match apply(Policy::of_lock(role), &solo) {
+        Ok(()) => true,
+        Err(error) => {
+            ledger.lacks(Layer::Seccomp, error.to_string(), FIX)?;
+            false
+        }
+    };
+    Ok(Locked { ledger, role, landlock_abi, filtered, solo })
+}
+
+pub(super) fn seal(locked: Locked) -> Result<Sealed, LockError> {
+    let Locked { mut ledger, role, filtered: was_filtered, solo, .. } = locked;
+    let known_missing = ledger.missing.iter().any(|missing| missing.layer == Layer::Mdwe.name());
+    let mdwe = !known_missing && set_mdwe().is_ok() && mdwe().unwrap_or(false);
+    if !mdwe && !known_missing {
+        ledger.lacks(Layer::Mdwe, "PR_SET_MDWE was refused".to_owned(), "do not require mdwe")?;
+    }
+    let filtered = match apply(Policy::of_seal(role), &solo) {
+        Ok(()) => true,
+        // With the first filter on, a refused second one is not a missing feature: never go on without it.
+        Err(error) if was_filtered => {
+            ledger.require.push(Layer::Seccomp);
+            ledger.lacks(Layer::Seccomp, error.to_string(), FIX)?;
+            false
+        }
+        Err(_) => false,
+    };
+    Ok(Sealed { mdwe, filtered, _solo: solo })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notice_with_any_number_is_the_message_with_that_number() {
+        let mut packet = notice();
+        packet[FRAME_BYTES - 4..].copy_from_slice(&41u32.to_le_bytes());
+        let message: FromWorker = frame::decode_packet(&packet, FRAME_BYTES).unwrap();
+        assert_eq!(message, FromWorker::Forbidden(41));
+    }
+
+    #[test]
+    fn names_are_sorted_so_that_the_search_finds_them() {
+        assert!(made::NAMES.is_sorted_by(|a, b| a.0 < b.0));
+        assert_eq!(syscall_number("execve").and_then(syscall_name), Some("execve"));
+        assert_eq!(syscall_name(u32::MAX), None);
+    }
+}
