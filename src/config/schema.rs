@@ -157,7 +157,7 @@ pub(super) fn is_section(name: &str) -> bool {
 }
 
 /// The name most like `given`, when one is alike enough to have been meant.
-pub(super) fn nearest<'a>(given: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
+pub(crate) fn nearest<'a>(given: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
     let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
     names
         .map(|name| {
