@@ -1,3 +1,11 @@
+//! Stockade: a daemon that runs code its owner does not trust.
+//!
+//! Owns: the module list of the supervisor's side.
+//! Never: holds unsafe code.
+#![forbid(unsafe_code)]
 
-
+pub mod client;
 pub mod config;
+pub mod daemon;
+pub mod host;
+pub mod supervisor;
