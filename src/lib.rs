@@ -1,1 +1,9 @@
+//! Stockade: a daemon that runs code its owner does not trust.
+//!
+//! Owns: the module list of the supervisor's side.
+//! Never: holds unsafe code.
+#![forbid(unsafe_code)]
+
+pub mod cli;
 pub mod config;
+pub mod supervisor;

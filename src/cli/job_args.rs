@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use stockade_wire::job::{DirectoryGrant, LimitsWanted, ModuleSource, Submission};
 use stockade_wire::limits::{
-    DIRECTORIES_BYTES_MAX, DIRECTORIES_MAX, INPUT_BYTES_MAX, MODULE_BYTES_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX,
-    STRINGS_BYTES_MAX, STRINGS_MAX,
+    DIRECTORIES_BYTES_MAX, DIRECTORIES_MAX, INPUT_BYTES_MAX, MODULE_BYTES_MAX, NAME_BYTES_MAX,
+    PATH_BYTES_MAX, STRINGS_BYTES_MAX, STRINGS_MAX,
 };
 
 use super::args::JobArgs;
@@ -235,7 +235,11 @@ impl JobArgs {
 
     fn directories(&self) -> Result<Vec<DirectoryGrant>, ArgsError> {
         if self.dir.len() > DIRECTORIES_MAX {
-            return Err(ArgsError::TooMany { what: "directories", max: DIRECTORIES_MAX, unit: "directories" });
+            return Err(ArgsError::TooMany {
+                what: "directories",
+                max: DIRECTORIES_MAX,
+                unit: "directories",
+            });
         }
         let mut seen = BTreeSet::new();
         if let Some(wish) = self.dir.iter().find(|wish| !seen.insert(&wish.guest)) {
@@ -277,7 +281,11 @@ fn resolve(wish: &DirectoryWish) -> Result<DirectoryGrant, ArgsError> {
     }
     let host = unicode("the directory", path.as_os_str())?;
     if host.len() > PATH_BYTES_MAX || wish.guest.len() > PATH_BYTES_MAX {
-        return Err(ArgsError::TooMany { what: "bytes in a directory's path", max: PATH_BYTES_MAX, unit: "bytes" });
+        return Err(ArgsError::TooMany {
+            what: "bytes in a directory's path",
+            max: PATH_BYTES_MAX,
+            unit: "bytes",
+        });
     }
     Ok(DirectoryGrant { host, guest: wish.guest.clone(), writable: wish.writable })
 }
@@ -300,9 +308,7 @@ fn bounds(what: &'static str, count: usize, bytes: usize) -> Result<(), ArgsErro
 }
 
 fn name_fits(flag: &'static str, name: Option<&str>) -> Result<(), ArgsError> {
-    let fits = |name: &str| {
-        (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control)
-    };
+    let fits = |name: &str| (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control);
     if name.is_none_or(fits) { Ok(()) } else { Err(ArgsError::Name { flag }) }
 }
 
@@ -364,10 +370,42 @@ mod tests {
     #[test]
     fn submission_carries_every_flag() {
         let made = submission(&[
-            "--env", "A=1", "--env=B=x=y", "--timeout", "500ms", "--grace", "0", "--memory", "64M", "--fuel",
-            "1000", "--cpu", "2s", "--isolation", "tenant", "--profile", "script", "--entry", "go", "--tenant",
-            "t", "--log-buffer", "4K", "--output-limit", "1M", "--require", "cgroup", "--require", "seccomp",
-            "--require", "cgroup", "p.wat", "--json", "-x", "--", "last",
+            "--env",
+            "A=1",
+            "--env=B=x=y",
+            "--timeout",
+            "500ms",
+            "--grace",
+            "0",
+            "--memory",
+            "64M",
+            "--fuel",
+            "1000",
+            "--cpu",
+            "2s",
+            "--isolation",
+            "tenant",
+            "--profile",
+            "script",
+            "--entry",
+            "go",
+            "--tenant",
+            "t",
+            "--log-buffer",
+            "4K",
+            "--output-limit",
+            "1M",
+            "--require",
+            "cgroup",
+            "--require",
+            "seccomp",
+            "--require",
+            "cgroup",
+            "p.wat",
+            "--json",
+            "-x",
+            "--",
+            "last",
         ])
         .unwrap();
         assert_eq!(made.arguments, ["--json", "-x", "--", "last"]);
@@ -396,9 +434,11 @@ mod tests {
         std::fs::create_dir(real.join("data")).unwrap();
         std::os::unix::fs::symlink(real.join("data"), real.join("link")).unwrap();
         let link = real.join("link").display().to_string();
-        let made = submission(&["--dir", &format!("{link}:ro"), "--dir", &format!("{link}::/in"), "p"]).unwrap();
+        let made =
+            submission(&["--dir", &format!("{link}:ro"), "--dir", &format!("{link}::/in"), "p"]).unwrap();
         let host = real.join("data").display().to_string();
-        let grant = |guest: &str, writable| DirectoryGrant { host: host.clone(), guest: guest.into(), writable };
+        let grant =
+            |guest: &str, writable| DirectoryGrant { host: host.clone(), guest: guest.into(), writable };
         assert_eq!(made.directories, [grant(&link, false), grant("/in", true)]);
     }
 
@@ -406,7 +446,9 @@ mod tests {
     fn submission_that_makes_no_sense_is_refused() {
         let long = "x".repeat(NAME_BYTES_MAX + 1);
         let message = |arguments: &[&str]| submission(arguments).unwrap_err().to_string();
-        assert!(message(&["--dir", "/nonexistent", "p"]).starts_with("cannot grant the directory /nonexistent"));
+        assert!(
+            message(&["--dir", "/nonexistent", "p"]).starts_with("cannot grant the directory /nonexistent")
+        );
         assert!(message(&["--dir", "/dev/null", "p"]).contains("not a directory"));
         assert!(message(&["--dir", "/", "--dir", "/tmp::/", "p"]).contains("granted as /;"));
         assert!(message(&["--env", "A=1", "--env", "A=2", "p"]).contains("A is granted twice"));
@@ -456,7 +498,10 @@ mod tests {
     #[test]
     fn flag_that_does_not_exist_is_refused_with_the_nearest() {
         let message = job(&["--timout", "5s", "p.wasm"]).read_module().unwrap_err().to_string();
-        assert_eq!(message, "there is no flag `--timout`; did you mean `--timeout`?; a file of that name is ./--timout");
+        assert_eq!(
+            message,
+            "there is no flag `--timout`; did you mean `--timeout`?; a file of that name is ./--timout"
+        );
         let message = job(&["-x", "p.wasm"]).read_module().unwrap_err().to_string();
         assert!(message.starts_with("there is no flag `-x`; a file"), "{message}");
     }

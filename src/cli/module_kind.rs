@@ -15,8 +15,21 @@ const ELF_MAGIC: &[u8] = b"\x7fELF";
 
 /// What WebAssembly text can begin with after a parenthesis: a module, a component, or a module's fields alone.
 const TEXT_KEYWORDS: [&str; 15] = [
-    "module", "component", "func", "memory", "table", "global", "type", "import", "export", "start", "elem", "data",
-    "tag", "rec", "core",
+    "module",
+    "component",
+    "func",
+    "memory",
+    "table",
+    "global",
+    "type",
+    "import",
+    "export",
+    "start",
+    "elem",
+    "data",
+    "tag",
+    "rec",
+    "core",
 ];
 
 /// Deepest that block comments nest.

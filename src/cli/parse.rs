@@ -114,7 +114,9 @@ mod tests {
         let help = words("stockade --help").unwrap_err().to_string();
         assert!(!help.contains("zygote"), "{help}");
         let help = words("stockade run --help").unwrap_err().to_string();
-        for flag in ["--json", "--dir <HOST[::GUEST][:ro]>", "--timeout <TIME>", "FILE [ARGS]", "125 Stockade's own"] {
+        for flag in
+            ["--json", "--dir <HOST[::GUEST][:ro]>", "--timeout <TIME>", "FILE [ARGS]", "125 Stockade's own"]
+        {
             assert!(help.contains(flag), "{flag} is not in {help}");
         }
     }

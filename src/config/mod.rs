@@ -30,8 +30,8 @@ use stockade_wire::zygote::NamespacePolicy;
 pub use error::{ConfigError, Origin};
 pub use limits::{LimitError, effective_limits};
 pub use load::{Effective, Inspection, inspect};
-pub(crate) use schema::nearest as nearest_name;
 pub use profile::{ProfileFile, ProfileFileError};
+pub(crate) use schema::nearest as nearest_name;
 
 /// The whole configuration. `docs/configuration.md` and `policies/stockade.toml` describe every setting.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -33,7 +33,9 @@ fn candidates(key: &str, kind: Kind) -> Vec<String> {
     match kind {
         Kind::Duration { min_us, max_us } => vec![us(min_us), us(max_us)],
         Kind::MaybeDuration { min_us, .. } => vec![us(min_us)],
-        Kind::Size { min, max } => vec![units::show_size(min), "2M".into(), "32M".into(), units::show_size(max)],
+        Kind::Size { min, max } => {
+            vec![units::show_size(min), "2M".into(), "32M".into(), units::show_size(max)]
+        }
         Kind::Count { min, max } => vec![min.to_string(), max.to_string()],
         Kind::MaybeCount { min, .. } => vec![min.to_string()],
         Kind::Flag => vec!["true".into(), "false".into()],

@@ -1,1 +1,179 @@
-//! (being written)
+//! Packets with descriptors over `SOCK_SEQPACKET` Unix sockets.
+//!
+//! Owns: making such a pair, sending and receiving one packet.
+//! Never: interprets a packet, waits for readiness, keeps a descriptor it was not told to expect.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
+    socketpair,
+};
+
+/// Most descriptors one packet may carry. Room for this many is given to the kernel when receiving.
+pub const FDS_MAX: usize = 8;
+
+/// Why a packet could not be sent or received.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The system call failed; `EAGAIN` means not ready on a non-blocking socket.
+    #[error("{call} on a link failed")]
+    System {
+        /// The system call.
+        call: &'static str,
+        /// What the kernel said.
+        #[source]
+        errno: Errno,
+    },
+    /// The packet was larger than the buffer; it is lost and the peer is not to be trusted.
+    #[error("packet on a link is larger than {max} bytes")]
+    Truncated {
+        /// The buffer's size.
+        max: usize,
+    },
+    /// More descriptors came than were expected; all are closed.
+    #[error("packet on a link carries more than {max} descriptors")]
+    TooManyFds {
+        /// How many were expected at most.
+        max: usize,
+    },
+    /// Only part of a packet was sent, which `SOCK_SEQPACKET` rules out.
+    #[error("only {sent} of {length} bytes of a packet were sent")]
+    Partial {
+        /// Bytes sent.
+        sent: usize,
+        /// Bytes meant to be sent.
+        length: usize,
+    },
+}
+
+impl LinkError {
+    /// Whether trying again after the socket becomes ready is the right answer.
+    #[must_use]
+    pub fn would_block(&self) -> bool {
+        matches!(self, Self::System { errno: Errno::EAGAIN, .. })
+    }
+}
+
+/// One packet as it came.
+#[derive(Debug)]
+pub struct Received {
+    /// Bytes of the packet; 0 means the peer is gone.
+    pub length: usize,
+    /// The descriptors that came with it, close-on-exec.
+    pub fds: Vec<OwnedFd>,
+}
+
+/// Two connected `SOCK_SEQPACKET` sockets, both close-on-exec and blocking.
+///
+/// # Errors
+/// When the kernel has no descriptor or memory to give.
+pub fn pair() -> Result<(OwnedFd, OwnedFd), LinkError> {
+    socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+        .map_err(|errno| LinkError::System { call: "socketpair", errno })
+}
+
+/// Sends `packet` and copies of `fds` as one packet. Blocks only if the socket does. Never raises `SIGPIPE`.
+///
+/// # Errors
+/// When the peer is gone (`EPIPE`), the socket is full (`EAGAIN`) or the packet too large (`EMSGSIZE`).
+pub fn send(link: BorrowedFd<'_>, packet: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), LinkError> {
+    let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&raw)];
+    let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
+    let sent = loop {
+        let done =
+            sendmsg::<()>(link.as_raw_fd(), &[IoSlice::new(packet)], control, MsgFlags::MSG_NOSIGNAL, None);
+        match done {
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(LinkError::System { call: "sendmsg", errno }),
+            Ok(sent) => break sent,
+        }
+    };
+    if sent != packet.len() {
+        return Err(LinkError::Partial { sent, length: packet.len() });
+    }
+    Ok(())
+}
+
+/// Receives one packet into `buffer` with at most `fds_max` descriptors. Blocks only if the socket does.
+///
+/// # Errors
+/// When the packet does not fit, more descriptors came than expected (whatever came is closed), or the
+/// system call fails.
+pub fn receive(link: BorrowedFd<'_>, buffer: &mut [u8], fds_max: usize) -> Result<Received, LinkError> {
+    let max = buffer.len();
+    let mut space = cmsg_space!([RawFd; FDS_MAX]);
+    let mut slices = [IoSliceMut::new(buffer)];
+    let message = loop {
+        let done = recvmsg::<()>(link.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC);
+        match done {
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(LinkError::System { call: "recvmsg", errno }),
+            Ok(message) => break message,
+        }
+    };
+    let mut fds = Vec::new();
+    let control = message.cmsgs().map_err(|errno| LinkError::System { call: "recvmsg", errno })?;
+    for item in control {
+        if let ControlMessageOwned::ScmRights(raw) = item {
+            // SAFETY: `from_raw_fd` wants open descriptors that nobody else owns. The kernel installed
+            // these in this process for this very call to `recvmsg`, and `raw` is consumed here.
+            fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    if message.flags.contains(MsgFlags::MSG_TRUNC) {
+        return Err(LinkError::Truncated { max });
+    }
+    if message.flags.contains(MsgFlags::MSG_CTRUNC) || fds.len() > fds_max {
+        return Err(LinkError::TooManyFds { max: fds_max });
+    }
+    Ok(Received { length: message.bytes, fds })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn packet_with_descriptor_arrives_whole() {
+        let (a, b) = pair().unwrap();
+        let (c, _d) = pair().unwrap();
+        send(a.as_fd(), b"hello", &[c.as_fd()]).unwrap();
+        let mut buffer = [0; 16];
+        let got = receive(b.as_fd(), &mut buffer, 1).unwrap();
+        assert_eq!((&buffer[..got.length], got.fds.len()), (&b"hello"[..], 1));
+    }
+
+    #[test]
+    fn packet_larger_than_buffer_is_refused() {
+        let (a, b) = pair().unwrap();
+        send(a.as_fd(), &[7; 64], &[]).unwrap();
+        let refused = receive(b.as_fd(), &mut [0; 16], 0).unwrap_err();
+        assert!(matches!(refused, LinkError::Truncated { max: 16 }));
+    }
+
+    #[test]
+    fn unexpected_descriptors_are_refused_and_closed() {
+        let (a, b) = pair().unwrap();
+        let (c, d) = pair().unwrap();
+        send(a.as_fd(), b"x", &[c.as_fd()]).unwrap();
+        drop(c);
+        let refused = receive(b.as_fd(), &mut [0; 16], 0).unwrap_err();
+        assert!(matches!(refused, LinkError::TooManyFds { max: 0 }));
+        // The last copy of `c` was the one in flight: its peer now reads the end of the stream.
+        assert_eq!(receive(d.as_fd(), &mut [0; 16], 0).unwrap().length, 0);
+    }
+
+    #[test]
+    fn gone_peer_reads_as_an_empty_packet() {
+        let (a, b) = pair().unwrap();
+        drop(a);
+        assert_eq!(receive(b.as_fd(), &mut [0; 16], 0).unwrap().length, 0);
+    }
+}
