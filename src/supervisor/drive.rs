@@ -7,16 +7,14 @@
 //! compiled: that has a limit of its own, is paid once, and is not the job's doing.
 
 use std::cell::RefCell;
-use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use stockade_sys::memfd;
-use stockade_sys::pidfd::Exit;
 use stockade_wire::bytes::ByteBuf;
 use stockade_wire::client::{Refusal, RefusalReason, Statistics};
-use stockade_wire::job::{Bill, Digest, JobResult, LogStream, ModuleSource, Outcome, Phase, Verdict, Walls};
+use stockade_wire::job::{Bill, Digest, JobResult, ModuleSource, Outcome, Phase, Walls};
 use stockade_wire::worker::{Ending, RunLimits, RunOrder};
 
 use super::artifact::{self, Artifact, Artifacts, Compile, Key, Landed};
@@ -136,7 +134,6 @@ struct Record {
     bill: Bill,
     walls: Walls,
     exit_code: Option<i32>,
-    is_function: bool,
 }
 
 /// Leads `job` to its result. Never fails: whatever happens is an outcome.
@@ -273,7 +270,7 @@ async fn execute(
                 },
                 cpu: job.admitted.limits.cpu,
             };
-            Ok(conclude(job, &run::follow(worker, job, rules).await, record))
+            Ok(conclude(&run::follow(worker, job, rules).await, record))
         }
         Executor::InProcess { host, .. } => {
             job.enter(Phase::Running);
@@ -282,7 +279,6 @@ async fn execute(
             if let Some(report) = &end.report {
                 note_report(report, record);
             }
-            settle_streams(job, record);
             Ok(end.outcome)
         }
     }
@@ -339,7 +335,7 @@ fn no_worker(error: &PoolError) -> Outcome {
 }
 
 /// Puts together what the kernel, the ladder and the worker said.
-fn conclude(job: &Job, end: &RunEnd, record: &mut Record) -> Outcome {
+fn conclude(end: &RunEnd, record: &mut Record) -> Outcome {
     let replies = &end.replies;
     let bill = &mut record.bill;
     let leaf = end.leaf.as_ref();
@@ -357,7 +353,6 @@ fn conclude(job: &Job, end: &RunEnd, record: &mut Record) -> Outcome {
     } else {
         record.bill.run_us = Some(micros_since(end.started, end.exited));
     }
-    settle_streams(job, record);
     let Some(ended) = &end.ended else {
         return outcome::internal("not_reaped", "the kernel did not say how the worker ended".to_owned());
     };
@@ -382,7 +377,6 @@ fn note_report(report: &stockade_wire::worker::RunReport, record: &mut Record) {
     record.bill.wasm_memory_peak_bytes = Some(report.wasm_memory_peak_bytes);
     record.bill.host_calls = Some(0);
     record.walls.mdwe = report.mdwe;
-    record.is_function = !report.command;
     record.exit_code = match &report.ending {
         Ending::Exited(status) if report.command => Some(*status),
         _ => None,

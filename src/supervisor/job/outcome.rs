@@ -96,6 +96,8 @@ pub(crate) fn not_compiled(failure: &CompileFailure) -> Outcome {
         CompileReason::MalformedText => "malformed_text",
         CompileReason::Precompiled => "precompiled",
         CompileReason::Unrecognised => "unrecognised",
+        CompileReason::UnsupportedFeature => "unsupported_feature",
+        CompileReason::TooComplex => "too_complex",
         CompileReason::ArtifactTooLarge => "artifact_too_large",
     };
     ended(verdict, reason, Blame::Guest, &failure.message)
@@ -142,7 +144,8 @@ pub(crate) fn ended(verdict: Verdict, reason: &str, blame: Blame, message: &str)
     }
 }
 
-fn jail_violation(forbidden: Option<&str>) -> Outcome {
+/// The outcome of a worker that made a forbidden system call.
+pub(crate) fn jail_violation(forbidden: Option<&str>) -> Outcome {
     let name = forbidden.unwrap_or("unknown");
     ended(
         Verdict::JailViolation,
@@ -305,8 +308,15 @@ const fn link_fault(fault: LinkFault) -> &'static str {
     }
 }
 
+/// The name of a system call on this architecture, or its number where it has none.
+#[must_use]
+pub fn syscall_name(number: u32) -> String {
+    syscalls::Sysno::new(number as usize).map_or_else(|| number.to_string(), |call| call.name().to_owned())
+}
+
 /// The stable code of a refusal, as in results and documents.
-pub(crate) const fn refusal_code(reason: RefusalReason) -> &'static str {
+#[must_use]
+pub const fn refusal_code(reason: RefusalReason) -> &'static str {
     match reason {
         RefusalReason::QueueFull => "queue_full",
         RefusalReason::TooManyJobs => "too_many_jobs",

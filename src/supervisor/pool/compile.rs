@@ -156,7 +156,7 @@ fn not_compiled(end: End, exit: Option<Exit>, oom: bool) -> Outcome {
         End::CpuUp => limit("cpu_time", "compiling the module took more CPU time than compile.cpu allows"),
         End::Replied(Reply::NotCompiled(failure)) => outcome::not_compiled(&failure),
         End::Replied(Reply::Forbidden(number)) if exit == Some(Exit::Signal(nix::libc::SIGSYS)) => {
-            outcome::jail_violation(Some(number))
+            outcome::jail_violation(Some(&outcome::syscall_name(number)))
         }
         End::Replied(Reply::Panicked(text)) => lost(&text),
         End::Replied(_) => lost("the compile worker broke the protocol or died after its reply"),
@@ -171,6 +171,6 @@ fn not_compiled(end: End, exit: Option<Exit>, oom: bool) -> Outcome {
 }
 
 /// Whether a module looks like WebAssembly text: it does not begin as binary modules and components do.
-fn is_text(module: &[u8]) -> bool {
+pub(crate) fn is_text(module: &[u8]) -> bool {
     !module.starts_with(b"\0asm") && !module.starts_with(b"\x7fELF")
 }

@@ -6,12 +6,14 @@
 mod circuit;
 mod compile;
 
+pub(crate) use self::compile::is_text;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use stockade_wire::job::{DirectoryGrant, MissingLayer, Walls};
+use stockade_wire::job::{DirectoryGrant, Layer, MissingLayer, Walls};
 use stockade_wire::worker::Role;
 use stockade_wire::zygote::{Identity, ProcessLimits};
 use tokio::sync::Semaphore;
@@ -19,7 +21,7 @@ use tokio::sync::Semaphore;
 use self::circuit::Circuit;
 use super::cgroup::{LeafLimits, Tree};
 use super::job::Caller;
-use super::worker::{Birth, Graveyard, Worker, WorkerError};
+use super::worker::{Birth, Graveyard, Worker, WorkerError, layers_held};
 use super::zygote::Zygote;
 use crate::config::Config;
 
@@ -134,6 +136,17 @@ impl Pool {
         let mut idle = self.idle.borrow_mut();
         // One that died while idle is dropped here, which reaps it.
         std::iter::from_fn(|| idle.pop_front()).find(|worker| !worker.is_gone())
+    }
+
+    /// Puts a worker that has had no order back among the idle ones.
+    pub(crate) fn keep(&self, worker: Worker) {
+        self.idle.borrow_mut().push_back(worker);
+    }
+
+    /// The layers this worker has.
+    pub(crate) fn layers_held(&self, worker: &Worker) -> Vec<Layer> {
+        let controllers = self.tree.as_ref().filter(|_| worker.leaf().is_some());
+        layers_held(&worker.report, controllers.map(Tree::controllers).unwrap_or_default())
     }
 
     /// Makes as many idle workers as are missing, in the background.

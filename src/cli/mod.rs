@@ -1,0 +1,18 @@
+//! The command line.
+//!
+//! Owns: what a person types and reads.
+//! Never: runs a job or speaks to a socket by itself; the supervisor and the client do.
+
+pub mod args;
+mod bill;
+pub mod exit;
+pub mod grant;
+mod job_args;
+pub mod module_kind;
+mod parse;
+pub mod render;
+pub mod socket;
+
+pub use bill::Colour;
+pub use job_args::ArgsError;
+pub use parse::{NotRun, parse};
