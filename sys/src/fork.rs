@@ -64,20 +64,14 @@ where
         other => other?,
     };
     if pid == 0 {
-        run_guarded(child);
+        let _guard = ExitGuard;
+        #[expect(unreachable_code, reason = "the type of what the closure returns says so")]
+        match child(Newborn(SingleThreaded::after_fork())) {}
     }
     // SAFETY: `from_raw_fd` wants an open descriptor that nobody else owns: the kernel stored one in `pidfd`
     // when the call above returned a process id, and nothing else has seen it.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     Ok(Forked { pid: u32::try_from(pid).map_err(|_| Errno::EOVERFLOW)?, pidfd })
-}
-
-fn run_guarded<F>(child: F)
-where
-    F: FnOnce(Newborn) -> Infallible,
-{
-    let _guard = ExitGuard;
-    let _never = child(Newborn(SingleThreaded::after_fork()));
 }
 
 fn clone3(pidfd: &mut libc::c_int, leaf: Option<BorrowedFd<'_>>) -> Result<libc::c_long, Errno> {
