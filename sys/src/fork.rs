@@ -65,6 +65,7 @@ where
     };
     if pid == 0 {
         let _guard = ExitGuard;
+        #[expect(unreachable_code, reason = "the type of what the closure returns says so")]
         match child(Newborn(SingleThreaded::after_fork())) {}
     }
     // SAFETY: `from_raw_fd` wants an open descriptor that nobody else owns: the kernel stored one in `pidfd`

@@ -14,7 +14,7 @@ use seccompiler::{
 use crate::policy::{Condition, Policy, PolicyError, Rule};
 
 /// Writes `NAME`, the program, and `NAME_RULES`, the table it was made from.
-pub fn write(text: &mut String, constant: &str, policy: &Policy, architecture: &str) -> Result<(), PolicyError> {
+pub(crate) fn write(text: &mut String, constant: &str, policy: &Policy, architecture: &str) -> Result<(), PolicyError> {
     let program = compile(&policy.rules, architecture)
         .map_err(|source| PolicyError::Compile { file: policy.file.clone(), source })?;
     let _ = writeln!(text, "pub(super) const {constant}: &[seccompiler::sock_filter] = &[");

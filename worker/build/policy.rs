@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 /// Why the allow-lists cannot be built.
 #[derive(Debug)]
-pub enum PolicyError {
+pub(crate) enum PolicyError {
     Variable { name: &'static str, source: std::env::VarError },
     Read { file: PathBuf, source: std::io::Error },
     Write { file: PathBuf, source: std::io::Error },
@@ -75,30 +75,30 @@ enum Value {
 
 /// One condition on one argument.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Condition {
-    pub argument: u8,
-    pub name: String,
-    pub wide: bool,
-    pub mask: Option<u64>,
-    pub value: u64,
+pub(crate) struct Condition {
+    pub(crate) argument: u8,
+    pub(crate) name: String,
+    pub(crate) wide: bool,
+    pub(crate) mask: Option<u64>,
+    pub(crate) value: u64,
 }
 
 /// One allowed call.
-pub struct Rule {
-    pub syscall: String,
-    pub number: u32,
-    pub when: Vec<Condition>,
-    pub reason: String,
+pub(crate) struct Rule {
+    pub(crate) syscall: String,
+    pub(crate) number: u32,
+    pub(crate) when: Vec<Condition>,
+    pub(crate) reason: String,
 }
 
 /// One file.
-pub struct Policy {
-    pub file: PathBuf,
-    pub rules: Vec<Rule>,
+pub(crate) struct Policy {
+    pub(crate) file: PathBuf,
+    pub(crate) rules: Vec<Rule>,
 }
 
 /// Reads the table of numbers and names: one `number name` a line.
-pub fn read_names(file: &Path) -> Result<Vec<(u32, String)>, PolicyError> {
+pub(crate) fn read_names(file: &Path) -> Result<Vec<(u32, String)>, PolicyError> {
     let text = text_of(file)?;
     let mut names = Vec::new();
     for (line, entry) in (1..).zip(text.lines()) {
@@ -112,7 +112,7 @@ pub fn read_names(file: &Path) -> Result<Vec<(u32, String)>, PolicyError> {
 }
 
 /// Reads and checks one policy.
-pub fn read(file: &Path, architecture: &str, names: &[(u32, String)]) -> Result<Policy, PolicyError> {
+pub(crate) fn read(file: &Path, architecture: &str, names: &[(u32, String)]) -> Result<Policy, PolicyError> {
     let raw: RawPolicy = serde_json::from_str(&text_of(file)?)
         .map_err(|source| PolicyError::Json { file: file.to_owned(), source })?;
     let wrong = |problem: String| Err(PolicyError::File { file: file.to_owned(), problem });
@@ -148,7 +148,7 @@ pub fn read(file: &Path, architecture: &str, names: &[(u32, String)]) -> Result<
 
 impl Policy {
     /// Every call this policy allows is allowed by `outer`: by a rule without conditions or by the same rule.
-    pub fn check_within(&self, outer: &Self) -> Result<(), PolicyError> {
+    pub(crate) fn check_within(&self, outer: &Self) -> Result<(), PolicyError> {
         for (index, rule) in (1..).zip(&self.rules) {
             let mut same_call = outer.rules.iter().filter(|other| other.number == rule.number);
             if !same_call.any(|other| other.when.iter().all(|condition| rule.when.contains(condition))) {

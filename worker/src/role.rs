@@ -107,7 +107,8 @@ pub enum ReplyError {
 impl Link {
     fn keep(link: OwnedFd) -> Self {
         // Leaked on purpose: descriptor 3 stays what it is until the process ends.
-        Self(Box::leak(Box::new(link)).as_fd())
+        let link: &'static OwnedFd = Box::leak(Box::new(link));
+        Self(link.as_fd())
     }
 
     /// Sends one message. Blocks while the supervisor does not read.
