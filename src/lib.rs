@@ -1,16 +1,9 @@
 //! Stockade: a daemon that runs code its owner does not trust.
 //!
-<<<<<<< HEAD
 //! Owns: the module list of the supervisor's side, in the order in which it is best read.
 //! Never: holds unsafe code.
 #![forbid(unsafe_code)]
 
-=======
-//! Owns: the module list of the supervisor's side.
-//! Never: holds unsafe code.
-#![forbid(unsafe_code)]
-
 pub mod cli;
->>>>>>> cli
 pub mod config;
 pub mod supervisor;

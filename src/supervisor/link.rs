@@ -42,7 +42,7 @@ impl<S: Serialize, R: DeserializeOwned> Link<S, R> {
     /// When the socket cannot be made non-blocking or registered.
     pub(crate) fn new(socket: OwnedFd) -> Result<Self, ExchangeError> {
         set_nonblocking(&socket).map_err(ExchangeError::Socket)?;
-        let socket = AsyncFd::new(socket).map_err(ExchangeError::Socket)?;
+        let socket = AsyncFd::register(socket).map_err(|error| ExchangeError::Socket(error.into()))?;
         Ok(Self { socket, speaks: PhantomData })
     }
 

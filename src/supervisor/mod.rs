@@ -45,10 +45,11 @@ use stockade_wire::job::{
 };
 use tokio::sync::{Notify, Semaphore};
 
-pub use self::artifact::DiskError;
+pub use self::artifact::{DiskError, KeyError};
 pub use self::follow::{LogFollower, LogPiece};
 pub use self::job::Caller;
 pub use self::job::outcome::{refusal_code, syscall_name};
+pub use self::in_process::InProcessError;
 pub use self::start::{StartError, Startup};
 
 use self::drive::{Executor, Payload};

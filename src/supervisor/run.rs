@@ -113,7 +113,7 @@ pub(crate) async fn follow(mut worker: Worker, job: &Job, rules: StopRules) -> R
     course.watch().await;
     let Course { rung, replies, replied, started, output_cut, .. } = course;
     let exited = Instant::now();
-    let leaf = worker.leaf().map(super::cgroup::Leaf::usage);
+    let leaf = worker.leaf_usage();
     let ended = worker.reap();
     worker.remove_leaf();
     let told = match rung {

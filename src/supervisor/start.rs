@@ -13,7 +13,7 @@ use stockade_wire::zygote::ZygoteConfig;
 use tokio::sync::{Notify, Semaphore};
 
 use super::artifact::{Artifacts, DiskError};
-use super::cgroup::{CgroupError, Discovery, Tree};
+use super::cgroup::{CgroupError, Controller, Discovery, Tree};
 use super::drive::Executor;
 use super::in_process::{InProcess, InProcessError};
 use super::job::Caller;
@@ -121,16 +121,24 @@ fn in_process(config: &Rc<Config>) -> Result<(Executor, Vec<Layer>), StartError>
     Ok((Executor::InProcess { host, artifacts: Rc::new(artifacts) }, Vec::new()))
 }
 
-/// The cgroup tree for leaves, or why there is none.
+/// The cgroup tree for leaves, or why there is none, or what it lacks.
 fn leaves(config: &Config) -> Result<(Option<Tree>, Option<MissingLayer>), StartError> {
+    let missing =
+        |reason, fix: &str| MissingLayer { layer: Layer::Cgroup.name().to_owned(), reason, fix: fix.to_owned() };
     match super::cgroup::discover(&config.cgroup.root) {
-        Discovery::Delegated(tree) => {
-            let tree = tree.prepare()?;
-            let missing = tree.missing_controllers();
-            Ok((Some(tree), missing))
+        Discovery::Delegated(delegation) => {
+            let tree = delegation.prepare()?;
+            let lacking: Vec<&str> = Controller::ALL
+                .iter()
+                .filter(|one| !tree.controllers().contains(one))
+                .map(|one| one.name())
+                .collect();
+            let reason = format!("{} has no controller {}", tree.directory().display(), lacking.join(", "));
+            let fix = "delegate a tree with memory, pids and cpu (systemd: Delegate=yes)";
+            Ok((Some(tree), (!lacking.is_empty()).then(|| missing(reason, fix))))
         }
-        Discovery::Absent { reason, fix } => {
-            let missing = MissingLayer { layer: Layer::Cgroup.name().to_owned(), reason, fix };
+        Discovery::Absent(absence) => {
+            let missing = missing(absence.reason(), absence.fix());
             if config.jail.require.contains(&Layer::Cgroup) {
                 return Err(StartError::LayerMissing(missing));
             }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
-use nix::unistd::pipe2;
+use nix::unistd::{Pid, pipe2};
 use stockade_sys::pidfd::{self, Ended};
 use stockade_sys::link as packets;
 use stockade_wire::job::{DirectoryGrant, Layer, MissingLayer};
@@ -20,7 +20,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe::Receiver;
 use tokio::time::timeout;
 
-use super::cgroup::{CgroupError, Leaf, LeafLimits, Tree};
+use super::cgroup::{CgroupError, Controller, Leaf, LeafLimits, LeafUsage, Tree};
 use super::inspect::{InspectError, inspect};
 use super::link::{ExchangeError, Link};
 use super::zygote::{Zygote, ZygoteError, WorkerFds};
@@ -121,10 +121,10 @@ impl Worker {
     pub(crate) async fn born(
         birth: &Birth,
         zygote: &Zygote,
-        tree: Option<&Tree>,
+        tree: Option<&RefCell<Tree>>,
         graveyard: &Rc<Graveyard>,
     ) -> Result<Self, WorkerError> {
-        let leaf = tree.map(|tree| tree.create_leaf(&birth.leaf)).transpose()?;
+        let leaf = tree.map(|tree| tree.borrow_mut().create_leaf(&birth.leaf)).transpose()?;
         let (link, their_link) = packets::pair().map_err(ExchangeError::from)?;
         let (output, their_output) = pipe()?;
         let (stdout, their_stdout) = pipe()?;
@@ -145,7 +145,7 @@ impl Worker {
             rlimits: birth.rlimits,
         };
         let forked = zygote.fork(order, fds).await?;
-        let pidfd = AsyncFd::new(forked.pidfd).map_err(WorkerError::Prepare)?;
+        let pidfd = AsyncFd::register(forked.pidfd).map_err(|error| WorkerError::Prepare(error.into()))?;
         let graveyard = Rc::clone(graveyard);
         let process = Process { pid: forked.pid, pidfd: Some(pidfd), leaf, graveyard };
         let link = Link::new(link)?;
@@ -153,7 +153,9 @@ impl Worker {
             .await
             .map_err(|_| WorkerError::LockTimeout(birth.lock_timeout))??;
         inspect(process.pid, birth.identity)?;
-        if process.leaf.as_ref().is_some_and(|leaf| !leaf.contains(process.pid)) {
+        if let Some(leaf) = &process.leaf
+            && !leaf.contains(as_pid(process.pid))?
+        {
             return Err(WorkerError::OutsideLeaf);
         }
         Ok(Self { link, output, stdout, stderr, report, process })
@@ -167,6 +169,11 @@ impl Worker {
     /// Its cgroup leaf, where there is one.
     pub(crate) fn leaf(&self) -> Option<&Leaf> {
         self.process.leaf.as_ref()
+    }
+
+    /// What its leaf says it used; `None` without a leaf.
+    pub(crate) fn leaf_usage(&self) -> Option<LeafUsage> {
+        self.leaf()?.usage().inspect_err(|error| tracing::warn!(%error, "leaf's figures not read")).ok()
     }
 
     /// Removes its leaf. To be called once it is reaped and the leaf's figures are read.
@@ -206,8 +213,7 @@ impl Worker {
 
     /// CPU time it has used so far, user and system, from the kernel.
     pub(crate) fn cpu_time(&self) -> Option<Duration> {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.pid()).ok()?);
-        let clock = nix::time::ClockId::pid_cpu_clock_id(pid).ok()?;
+        let clock = nix::time::ClockId::pid_cpu_clock_id(as_pid(self.pid())).ok()?;
         let time = clock.now().ok()?;
         Some(Duration::from(time))
     }
@@ -250,7 +256,12 @@ impl Drop for Process {
     }
 }
 
-fn remove(leaf: Leaf) {
+fn as_pid(pid: u32) -> Pid {
+    // The kernel's own limit on pids, 2²², is far below where this would matter; 0 names no other process.
+    Pid::from_raw(i32::try_from(pid).unwrap_or(0))
+}
+
+fn remove(mut leaf: Leaf) {
     if let Err(error) = leaf.remove() {
         tracing::warn!(%error, "cgroup leaf not removed; the next start sweeps it");
     }
@@ -276,13 +287,13 @@ fn pipe() -> Result<(Receiver, OwnedFd), WorkerError> {
 }
 
 /// The layers that a worker with this report has, seen together with its leaf.
-pub(crate) fn layers_held(report: &JailReport, controllers: &[String]) -> Vec<Layer> {
+pub(crate) fn layers_held(report: &JailReport, controllers: &[Controller]) -> Vec<Layer> {
     Layer::ALL
         .into_iter()
         .filter(|layer| match layer {
             Layer::Seccomp => report.seccomp_mode == 2,
             Layer::Landlock => report.landlock_abi > 0,
-            Layer::Cgroup => ["memory", "pids", "cpu"].iter().all(|one| controllers.iter().any(|c| c == one)),
+            Layer::Cgroup => Controller::ALL.iter().all(|one| controllers.contains(one)),
             Layer::Namespaces => report.namespaces.iter().any(|one| one == "net"),
             Layer::NoNewPrivs => report.no_new_privs,
             Layer::Rlimits => !report.rlimits.is_empty(),

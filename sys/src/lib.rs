@@ -14,3 +14,4 @@ pub mod pidfd;
 pub mod prctl;
 pub mod sigsys;
 pub mod solo;
+pub mod xattr;

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-const KEY_BYTES: usize = 32;
+// The block size of SHA-256, which is the key length HMAC takes as it is.
+const KEY_BYTES: usize = 64;
 /// Length of the code over an artifact, bytes.
 pub(super) const CODE_BYTES: usize = 32;
 

@@ -20,7 +20,8 @@ use stockade_wire::job::{Digest, Outcome};
 use tokio::sync::watch;
 
 use self::disk::Disk;
-pub(crate) use self::disk::DiskError;
+pub use self::disk::DiskError;
+pub use self::key::KeyError;
 use self::memory::Memory;
 use super::job::outcome;
 use crate::config;

@@ -71,7 +71,7 @@ impl Compile for Rc<Pool> {
         let end = self.await_end(&worker).await;
         worker.kill();
         worker.exited().await;
-        let oom = worker.leaf().and_then(|leaf| leaf.usage().oom_kills).is_some_and(|kills| kills > 0);
+        let oom = worker.leaf_usage().and_then(|usage| usage.oom_kills).is_some_and(|kills| kills > 0);
         let exit = worker.reap().map(|ended| ended.exit);
         worker.remove_leaf();
         match end {

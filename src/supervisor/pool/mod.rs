@@ -19,7 +19,7 @@ use stockade_wire::zygote::{Identity, ProcessLimits};
 use tokio::sync::Semaphore;
 
 use self::circuit::Circuit;
-use super::cgroup::{LeafLimits, Tree};
+use super::cgroup::{Controller, LeafLimits, Tree};
 use super::job::Caller;
 use super::worker::{Birth, Graveyard, Worker, WorkerError, layers_held};
 use super::zygote::Zygote;
@@ -51,7 +51,8 @@ pub(crate) struct Need<'a> {
 pub(crate) struct Pool {
     config: Rc<Config>,
     zygote: Zygote,
-    tree: Option<Tree>,
+    tree: Option<RefCell<Tree>>,
+    controllers: Vec<Controller>,
     /// Why there are no leaves, when there are none.
     no_leaves: Option<MissingLayer>,
     identity: Option<Identity>,
@@ -79,7 +80,8 @@ impl Pool {
         let circuit = Circuit::new(config.pool.worker_failures_max, config.pool.restart_window);
         Self {
             zygote,
-            tree,
+            controllers: tree.as_ref().map(|tree| tree.controllers().to_vec()).unwrap_or_default(),
+            tree: tree.map(RefCell::new),
             no_leaves,
             identity,
             graveyard: Rc::default(),
@@ -145,8 +147,7 @@ impl Pool {
 
     /// The layers this worker has.
     pub(crate) fn layers_held(&self, worker: &Worker) -> Vec<Layer> {
-        let controllers = self.tree.as_ref().filter(|_| worker.leaf().is_some());
-        layers_held(&worker.report, controllers.map(Tree::controllers).unwrap_or_default())
+        layers_held(&worker.report, self.controllers_of(worker))
     }
 
     /// Makes as many idle workers as are missing, in the background.
@@ -245,17 +246,20 @@ impl Pool {
         }
     }
 
+    fn controllers_of(&self, worker: &Worker) -> &[Controller] {
+        if worker.leaf().is_some() { &self.controllers } else { &[] }
+    }
+
     /// The walls a worker with this report stands behind.
     pub(crate) fn walls(&self, worker: &Worker) -> Walls {
         let report = &worker.report;
         let mut missing = report.missing.clone();
         missing.extend(self.no_leaves.clone());
-        let leaf = worker.leaf().is_some();
-        let controllers = self.tree.as_ref().filter(|_| leaf).map(|tree| tree.controllers().to_vec());
+        let controllers = self.controllers_of(worker).iter().map(|one| one.name().to_owned());
         Walls {
             seccomp: (report.seccomp_mode == 2).then(|| "kill".to_owned()),
             landlock_abi: (report.landlock_abi > 0).then_some(report.landlock_abi),
-            cgroup: controllers.unwrap_or_default(),
+            cgroup: controllers.collect(),
             namespaces: report.namespaces.clone(),
             no_new_privs: report.no_new_privs,
             capabilities_dropped: report.capabilities_empty,

@@ -57,7 +57,7 @@ impl Process {
         // `Child` is let go without waiting: the pidfd is what reaps it, and nothing else does.
         let pidfd = pidfd::open(child.id()).map_err(|errno| failed(errno.into()))?;
         Ok(Self {
-            pidfd: AsyncFd::new(pidfd).map_err(failed)?,
+            pidfd: AsyncFd::register(pidfd).map_err(|error| failed(error.into()))?,
             control: Link::new(ours).map_err(|error| broken(&error))?,
         })
     }
