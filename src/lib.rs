@@ -4,7 +4,6 @@
 //! Never: holds unsafe code.
 #![forbid(unsafe_code)]
 
-pub mod client;
 pub mod config;
 pub mod daemon;
 pub mod host;
