@@ -6,4 +6,6 @@
 
 pub mod cli;
 pub mod config;
+pub mod daemon;
+pub mod host;
 pub mod supervisor;

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use stockade_sys::link::{self, LinkError, Received};
 use stockade_wire::frame::{self, FrameError, HEADER_BYTES};
 use stockade_wire::limits::LINK_MESSAGE_BYTES_MAX;
+use super::readiness::watch;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -42,7 +43,7 @@ impl<S: Serialize, R: DeserializeOwned> Link<S, R> {
     /// When the socket cannot be made non-blocking or registered.
     pub(crate) fn new(socket: OwnedFd) -> Result<Self, ExchangeError> {
         set_nonblocking(&socket).map_err(ExchangeError::Socket)?;
-        let socket = AsyncFd::register(socket).map_err(|error| ExchangeError::Socket(error.into()))?;
+        let socket = watch(socket).map_err(ExchangeError::Socket)?;
         Ok(Self { socket, speaks: PhantomData })
     }
 

@@ -28,6 +28,7 @@ mod ledger;
 mod link;
 pub mod logs;
 mod pool;
+mod readiness;
 mod run;
 mod start;
 mod worker;

@@ -23,7 +23,8 @@ use tokio::time::timeout;
 use super::cgroup::{CgroupError, Controller, Leaf, LeafLimits, LeafUsage, Tree};
 use super::inspect::{InspectError, inspect};
 use super::link::{ExchangeError, Link};
-use super::zygote::{Zygote, ZygoteError, WorkerFds};
+use super::readiness::watch;
+use super::zygote::{WorkerFds, Zygote, ZygoteError};
 
 /// Why there is no locked worker.
 #[derive(Debug, thiserror::Error)]
@@ -145,7 +146,7 @@ impl Worker {
             rlimits: birth.rlimits,
         };
         let forked = zygote.fork(order, fds).await?;
-        let pidfd = AsyncFd::register(forked.pidfd).map_err(|error| WorkerError::Prepare(error.into()))?;
+        let pidfd = watch(forked.pidfd).map_err(WorkerError::Prepare)?;
         let graveyard = Rc::clone(graveyard);
         let process = Process { pid: forked.pid, pidfd: Some(pidfd), leaf, graveyard };
         let link = Link::new(link)?;

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::{FORK_TIMEOUT, Forked, Settings, WARM_TIMEOUT, ZygoteError, forked};
 use crate::supervisor::link::Link;
+use crate::supervisor::readiness::watch;
 
 /// The role argument; `main` looks for it before anything else.
 const ROLE: &str = "zygote";
@@ -57,7 +58,7 @@ impl Process {
         // `Child` is let go without waiting: the pidfd is what reaps it, and nothing else does.
         let pidfd = pidfd::open(child.id()).map_err(|errno| failed(errno.into()))?;
         Ok(Self {
-            pidfd: AsyncFd::register(pidfd).map_err(|error| failed(error.into()))?,
+            pidfd: watch(pidfd).map_err(failed)?,
             control: Link::new(ours).map_err(|error| broken(&error))?,
         })
     }
