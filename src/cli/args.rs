@@ -14,11 +14,17 @@ use super::grant::{self, EnvironmentGrant};
 use crate::config::units;
 
 /// What every command's help ends with.
-const EXIT_STATUS_HELP: &str = "\
+const JOB_HELP: &str = "\
+Examples:
+  stockade run --bill program.wasm --its-own flags
+  stockade run --dir ./photos:ro --dir ./out::/out --memory 256M resize.wasm photos /out
+  stockade run --entry add sum.wat 40 2
+
 Exit status:
   the guest's own when it ran to its end; 124 timed out or out of fuel; 134 trapped;
-  137 out of memory, over its output limit, cancelled or killed; 126 denied or not a module that can run;
-  125 Stockade's own failure, including a command line that makes no sense";
+  137 out of memory, too much output, cancelled or killed;
+  126 denied, or not a module that can run;
+  125 Stockade's own failure, or a command line that makes no sense";
 
 /// Runs code nobody has to trust: WebAssembly jobs in forked, jailed worker processes.
 #[derive(Debug, Parser)]
@@ -51,14 +57,14 @@ pub enum Command {
     /// Standard input, output, error and the exit status are the guest's. FILE is recognised by its content: a WASI
     /// preview 1 command, a module with an exported function, a WASI 0.2 command component, or WebAssembly text.
     /// What follows FILE is the guest's.
-    #[command(after_help = EXIT_STATUS_HELP, override_usage = "stockade run [OPTIONS] FILE [ARGS]...")]
+    #[command(after_help = JOB_HELP, override_usage = "stockade run [OPTIONS] FILE [ARGS]...")]
     Run(Box<JobArgs>),
     /// Run the daemon
     Serve,
     /// Run a job through the daemon
     ///
     /// Takes the flags of `run`. Waits for the end, unless --detach.
-    #[command(after_help = EXIT_STATUS_HELP, override_usage = "stockade submit [OPTIONS] FILE [ARGS]...")]
+    #[command(after_help = JOB_HELP, override_usage = "stockade submit [OPTIONS] FILE [ARGS]...")]
     Submit(Box<SubmitArgs>),
     /// List jobs
     Ps(JsonArgs),

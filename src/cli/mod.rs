@@ -5,10 +5,13 @@
 
 pub mod args;
 mod bill;
+pub mod completions;
+pub mod config_check;
 pub mod exit;
 pub mod grant;
 mod job_args;
 pub mod module_kind;
+pub mod output;
 mod parse;
 pub mod render;
 pub mod socket;

@@ -107,13 +107,13 @@ pub enum ConfigError {
         /// Where.
         origin: Origin,
         /// Its dotted name.
-        key: String,
+        key: Box<str>,
         /// What was written, shortened.
-        given: String,
+        given: Box<str>,
         /// What is wrong with it.
-        why: String,
+        why: Box<str>,
         /// What could be written instead.
-        allowed: String,
+        allowed: Box<str>,
     },
     /// A profile's name that is none.
     #[error("{origin}: `{name}` cannot name a profile; allowed: up to 64 of a-z, 0-9 and -, a letter first")]
@@ -129,11 +129,11 @@ pub enum ConfigError {
         /// Where the first of them was set.
         origin: Origin,
         /// The setting.
-        key: String,
+        key: Box<str>,
         /// Its value.
-        given: String,
+        given: Box<str>,
         /// What must hold and what to change.
-        rule: String,
+        rule: Box<str>,
     },
     /// The built-in defaults lack a setting: a fault of this build.
     #[error("this build has no default for `{key}`; set it, and report the fault")]

@@ -193,10 +193,10 @@ impl Layers {
             }
             Err(why) => Err(ConfigError::BadValue {
                 origin,
-                key: key.to_owned(),
-                given: written.shown(),
-                why,
-                allowed: kind.allowed(),
+                key: key.into(),
+                given: written.shown().into(),
+                why: why.into(),
+                allowed: kind.allowed().into(),
             }),
         }
     }

@@ -31,7 +31,12 @@ pub(super) fn check(config: &Config, layers: &Layers) -> Result<(), ConfigError>
         .or_else(|| config.profiles.iter().find_map(|(name, profile)| ceiling(config, name, profile)));
     let Some(Broken { key, rule }) = broken else { return Ok(()) };
     let entry = layers.get(&key)?;
-    Err(ConfigError::Conflict { origin: entry.origin.clone(), given: entry.value.shown(), key, rule })
+    Err(ConfigError::Conflict {
+        origin: entry.origin.clone(),
+        given: entry.value.shown().into(),
+        key: key.into(),
+        rule: rule.into(),
+    })
 }
 
 fn broken(key: &str, rule: impl Into<String>) -> Option<Broken> {

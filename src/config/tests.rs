@@ -136,9 +136,15 @@ fn every_setting_shown_reads_back() {
     assert_eq!(load("", &pairs).unwrap().config, default.config);
 }
 
+fn assert_refused(refusals: &[(&str, &str)]) {
+    for (text, message) in refusals {
+        assert_eq!(load(text, &[]).unwrap_err(), *message, "{text}");
+    }
+}
+
 #[test]
-fn file_at_fault_is_refused_naming_line_key_and_what_is_allowed() {
-    for (text, message) in [
+fn file_with_a_figure_at_fault_is_refused_naming_line_key_and_what_is_allowed() {
+    assert_refused(&[
         (
             "[pool]\nwram = 3",
             "F:2: there is no setting `pool.wram`; did you mean `pool.warm`?; `stockade config check` lists all",
@@ -189,6 +195,12 @@ fn file_at_fault_is_refused_naming_line_key_and_what_is_allowed() {
             "[ceilings]\nmemory_bytes = \"64MB\"",
             "F:2: `ceilings.memory_bytes` cannot be \"64MB\": sizes end in K, M, G or T (powers of 1024); allowed: a size from 64K to 4G",
         ),
+    ]);
+}
+
+#[test]
+fn file_with_a_value_at_fault_is_refused_naming_line_key_and_what_is_allowed() {
+    assert_refused(&[
         ("production = 1", "F:1: `production` cannot be 1: neither true nor false; allowed: true or false"),
         (
             "mode = \"fast\"",
@@ -226,9 +238,7 @@ fn file_at_fault_is_refused_naming_line_key_and_what_is_allowed() {
             "[profiles.\"A b\"]",
             "F:1: `\"A b\"` cannot name a profile; allowed: up to 64 of a-z, 0-9 and -, a letter first",
         ),
-    ] {
-        assert_eq!(load(text, &[]).unwrap_err(), message, "{text}");
-    }
+    ]);
 }
 
 #[test]
