@@ -10,12 +10,16 @@ pub mod config_check;
 pub mod exit;
 pub mod grant;
 mod job_args;
+mod main;
 pub mod module_kind;
 pub mod output;
 mod parse;
 pub mod render;
+mod run;
+mod serve;
 pub mod socket;
 
 pub use bill::Colour;
 pub use job_args::ArgsError;
+pub use main::main;
 pub use parse::{NotRun, parse};

@@ -7,7 +7,7 @@ use std::path::{Component, Path};
 use std::time::Duration;
 
 use stockade_wire::client::{Refusal, RefusalReason};
-use stockade_wire::job::{DirectoryGrant, Isolation, Layer, ModuleSource, Submission};
+use stockade_wire::job::{DirectoryGrant, Layer, ModuleSource, Submission};
 use stockade_wire::limits::{
     DIRECTORIES_BYTES_MAX, DIRECTORIES_MAX, INPUT_BYTES_MAX, MODULE_BYTES_MAX, NAME_BYTES_MAX,
     PATH_BYTES_MAX, STRINGS_BYTES_MAX, STRINGS_MAX,
@@ -81,8 +81,6 @@ pub(crate) fn admit(
         environment: submission.environment.clone(),
         directories: submission.directories.clone(),
         limits,
-        // Every worker is fresh so far, which is more than `tenant` asks for.
-        isolation: Isolation::Fresh,
         trace_id: submission.traceparent.as_deref().and_then(trace_id),
     })
 }

@@ -62,3 +62,36 @@ impl LogFollower {
         }
     }
 }
+
+/// Most bytes of output in one part.
+const OUTPUT_PART_BYTES: usize = 64 << 10;
+
+/// One reader of one job's output.
+pub struct OutputFollower {
+    job: Rc<Job>,
+    read: usize,
+}
+
+impl OutputFollower {
+    pub(super) fn new(job: Rc<Job>) -> Self {
+        Self { job, read: 0 }
+    }
+
+    /// The next part, when there is one; `None` once the job is over and everything was read. Dropping the
+    /// future loses nothing.
+    pub async fn next(&mut self) -> Option<Vec<u8>> {
+        let job = Rc::clone(&self.job);
+        loop {
+            let progress = job.progress();
+            let part = job.output_from(self.read, OUTPUT_PART_BYTES);
+            self.read += part.len();
+            if !part.is_empty() {
+                return Some(part);
+            }
+            if job.result().is_some() {
+                return None;
+            }
+            progress.await;
+        }
+    }
+}

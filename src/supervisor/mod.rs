@@ -47,7 +47,7 @@ use stockade_wire::job::{
 use tokio::sync::{Notify, Semaphore};
 
 pub use self::artifact::{DiskError, KeyError};
-pub use self::follow::{LogFollower, LogPiece};
+pub use self::follow::{LogFollower, LogPiece, OutputFollower};
 pub use self::job::Caller;
 pub use self::job::outcome::{refusal_code, syscall_name};
 pub use self::in_process::InProcessError;
@@ -217,6 +217,12 @@ impl Supervisor {
     #[must_use]
     pub fn logs(&self, caller: &Caller, job: &str) -> Option<LogFollower> {
         Some(LogFollower::new(self.job(caller, job)?))
+    }
+
+    /// A job's output from its beginning. `None` as for [`Supervisor::result`].
+    #[must_use]
+    pub fn output(&self, caller: &Caller, job: &str) -> Option<OutputFollower> {
+        Some(OutputFollower::new(self.job(caller, job)?))
     }
 
     /// Figures since start. Those of connections and of the host are left at their defaults.

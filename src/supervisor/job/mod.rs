@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use stockade_wire::job::{
-    DirectoryGrant, Isolation, JobResult, JobSummary, LogStream, Logs, Phase,
+    DirectoryGrant, JobResult, JobSummary, LogStream, Logs, Phase,
 };
 use tokio::sync::Notify;
 
@@ -53,7 +53,6 @@ pub(crate) struct Admitted {
     pub(crate) environment: Vec<(String, String)>,
     pub(crate) directories: Vec<DirectoryGrant>,
     pub(crate) limits: Limits,
-    pub(crate) isolation: Isolation,
     pub(crate) trace_id: Option<String>,
 }
 
