@@ -275,6 +275,10 @@ async fn locked(link: &Link<ToWorker, FromWorker>) -> Result<JailReport, WorkerE
         Some((FromWorker::Panicked(text), _)) => {
             Err(WorkerError::BrokeOff(super::logs::display::safe_text(&text, 512)))
         }
+        Some((FromWorker::Forbidden(number), _)) => {
+            let call = super::job::outcome::syscall_name(number);
+            Err(WorkerError::BrokeOff(format!("it made the system call {call}, which its own jail forbids")))
+        }
         Some(_) => Err(WorkerError::BrokeOff("it reported on a job it does not have".to_owned())),
         None => Err(WorkerError::BrokeOff("it went away without a word".to_owned())),
     }

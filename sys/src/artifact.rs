@@ -15,6 +15,9 @@ use wasmtime::{Engine, Module, Precompiled};
 /// Bytes of an artifact that tell what it is: an ELF header.
 const HEADER_BYTES: usize = 64;
 
+/// Where an ELF header says where its section table is: `e_shoff`, then `e_shnum` and `e_shstrndx`.
+const SECTION_TABLE_FIELDS: [std::ops::Range<usize>; 2] = [40..48, 60..64];
+
 /// Largest artifact that is loaded, bytes.
 pub const ARTIFACT_BYTES_MAX: u64 = 512 << 20;
 
@@ -92,6 +95,11 @@ impl SealedArtifact {
         }
         let mut header = [0; HEADER_BYTES];
         file.read_exact_at(&mut header, 0).map_err(|_| ArtifactError::NotAnArtifact)?;
+        // Wasmtime's mark is in the header, but its parser follows the section table: without one there is none
+        // to follow, and the rest of the file need not be read.
+        for field in SECTION_TABLE_FIELDS {
+            header.get_mut(field).unwrap_or_default().fill(0);
+        }
         let kind = Engine::detect_precompiled(&header).ok_or(ArtifactError::NotAnArtifact)?;
         Ok(Self { file, kind, bytes })
     }
