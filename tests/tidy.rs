@@ -63,8 +63,9 @@ fn words_at(code: &str, word: &str) -> Vec<usize> {
         .filter(|(at, _)| {
             let before = code.get(..*at).and_then(|text| text.chars().next_back());
             let after = code.get(at + word.len()..).and_then(|text| text.chars().next());
-            !before.is_some_and(part_of_word)
-                && !(word.ends_with(part_of_word) && after.is_some_and(part_of_word))
+            let joined_before = before.is_some_and(part_of_word);
+            let joined_after = word.ends_with(part_of_word) && after.is_some_and(part_of_word);
+            !joined_before && !joined_after
         })
         .map(|(at, _)| at)
         .collect()
