@@ -16,6 +16,9 @@ enum {
     MESSAGE_BYTES_MAX = 128,
 };
 
+/* In the length of a reply: it is not the result but why there is none. */
+static const uint32_t FAILED = 1u << 31;
+
 extern unsigned char __heap_base; /* where the linker's data ends */
 
 static uintptr_t heap_at;
@@ -253,7 +256,7 @@ static int64_t fail(uint32_t line, const char *error)
         put(&writer, digits[--count]);
     put_text(&writer, ": ");
     put_text(&writer, error);
-    return reply(message, writer.bytes);
+    return reply(message, writer.bytes | FAILED);
 }
 
 __attribute__((export_name("handle"))) int64_t handle(int32_t at, int32_t bytes)
