@@ -47,6 +47,40 @@ static char *read_script(void)
     return script;
 }
 
+static int (*open_below)(sqlite3_vfs *, const char *, sqlite3_file *, int, int *);
+
+/* Says "not mine" to every control. The file layer that comes with the source says "done" instead, and SQLite takes
+ * that for an answer to every PRAGMA on a database in a file. */
+static int control_nothing(sqlite3_file *file, int operation, void *argument)
+{
+    (void)file, (void)operation, (void)argument;
+    return SQLITE_NOTFOUND;
+}
+
+static int open_file(sqlite3_vfs *vfs, const char *name, sqlite3_file *file, int flags, int *flags_out)
+{
+    static sqlite3_io_methods methods;
+    int result = open_below(vfs, name, file, flags, flags_out);
+    if (result == SQLITE_OK && file->pMethods != NULL) {
+        methods = *file->pMethods;
+        methods.xFileControl = control_nothing;
+        file->pMethods = &methods;
+    }
+    return result;
+}
+
+/* Puts open_file before the file layer's own; every file of it has the same methods. */
+static void mend_file_layer(void)
+{
+    sqlite3_vfs *vfs = sqlite3_initialize() == SQLITE_OK ? sqlite3_vfs_find(NULL) : NULL;
+    if (vfs == NULL) {
+        fprintf(stderr, "sqlite: no file layer\n");
+        exit(1);
+    }
+    open_below = vfs->xOpen;
+    vfs->xOpen = open_file;
+}
+
 static void print_column(sqlite3_stmt *statement, int column)
 {
     int bytes = sqlite3_column_bytes(statement, column);
@@ -134,6 +168,7 @@ int main(int argc, char **argv)
     if (script == NULL)
         return fail(NULL, "cannot read the script: not text, larger than 64 MiB, or unreadable", 0);
 
+    mend_file_layer();
     sqlite3 *database = NULL;
     int flags = readonly ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE;
     if (sqlite3_open_v2(at < argc ? argv[at] : ":memory:", &database, flags, NULL) != SQLITE_OK)
