@@ -31,6 +31,24 @@ impl Colour {
         if stream.is_terminal() && !unwanted { Self::On } else { Self::Off }
     }
 
+    /// Something that is as it should be.
+    #[must_use]
+    pub fn good(self, text: &str) -> String {
+        self.paint(BOLD_GREEN, text)
+    }
+
+    /// Something that is not.
+    #[must_use]
+    pub fn bad(self, text: &str) -> String {
+        self.paint(BOLD_RED, text)
+    }
+
+    /// Something to know of.
+    #[must_use]
+    pub fn warn(self, text: &str) -> String {
+        self.paint(YELLOW, text)
+    }
+
     fn paint(self, code: &str, text: &str) -> String {
         match self {
             Self::On => format!("\u{1b}[{code}m{text}\u{1b}[0m"),

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use super::args::{Cli, Command, ConfigCommand};
 use super::output::Output;
-use super::{completions, config_check, exit, run, serve};
+use super::{Colour, completions, config_check, doctor, exit, explain_report, run, serve};
 use crate::config::{Config, ConfigError};
 
 /// Runs the command line of this process. Blocks until it is done.
@@ -34,6 +34,14 @@ fn dispatch(cli: Cli) -> ExitCode {
         Command::Config(ConfigCommand::Check(args)) => {
             config_check::check(file, std::env::vars_os(), args.json).print()
         }
+        Command::Doctor(args) => with_config(file, exit::USAGE, |config| {
+            let socket = super::socket::for_client(socket, config.socket.as_deref());
+            let colour = Colour::of(&std::io::stdout());
+            doctor::report(&doctor::examine(&config, &socket), args.json, colour).print()
+        }),
+        Command::Explain(job) => with_config(file, exit::OWN_FAILURE, |config| {
+            explain_report(&job, &config, Colour::of(&std::io::stdout())).print()
+        }),
         Command::Completions(args) => completions::completions(args.shell).print(),
         Command::Zygote => ExitCode::from(exit::USAGE),
         _ => ExitCode::from(exit::USAGE),

@@ -71,7 +71,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     set("queue.bytes_max", size(MIB, TIB)),
     set("queue.jobs_per_caller_max", count(1, 1_000_000)),
     set("jail.require", Kind::Layers),
-    set("jail.landlock_abi_min", count(0, 7)),
+    set("jail.landlock_abi_min", count(0, 9)),
     set("jail.namespaces", Kind::Choice(&["auto", "off"])),
     set("jail.open_files", count(16, 65_536)),
     set("jail.file_bytes", size(0, TIB)),

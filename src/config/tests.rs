@@ -366,6 +366,24 @@ fn every_default_of_the_shipped_file_is_explained() {
 }
 
 #[test]
+fn document_has_every_setting_with_its_default_and_what_is_allowed() {
+    let document = include_str!("../../docs/configuration.md");
+    let code = |text: &str| if text.is_empty() { String::new() } else { format!("`{text}`") };
+    let row = |name: &str, default: &str, kind: Kind| {
+        format!("| `{name}` | {} | {} |", code(default), kind.allowed().replace('`', "")).replace("|  |", "| |")
+    };
+    let defaults = load("", &[]).unwrap().settings;
+    let default = |key: &str| defaults.iter().find(|setting| setting.key == key).unwrap().value.clone();
+    let plain = SETTINGS.iter().map(|setting| row(setting.key, &default(setting.key), setting.kind));
+    let profile = PROFILE_SETTINGS.iter().map(|setting| {
+        row(setting.key, &default(&format!("profiles.extension.{}", setting.key)), setting.kind)
+    });
+    let missing: Vec<String> =
+        plain.chain(profile).filter(|row| !document.lines().any(|line| line.starts_with(row))).collect();
+    assert!(missing.is_empty(), "not in docs/configuration.md:\n{}", missing.join("\n"));
+}
+
+#[test]
 fn shipped_defaults_read_as_a_file_change_nothing() {
     let text = include_str!("../../policies/stockade.toml");
     assert_eq!(load(text, &[]).unwrap().config, load("", &[]).unwrap().config);
