@@ -287,10 +287,16 @@ async fn send_logs(
 ) -> Result<(), Gone> {
     while let Some(piece) = if follow { logs.next().await } else { logs.now() } {
         let LogPiece { stream, mut skipped_bytes, bytes } = piece;
-        for part in bytes.chunks(LOG_CHUNK_BYTES_MAX) {
+        let mut rest = bytes.as_slice();
+        // Once even for a piece without bytes: that some were lost is news too.
+        loop {
+            let (part, after) = rest.split_at(rest.len().min(LOG_CHUNK_BYTES_MAX));
             let bytes = part.to_vec().into();
             outbound.send(&FromDaemon::Log { request, stream, skipped_bytes, bytes }).await?;
-            skipped_bytes = 0;
+            (rest, skipped_bytes) = (after, 0);
+            if rest.is_empty() {
+                break;
+            }
         }
     }
     outbound.send(&FromDaemon::LogEnd { request }).await
