@@ -124,10 +124,9 @@ pub fn failure(result: &JobResult) -> Option<String> {
         let _ = write!(line, ": {message}");
     }
     // Where a limit of the job's own ended it, the message says already what to do.
-    if !message_advises(outcome.verdict) || outcome.message.is_none() {
-        if let Some(advice) = advice(outcome.verdict) {
-            let _ = write!(line, "; {advice}");
-        }
+    let advised = message_advises(outcome.verdict) && outcome.message.is_some();
+    if let Some(advice) = advice(outcome.verdict).filter(|_| !advised) {
+        let _ = write!(line, "; {advice}");
     }
     Some(safe_text(&line, 2 * TEXT_BYTES_MAX))
 }
