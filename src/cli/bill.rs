@@ -125,7 +125,7 @@ pub fn failure(result: &JobResult) -> Option<String> {
     }
     // Where a limit of the job's own ended it, the message says already what to do.
     let advised = message_advises(outcome.verdict) && outcome.message.is_some();
-    if let Some(advice) = advice(outcome.verdict).filter(|_| !advised) {
+    if let Some(advice) = advice(outcome.verdict, outcome.reason.as_deref()).filter(|_| !advised) {
         let _ = write!(line, "; {advice}");
     }
     Some(safe_text(&line, 2 * TEXT_BYTES_MAX))
@@ -260,8 +260,11 @@ fn verdict_words(verdict: Verdict) -> &'static str {
 }
 
 /// What to do about it; `None` where it is the guest's own business.
-fn advice(verdict: Verdict) -> Option<&'static str> {
+fn advice(verdict: Verdict, reason: Option<&str>) -> Option<&'static str> {
     match verdict {
+        Verdict::InvalidModule if matches!(reason, Some("no_entry" | "entry_signature" | "arguments")) => {
+            Some("call another with --entry, or with other arguments")
+        }
         Verdict::Completed | Verdict::GuestError => None,
         Verdict::Trapped => Some("a fault in the program; its logs may say more"),
         Verdict::TimedOut => Some("give it more time with --timeout (or --cpu), or less to do"),
