@@ -370,7 +370,8 @@ fn document_has_every_setting_with_its_default_and_what_is_allowed() {
     let document = include_str!("../../docs/configuration.md");
     let code = |text: &str| if text.is_empty() { String::new() } else { format!("`{text}`") };
     let row = |name: &str, default: &str, kind: Kind| {
-        format!("| `{name}` | {} | {} |", code(default), kind.allowed().replace('`', "")).replace("|  |", "| |")
+        format!("| `{name}` | {} | {} |", code(default), kind.allowed().replace('`', ""))
+            .replace("|  |", "| |")
     };
     let defaults = load("", &[]).unwrap().settings;
     let default = |key: &str| defaults.iter().find(|setting| setting.key == key).unwrap().value.clone();
