@@ -55,7 +55,6 @@ fn dispatch(cli: Cli) -> ExitCode {
         }),
         Command::Completions(args) => completions::completions(args.shell).print(),
         Command::Zygote => ExitCode::from(exit::USAGE),
-        _ => ExitCode::from(exit::USAGE),
     }
 }
 
