@@ -39,7 +39,7 @@ pub struct Forked {
 }
 
 /// Ends the child if its closure unwinds: its frames below belong to the parent.
-struct ExitGuard;
+pub(crate) struct ExitGuard;
 
 impl Drop for ExitGuard {
     fn drop(&mut self) {

@@ -12,6 +12,8 @@ pub mod link;
 pub mod memfd;
 pub mod pidfd;
 pub mod prctl;
+pub mod probe;
+pub mod signals;
 pub mod sigsys;
 pub mod solo;
 pub mod xattr;

@@ -141,6 +141,8 @@ fn explain(error: &wasmtime::Error) -> CompileFailure {
         CompileReason::TooComplex
     } else if has(&[
         "support is not enabled",
+        "proposal not enabled",
+        " is disabled (at offset",
         "must be enabled",
         "Unsupported feature",
         "not supported",
@@ -163,4 +165,134 @@ fn failure(reason: CompileReason, message: &str) -> CompileFailure {
         | CompileReason::UnsupportedFeature => CompileFailureKind::Invalid,
     };
     CompileFailure { kind, reason, message: cut(message.to_owned(), GUEST_TEXT_BYTES_MAX) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{EngineSettings, warm};
+
+    fn compiled(
+        module: &[u8],
+        change: fn(&mut CompileOrder),
+    ) -> Result<(CompileReport, Vec<u8>), CompileFailure> {
+        let warm = warm(&EngineSettings { memory_bytes_max: 1 << 20, instances: 1 }).unwrap();
+        let mut order = CompileOrder {
+            module_bytes: module.len() as u64,
+            artifact_bytes_max: 64 << 20,
+            text: true,
+            fuel: false,
+        };
+        change(&mut order);
+        compile(&warm, module, &order)
+    }
+
+    fn refused(module: &[u8]) -> CompileFailure {
+        compiled(module, |_| ()).unwrap_err()
+    }
+
+    #[test]
+    fn guest_of_each_kind_is_recognised() {
+        let cases = [
+            (r#"(module (func (export "_start")))"#, GuestKind::WasiCommand),
+            (
+                r#" (; a ;) ;; comment
+                (module (func (export "f")))"#,
+                GuestKind::CoreModule,
+            ),
+            ("(component)", GuestKind::Component),
+        ];
+        for (text, kind) in cases {
+            let (from_text, artifact) = compiled(text.as_bytes(), |_| ()).unwrap();
+            assert_eq!((from_text.kind, from_text.artifact_bytes), (kind, artifact.len() as u64));
+            let binary = wat::parse_str(text).unwrap();
+            assert_eq!(compiled(&binary, |order| order.text = false).unwrap().0.kind, kind);
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_module_are_refused_each_for_its_reason() {
+        let artifact = compiled(b"(module)", |_| ()).unwrap().1;
+        let whole = wat::parse_str(r#"(module (func (export "f") (result i32) i32.const 1))"#).unwrap();
+        let mut absurd = b"\0asm\x01\0\0\0\x01".to_vec();
+        absurd.extend([0xff, 0xff, 0xff, 0xff, 0x0f, 0]);
+        let cases: [(&[u8], CompileReason); 10] = [
+            (b"", CompileReason::Unrecognised),
+            (b"MZ\x90\0", CompileReason::Unrecognised),
+            (b"\0asm", CompileReason::Malformed),
+            (b"\0asm\x09\0\0\0", CompileReason::Malformed),
+            (b"\0asm\x01\0\0\0\xde\xad\xbe\xef", CompileReason::Malformed),
+            (&whole[..whole.len() - 1], CompileReason::Malformed),
+            (&absurd, CompileReason::Malformed),
+            (b"(module (func", CompileReason::MalformedText),
+            (b"(module (func (result i32)))", CompileReason::Malformed),
+            (&artifact, CompileReason::Precompiled),
+        ];
+        for (module, reason) in cases {
+            let failure = refused(module);
+            assert_eq!((failure.reason, failure.kind), (reason, CompileFailureKind::Invalid), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn text_that_was_not_ordered_as_text_is_not_read() {
+        let failure = compiled(b"(module)", |order| order.text = false).unwrap_err();
+        assert_eq!(failure.reason, CompileReason::Unrecognised);
+    }
+
+    #[test]
+    fn proposals_that_are_off_are_named_as_unsupported() {
+        for text in [
+            "(module (memory 1 1 shared))",
+            "(module (memory i64 1))",
+            "(module (type (struct)))",
+            "(module (tag))",
+            "(module (memory 1 (pagesize 1)))",
+            "(module (type $f (func)) (type (cont $f)))",
+        ] {
+            let failure = refused(text.as_bytes());
+            assert_eq!(failure.reason, CompileReason::UnsupportedFeature, "{text}: {failure:?}");
+        }
+    }
+
+    #[test]
+    fn modules_beyond_the_compilers_limits_are_a_limit() {
+        let locals = "(module (func (local".to_owned() + &" i32".repeat(60_000) + ")))";
+        let mut long = "(module (func".to_owned();
+        long.push_str(&" nop".repeat(8 << 20));
+        long.push_str("))");
+        for text in [locals, long] {
+            let failure = refused(text.as_bytes());
+            let short: String = failure.message.chars().take(200).collect();
+            assert_eq!(
+                (failure.reason, failure.kind),
+                (CompileReason::TooComplex, CompileFailureKind::Limit),
+                "{short}"
+            );
+        }
+    }
+
+    #[test]
+    fn blocks_nested_five_thousand_deep_compile() {
+        let mut text = "(module (func".to_owned();
+        text.push_str(&" block".repeat(5000));
+        text.push_str(&" end".repeat(5000));
+        text.push_str("))");
+        assert!(compiled(text.as_bytes(), |_| ()).is_ok());
+    }
+
+    #[test]
+    fn artifact_larger_than_ordered_is_refused() {
+        let failure = compiled(b"(module)", |order| order.artifact_bytes_max = 100).unwrap_err();
+        assert_eq!(
+            (failure.reason, failure.kind),
+            (CompileReason::ArtifactTooLarge, CompileFailureKind::Limit)
+        );
+    }
+
+    #[test]
+    fn metered_and_plain_artifacts_differ() {
+        let text = br#"(module (func (export "f") (loop (br 0))))"#;
+        assert_ne!(compiled(text, |_| ()).unwrap().1, compiled(text, |order| order.fuel = true).unwrap().1);
+    }
 }

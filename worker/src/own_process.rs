@@ -3,7 +3,7 @@
 //! Owns: starting the test executable again for one test.
 //! Never: is part of a build that is not a test.
 
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
 const MARK: &str = "STOCKADE_OWN_PROCESS";
 
@@ -11,12 +11,8 @@ const MARK: &str = "STOCKADE_OWN_PROCESS";
 pub(crate) fn in_own_process(name: &str, body: impl FnOnce()) {
     if let Some(output) = again(name) {
         let text = String::from_utf8_lossy(&output.stdout);
-        assert!(
-            text.contains("1 passed"),
-            "{name}: {}\n{text}\n{}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        );
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains("1 passed"), "{name}: {}\n{text}\n{errors}", output.status);
     } else {
         body();
     }
@@ -24,10 +20,16 @@ pub(crate) fn in_own_process(name: &str, body: impl FnOnce()) {
 
 /// Runs the test `name` in a process of its own and gives what became of it; `None` in that process.
 pub(crate) fn again(name: &str) -> Option<Output> {
+    start_again(name).map(|child| child.wait_with_output().unwrap())
+}
+
+/// Starts the test `name` in a process of its own; `None` in that process.
+pub(crate) fn start_again(name: &str) -> Option<Child> {
     if std::env::var_os(MARK).is_some() {
         return None;
     }
     let executable = std::env::current_exe().unwrap();
-    let arguments = ["--exact", name, "--nocapture", "--test-threads=1"];
-    Some(Command::new(executable).args(arguments).env(MARK, "1").output().unwrap())
+    let mut command = Command::new(executable);
+    command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(MARK, "1");
+    Some(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
 }

@@ -3,7 +3,9 @@
 //! Owns: core, fsize, nofile and data.
 //! Never: sets `RLIMIT_AS`: Wasmtime reserves address space by the gigabyte without using it.
 
+use nix::sys::signal::Signal;
 use rlimit::Resource;
+use stockade_sys::signals::ignore;
 use stockade_sys::solo::SingleThreaded;
 use stockade_wire::job::Layer;
 use stockade_wire::zygote::ProcessLimits;
@@ -42,6 +44,8 @@ pub fn lower(bare: Bare, limits: &ProcessLimits, data_baseline_bytes: u64) -> Re
             )?;
         }
     }
+    // A file that reaches its limit is the guest's errno (EFBIG), not the worker's death.
+    ignore(Signal::SIGXFSZ).map_err(|errno| LockError::Kernel { call: "rt_sigaction(SIGXFSZ)", errno })?;
     Ok(Limited { ledger, solo })
 }
 

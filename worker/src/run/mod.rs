@@ -199,9 +199,10 @@ fn run(loaded: Loaded, interruption: Interruption, stdio: Stdio, order: &RunOrde
             None => Ending::Interrupted,
         };
     }
-    let called = instantiated.unwrap_or_else(Instant::now);
+    let ended = Instant::now();
+    let called = instantiated.unwrap_or(ended);
     report.load_us = micros(loaded.load.saturating_add(called.duration_since(began)));
-    report.run_us = micros(called.elapsed());
+    report.run_us = micros(ended.duration_since(called));
     report.fuel = order.limits.fuel.map(|given| given.saturating_sub(store.get_fuel().unwrap_or_default()));
     report.wasm_memory_peak_bytes = store.data().ledger.peak_bytes();
     report.growth_refused = store.data().ledger.growth_refused();

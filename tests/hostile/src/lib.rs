@@ -1,0 +1,8 @@
+//! Workers that misbehave and probes that look for holes.
+//!
+//! Owns: what a hijacked worker might do, and programs that succeed without a wall and fail behind it.
+//! Never: is part of the product; nothing in it goes round a layer.
+#![forbid(unsafe_code)]
+
+pub mod misbehave;
+pub mod probe;

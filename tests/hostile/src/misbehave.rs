@@ -1,0 +1,279 @@
+//! What a hijacked or broken worker might do.
+//!
+//! Owns: the choice, by [`RunOrder::entry`] once there is an order, by the executable's file name before.
+//! Never: misbehaves for an entry it does not know; such an order is carried out as the product would.
+//!
+//! | entry | what the worker does |
+//! |---|---|
+//! | `ignore-sigterm` | ignores SIGTERM, is sealed, spins natively for ever |
+//! | `spin` | is sealed, spins natively for ever |
+//! | `sleep` | is sealed, sleeps for ever (stop it from outside with SIGSTOP: it cannot signal itself) |
+//! | `exit-0-without-reply` | exits as after a success, having said nothing |
+//! | `exit-7` | exits with status 7, having said nothing |
+//! | `reply-twice` | reports success twice |
+//! | `reply-then-spin` | reports success and does not exit |
+//! | `wrong-kind` | reports a compilation |
+//! | `locked-again` | reports a second lock |
+//! | `garbage` | sends a packet of bytes that are no message |
+//! | `empty` | sends a frame without a body |
+//! | `oversize` | sends a well-formed frame above the link's limit |
+//! | `long-text` | reports a failure with a text above its limit |
+//! | `socket`, `exec`, `open`, `kill-parent` | makes one forbidden call |
+//! | `fork-bomb`, `thread` | tries to start a process, a thread |
+//! | `flood-stderr`, `flood-output` | writes natively without end |
+//! | `panic` | panics |
+//! | `abort` | aborts |
+//! | `overflow-stack` | recurses natively without end |
+//! | `eat-memory` | allocates natively without end |
+//! | `probe:NAME` | is sealed, runs a probe, reports its outcome as a failure's text |
+//! | `unsealed-probe:NAME` | the same before the seal |
+//!
+//! | file name | what the worker does |
+//! |---|---|
+//! | `die-before-lock` | exits before the first layer |
+//! | `hang-before-lock` | sleeps before the first layer |
+//! | `lie-in-report` | claims layers it does not have |
+//! | `confess-in-report` | claims to have no layer |
+//! | `exit-before-order` | locks, and exits before it says so |
+//! | `hang-before-report` | locks, and does not say so |
+
+use std::convert::Infallible;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::unistd::getppid;
+use stockade_sys::prctl::exit_now;
+use stockade_sys::signals::ignore;
+use stockade_wire::limits::{GUEST_TEXT_BYTES_MAX, LINK_MESSAGE_BYTES_MAX};
+use stockade_wire::worker::{
+    CompileReport, Ending, FromWorker, GuestKind, JailReport, Role, RunOrder, RunReport,
+};
+use stockade_worker::engine::Warm;
+use stockade_worker::jail::Locked;
+use stockade_worker::role::{Behaviour, Link, RunFds};
+
+use crate::probe;
+
+/// Exit status of a misbehaviour that came to an end it should not have reached.
+pub const SURVIVED_STATUS: i32 = 99;
+
+static OWN_NAME: OnceLock<String> = OnceLock::new();
+
+/// The behaviour of an executable called `path`.
+#[must_use]
+pub fn behaviour(path: &str) -> Behaviour {
+    let name = Path::new(path).file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let _ = OWN_NAME.set(name.to_owned());
+    Behaviour { born, announce, run, ..Behaviour::standard() }
+}
+
+fn own_name() -> &'static str {
+    OWN_NAME.get().map_or("", String::as_str)
+}
+
+fn born(_role: Role) {
+    match own_name() {
+        "die-before-lock" => exit_now(SURVIVED_STATUS),
+        "hang-before-lock" => sleep_for_ever(),
+        _ => {}
+    }
+}
+
+fn announce(report: &mut JailReport) {
+    match own_name() {
+        "lie-in-report" => {
+            report.landlock_abi = 99;
+            report.namespaces = vec!["net".to_owned(), "user".to_owned(), "moon".to_owned()];
+            report.seccomp_mode = 1;
+            report.uid = 4_294_967_294;
+            report.open_fds = Vec::new();
+        }
+        "confess-in-report" => *report = JailReport::default(),
+        "exit-before-order" => exit_now(0),
+        "hang-before-report" => sleep_for_ever(),
+        _ => {}
+    }
+}
+
+fn run(locked: Locked, order: RunOrder, fds: RunFds, warm: &Warm) -> Infallible {
+    let entry = order.entry.clone().unwrap_or_default();
+    if let Some(name) = entry.strip_prefix("unsealed-probe:") {
+        report_probe(fds.link, name);
+    }
+    if let Some(name) = entry.strip_prefix("probe:") {
+        seal(locked);
+        report_probe(fds.link, name);
+    }
+    let Some(act) = act_of(&entry) else { return (Behaviour::standard().run)(locked, order, fds, warm) };
+    if entry == "ignore-sigterm" && ignore(Signal::SIGTERM).is_err() {
+        exit_now(SURVIVED_STATUS)
+    }
+    seal(locked);
+    act(fds);
+    exit_now(SURVIVED_STATUS)
+}
+
+fn seal(locked: Locked) {
+    if locked.seal().is_err() {
+        exit_now(SURVIVED_STATUS)
+    }
+}
+
+type Act = fn(RunFds);
+
+fn act_of(entry: &str) -> Option<Act> {
+    let act: Act = match entry {
+        "ignore-sigterm" | "spin" => |_| spin(),
+        "sleep" => |_| sleep_for_ever(),
+        "exit-0-without-reply" => |_| exit_now(0),
+        "exit-7" => |_| exit_now(7),
+        "panic" => panicked,
+        "abort" => |_| std::process::abort(),
+        "overflow-stack" => |_| exit_now(i32::from(dive(0) == 0)),
+        "eat-memory" => |_| eat(),
+        "flood-stderr" => |fds| flood(fds.stderr_log.into()),
+        "flood-output" => |fds| flood(fds.output.into()),
+        _ => return act_on_link(entry).or_else(|| forbidden_call(entry)),
+    };
+    Some(act)
+}
+
+fn act_on_link(entry: &str) -> Option<Act> {
+    let act: Act = match entry {
+        "reply-twice" => |fds| {
+            say(fds.link, &success());
+            say(fds.link, &success());
+            exit_now(0)
+        },
+        "reply-then-spin" => |fds| {
+            say(fds.link, &success());
+            spin()
+        },
+        "wrong-kind" => |fds| {
+            let report = CompileReport { kind: GuestKind::CoreModule, artifact_bytes: 0 };
+            say(fds.link, &FromWorker::Compiled(report));
+            exit_now(0)
+        },
+        "locked-again" => |fds| {
+            say(fds.link, &FromWorker::Locked(JailReport::default()));
+            exit_now(0)
+        },
+        "garbage" => |fds| {
+            throw(fds.link, &[0xa5; 64]);
+            exit_now(0)
+        },
+        "empty" => |fds| {
+            throw(fds.link, &[0; 4]);
+            exit_now(0)
+        },
+        "oversize" => |fds| {
+            let body = vec![0; LINK_MESSAGE_BYTES_MAX + 1];
+            let length = u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes();
+            throw(fds.link, &[length.as_slice(), &body].concat());
+            exit_now(0)
+        },
+        "long-text" => |fds| {
+            say(fds.link, &failure("x".repeat(GUEST_TEXT_BYTES_MAX * 4)));
+            exit_now(0)
+        },
+        _ => return None,
+    };
+    Some(act)
+}
+
+/// Each returns only if the call was not forbidden.
+fn forbidden_call(entry: &str) -> Option<Act> {
+    let act: Act = match entry {
+        "socket" => |_| drop(socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None)),
+        "exec" => |_| {
+            let _ = nix::unistd::execv(c"/bin/true", &[c"true"]);
+        },
+        "open" => |_| drop(File::open("/etc/passwd")),
+        "kill-parent" => |_| {
+            let _ = kill(getppid(), Signal::SIGKILL);
+        },
+        "fork-bomb" => |_| drop(std::process::Command::new("/bin/true").spawn()),
+        "thread" => |_| drop(std::thread::Builder::new().spawn(|| ())),
+        _ => return None,
+    };
+    Some(act)
+}
+
+fn spin() -> ! {
+    loop {
+        std::hint::spin_loop();
+    }
+}
+
+fn sleep_for_ever() -> ! {
+    loop {
+        std::thread::sleep(Duration::from_secs(3600));
+    }
+}
+
+#[expect(clippy::panic, reason = "this is the misbehaviour")]
+fn panicked(_fds: RunFds) {
+    panic!("the worker's own code gave up");
+}
+
+fn dive(depth: u64) -> u64 {
+    let ballast = std::hint::black_box([depth; 512]);
+    if depth == u64::MAX {
+        return 0;
+    }
+    dive(depth + 1).wrapping_add(ballast.iter().sum())
+}
+
+fn eat() -> ! {
+    let mut eaten = Vec::new();
+    loop {
+        let block = vec![1_u8; 1 << 20];
+        eaten.push(std::hint::black_box(block));
+    }
+}
+
+fn flood(mut pipe: File) {
+    let line = [b'y'; 4096];
+    while pipe.write_all(&line).is_ok() {}
+}
+
+fn report_probe(link: Link, name: &str) -> ! {
+    let outcome = probe::run(name).unwrap_or_else(|| "no such probe".to_owned());
+    say(link, &failure(outcome));
+    exit_now(0)
+}
+
+fn say(link: Link, message: &FromWorker) {
+    // A supervisor that has closed the link has seen enough.
+    let _ = link.send(message);
+}
+
+fn throw(link: Link, packet: &[u8]) {
+    let _ = link.send_bytes(packet);
+}
+
+fn success() -> FromWorker {
+    FromWorker::Finished(report(Ending::Exited(0)))
+}
+
+fn failure(text: String) -> FromWorker {
+    FromWorker::Finished(report(Ending::Failed(text)))
+}
+
+const fn report(ending: Ending) -> RunReport {
+    RunReport {
+        ending,
+        fuel: None,
+        wasm_memory_peak_bytes: 0,
+        growth_refused: false,
+        load_us: 1,
+        run_us: 1,
+        mdwe: true,
+        command: true,
+    }
+}

@@ -1,0 +1,6 @@
+//! The jail from outside and from inside: real zygote, real workers, hostile code.
+
+mod hostility;
+mod processes;
+mod rig;
+mod walls;
