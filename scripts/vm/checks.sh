@@ -55,13 +55,20 @@ mkdir "$group/main" "$group/tests"
 echo $$ >"$group/main/cgroup.procs"
 echo '+memory +pids +cpu' >"$group/cgroup.subtree_control"
 echo '+memory +pids +cpu' >"$group/tests/cgroup.subtree_control"
-suite() { STOCKADE_TEST_CGROUP=$group/tests timeout "$limit_s" ./cgroups-test --nocapture --test-threads 1; }
+suite() {
+    STOCKADE_TEST_CGROUP=$group/tests timeout "$limit_s" ./cgroups-test --nocapture --test-threads 1 >/tmp/suite 2>&1 ||
+        { local status=$?; cat /tmp/suite; return "$status"; }
+}
 check cgroup-tests suite
-suite >/tmp/suite 2>&1
-grep figures /tmp/suite | sed 's/^/info /'
+grep -o 'figures: .*' /tmp/suite | sed 's/^/info /'
 # Of all of them only the two that must be alone in a unit may say that they were not run; they come next.
-not_run() { [ "$(grep '^not run' /tmp/suite | sort)" = "$(printf '%s\n' \
-    'not run: a systemd unit with Delegate=yes' 'not run: a systemd unit without Delegate=')" ]; }
+not_run() {
+    local seen
+    seen=$(grep -o 'not run: .*' /tmp/suite | sort)
+    echo "$seen"
+    [ "$seen" = 'not run: a systemd unit with Delegate=yes
+not run: a systemd unit without Delegate=' ]
+}
 check cgroup-tests-all-ran not_run
 named() { # named TEST KIND PROPERTY...
     local test=$1 kind=$2 output
