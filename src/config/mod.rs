@@ -7,12 +7,31 @@
 //! the environment. Every setting is described once, in `schema.rs`; the file reader, the environment reader
 //! and `config check` all follow from that description.
 
+mod build;
+mod error;
+mod layers;
+mod limits;
+mod load;
+mod profile;
+mod rules;
+mod schema;
+#[cfg(test)]
+mod tests;
+pub mod units;
+mod value;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use stockade_wire::job::Layer;
 use stockade_wire::zygote::NamespacePolicy;
+
+pub use error::{ConfigError, Origin};
+pub use limits::{LimitError, effective_limits};
+pub use load::{Effective, Inspection, inspect};
+pub use profile::{ProfileFile, ProfileFileError};
+pub(crate) use schema::nearest as nearest_name;
 
 /// The whole configuration. `docs/configuration.md` and `policies/stockade.toml` describe every setting.
 #[derive(Debug, Clone, PartialEq, Eq)]

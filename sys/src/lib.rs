@@ -16,3 +16,4 @@ pub mod probe;
 pub mod signals;
 pub mod sigsys;
 pub mod solo;
+pub mod xattr;

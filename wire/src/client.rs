@@ -154,6 +154,23 @@ pub enum FromDaemon {
     },
 }
 
+/// [`FromDaemon::Finished`] around a borrowed result: the same bytes without a copy of an output that many
+/// may be waiting for.
+#[derive(Debug, Serialize)]
+pub struct FinishedRef<'a> {
+    tag: u32,
+    request: u64,
+    result: &'a JobResult,
+}
+
+impl<'a> FinishedRef<'a> {
+    /// The message that answers `request` with `result`.
+    #[must_use]
+    pub const fn new(request: u64, result: &'a JobResult) -> Self {
+        Self { tag: 3, request, result }
+    }
+}
+
 /// Why a job was refused before it ran.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {

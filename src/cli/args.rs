@@ -1,0 +1,249 @@
+//! The command line as it is typed.
+//!
+//! Owns: commands, flags and their help; what a job's flags mean is in `job_args.rs`.
+//! Never: reads a file, decides a default that belongs to the configuration.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use stockade_wire::job::{Isolation, Layer};
+
+use super::grant::{self, EnvironmentGrant};
+use crate::config::units;
+
+/// What every command's help ends with.
+const JOB_HELP: &str = "\
+Examples:
+  stockade run --bill program.wasm --its-own flags
+  stockade run --dir ./photos:ro --dir ./out::/out --memory 256M resize.wasm photos /out
+  stockade run --entry add sum.wat 40 2
+
+Exit status:
+  the guest's own when it ran to its end; 124 timed out or out of fuel; 134 trapped;
+  137 out of memory, too much output, cancelled or killed;
+  126 denied, or not a module that can run;
+  125 Stockade's own failure, or a command line that makes no sense";
+
+/// Runs code nobody has to trust: WebAssembly jobs in forked, jailed worker processes.
+#[derive(Debug, Parser)]
+#[command(name = "stockade", version, propagate_version = true, max_term_width = 110)]
+pub struct Cli {
+    /// Flags that every command takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags that every command takes.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Global {
+    /// Configuration file [default: STOCKADE_CONFIG, else /etc/stockade/stockade.toml if there is one]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub config: Option<PathBuf>,
+    /// The daemon's socket [default: STOCKADE_SOCKET, the configuration, the runtime directory]
+    #[arg(long, global = true, value_name = "PATH", help_heading = "Global options")]
+    pub socket: Option<PathBuf>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run one job now, in the same jail, without a daemon
+    ///
+    /// Standard input, output, error and the exit status are the guest's. FILE is recognised by its content: a WASI
+    /// preview 1 command, a module with an exported function, a WASI 0.2 command component, or WebAssembly text.
+    /// What follows FILE is the guest's.
+    #[command(after_help = JOB_HELP, override_usage = "stockade run [OPTIONS] FILE [ARGS]...")]
+    Run(Box<JobArgs>),
+    /// Run the daemon
+    Serve,
+    /// Run a job through the daemon
+    ///
+    /// Takes the flags of `run`. Waits for the end, unless --detach.
+    #[command(after_help = JOB_HELP, override_usage = "stockade submit [OPTIONS] FILE [ARGS]...")]
+    Submit(Box<SubmitArgs>),
+    /// List jobs
+    Ps(JsonArgs),
+    /// Print a job's logs
+    Logs(LogsArgs),
+    /// End a job
+    Cancel(CancelArgs),
+    /// Print the daemon's figures
+    Stats(JsonArgs),
+    /// Print every layer of the jail: present, version, missing and how to get it
+    ///
+    /// Exits with 1 when a layer that the configuration requires is missing.
+    Doctor(JsonArgs),
+    /// Print the jail this job would get, without running it
+    #[command(override_usage = "stockade explain [OPTIONS] FILE [ARGS]...")]
+    Explain(Box<JobArgs>),
+    /// Look at the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print completions for a shell
+    Completions(CompletionsArgs),
+    /// The process that forks workers; started by the supervisor
+    #[command(hide = true)]
+    Zygote,
+}
+
+/// What to do with the configuration.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum ConfigCommand {
+    /// Check it, and print what is in force and where each value came from
+    ///
+    /// Exits with 2 when it is refused.
+    Check(JsonArgs),
+}
+
+/// Flags of a command that only reports.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct JsonArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `logs`.
+#[derive(Debug, Clone, Args)]
+pub struct LogsArgs {
+    /// The job's id
+    pub job: String,
+    /// Go on until the job ends
+    #[arg(short, long)]
+    pub follow: bool,
+}
+
+/// Flags of `cancel`.
+#[derive(Debug, Clone, Args)]
+pub struct CancelArgs {
+    /// The job's id
+    pub job: String,
+}
+
+/// Flags of `completions`.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}
+
+/// Flags of `submit`.
+#[derive(Debug, Clone, Args)]
+pub struct SubmitArgs {
+    /// Print the job's id and do not wait for its end
+    #[arg(long, conflicts_with_all = ["json", "bill"])]
+    pub detach: bool,
+    /// The job.
+    #[command(flatten)]
+    pub job: JobArgs,
+}
+
+/// A job, as `run`, `submit` and `explain` take it.
+#[derive(Debug, Clone, Default, Args)]
+pub struct JobArgs {
+    /// Print one JSON object instead of the guest's output
+    #[arg(long)]
+    pub json: bool,
+    /// Print what the job used and what confined it to standard error
+    #[arg(long)]
+    pub bill: bool,
+    /// The guest's input; `-` is standard input [default: standard input, unless it is a terminal]
+    #[arg(long, value_name = "FILE", help_heading = "What the guest gets")]
+    pub input: Option<PathBuf>,
+    /// An environment variable for the guest, which gets no others (repeatable)
+    #[arg(long, value_name = "K=V", value_parser = grant::environment, help_heading = "What the guest gets")]
+    pub env: Vec<EnvironmentGrant>,
+    /// A directory for the guest, which sees no others; `:ro` takes away the right to change it (repeatable)
+    #[arg(long, value_name = "HOST[::GUEST][:ro]", value_parser = grant::directory,
+          help_heading = "What the guest gets")]
+    pub dir: Vec<grant::DirectoryWish>,
+    /// Exported function to call [default: _start, else the only function there is]
+    #[arg(long, value_name = "NAME", help_heading = "What the guest gets")]
+    pub entry: Option<String>,
+    /// Wall time, such as 500ms, 2s or 1m
+    #[arg(long, value_name = "TIME", value_parser = microseconds, help_heading = "Limits")]
+    pub timeout: Option<u64>,
+    /// Time between SIGTERM and SIGKILL once the timeout is over
+    #[arg(long, value_name = "TIME", value_parser = microseconds, help_heading = "Limits")]
+    pub grace: Option<u64>,
+    /// CPU time, user and system
+    #[arg(long, value_name = "TIME", value_parser = microseconds, help_heading = "Limits")]
+    pub cpu: Option<u64>,
+    /// The guest's memories and tables together, such as 64M
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size, help_heading = "Limits")]
+    pub memory: Option<u64>,
+    /// Wasm fuel, about one unit an instruction
+    #[arg(long, value_name = "N", value_parser = units::parse_count, help_heading = "Limits")]
+    pub fuel: Option<u64>,
+    /// Output, such as 16M
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size, help_heading = "Limits")]
+    pub output_limit: Option<u64>,
+    /// Size of each of the two log rings, such as 1M
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size, help_heading = "Limits")]
+    pub log_buffer: Option<u64>,
+    /// Limits by name, or from a file (a path with a / or ending in .toml)
+    #[arg(long, value_name = "NAME|FILE", help_heading = "Limits")]
+    pub profile: Option<String>,
+    /// Whether the process may be one that ran this tenant's jobs before
+    #[arg(long, value_enum, help_heading = "Isolation")]
+    pub isolation: Option<IsolationWish>,
+    /// Refuse to run without this layer, on top of the configuration's (repeatable)
+    #[arg(long, value_name = "LAYER", value_parser = layers(), help_heading = "Isolation")]
+    pub require: Vec<Layer>,
+    /// A name within your own identity that keeps jobs apart
+    #[arg(long, value_name = "NAME", help_heading = "Isolation")]
+    pub tenant: Option<String>,
+    /// The module, component or WebAssembly text, then the guest's own arguments
+    #[arg(value_name = "FILE [ARGS]", required = true, num_args = 1.., trailing_var_arg = true,
+          allow_hyphen_values = true)]
+    pub program: Vec<OsString>,
+}
+
+impl JobArgs {
+    /// The file to run.
+    #[must_use]
+    pub fn file(&self) -> &OsStr {
+        self.program.first().map_or_else(|| OsStr::new(""), OsString::as_os_str)
+    }
+
+    /// What follows it.
+    #[must_use]
+    pub fn guest_arguments(&self) -> &[OsString] {
+        self.program.get(1..).unwrap_or_default()
+    }
+}
+
+/// Isolation as the command line offers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum IsolationWish {
+    /// A process that has never run a job and never runs another
+    Fresh,
+    /// A process reused for the same tenant and module, a fresh instance each time
+    Tenant,
+}
+
+impl From<IsolationWish> for Isolation {
+    fn from(wish: IsolationWish) -> Self {
+        match wish {
+            IsolationWish::Fresh => Self::Fresh,
+            IsolationWish::Tenant => Self::Tenant,
+        }
+    }
+}
+
+fn microseconds(text: &str) -> Result<u64, units::UnitError> {
+    let duration = units::parse_duration(text)?;
+    u64::try_from(duration.as_micros()).map_err(|_| units::UnitError::TooLarge)
+}
+
+fn layers() -> impl TypedValueParser<Value = Layer> {
+    PossibleValuesParser::new(Layer::ALL.map(Layer::name)).try_map(|name| {
+        let found = Layer::ALL.into_iter().find(|layer| layer.name() == name);
+        found.ok_or("no such layer")
+    })
+}

@@ -1,0 +1,277 @@
+//! `stockade doctor`: what this machine offers the jail, and what to do about the rest.
+//!
+//! Owns: looking at the places Stockade needs, and how findings are shown.
+//! Never: changes anything, starts a process.
+
+use std::fmt::Write;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::unistd::{AccessFlags, access, geteuid};
+use serde::Serialize;
+
+use super::bill::Colour;
+use super::exit;
+use super::output::Output;
+use super::render;
+use super::walls::{self, Wall};
+use crate::config::{Config, Mode};
+use crate::supervisor::logs::display::safe_text;
+
+/// Longest line of a finding, bytes.
+const LINE_BYTES_MAX: usize = 600;
+
+/// Everything `doctor` found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Examination {
+    /// Version of this executable.
+    pub version: &'static str,
+    /// Release of the running kernel.
+    pub kernel: Option<String>,
+    /// Architecture this executable was built for.
+    pub architecture: &'static str,
+    /// Effective user id.
+    pub uid: u32,
+    /// Where jobs would run: `jailed` or `in-process`.
+    pub mode: &'static str,
+    /// A service manager's own filter lies around this process.
+    pub surrounding_filter: bool,
+    /// Every layer.
+    pub layers: Vec<Wall>,
+    /// The cache of compiled modules.
+    pub cache: Place,
+    /// The daemon's socket.
+    pub socket: Place,
+    /// Every required layer is there.
+    pub ok: bool,
+}
+
+/// A place in the file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Place {
+    /// Where; `None` when there is none by configuration.
+    pub path: Option<PathBuf>,
+    /// Whether it can be used as it is meant.
+    pub usable: bool,
+    /// In words.
+    pub state: String,
+}
+
+/// Looks. Asks the kernel and the file system a few short questions, and tries to connect to the socket.
+#[must_use]
+pub fn examine(config: &Config, socket_path: &Path) -> Examination {
+    let layers = walls::survey(config);
+    Examination {
+        version: env!("CARGO_PKG_VERSION"),
+        kernel: stockade_worker::survey::kernel_release(),
+        architecture: std::env::consts::ARCH,
+        uid: geteuid().as_raw(),
+        mode: match config.mode {
+            Mode::Jailed => "jailed",
+            Mode::InProcess => "in-process",
+        },
+        surrounding_filter: stockade_worker::survey::surrounding_filter(),
+        cache: cache(config.cache.directory.as_deref()),
+        socket: daemon(socket_path),
+        ok: !layers.iter().any(Wall::is_fatal),
+        layers,
+    }
+}
+
+/// What `doctor` prints and exits with.
+#[must_use]
+pub fn report(examination: &Examination, json: bool, colour: Colour) -> Output {
+    let status = if examination.ok { exit::SUCCESS } else { exit::FAILURE };
+    if !json {
+        return Output { stdout: text(examination, colour), status, ..Output::default() };
+    }
+    match render::line(examination) {
+        Ok(line) => Output { stdout: format!("{line}\n"), status, ..Output::default() },
+        Err(error) => Output::error(&error, exit::OWN_FAILURE),
+    }
+}
+
+fn text(examination: &Examination, colour: Colour) -> String {
+    let kernel = examination.kernel.as_deref().unwrap_or("of an unknown release");
+    let mut text = format!(
+        "stockade {} on Linux {kernel} ({}), as uid {}, mode {}\n",
+        examination.version, examination.architecture, examination.uid, examination.mode
+    );
+    for wall in &examination.layers {
+        wall_lines(&mut text, wall, colour);
+    }
+    if examination.surrounding_filter {
+        text.push_str(
+            "a service manager's seccomp filter lies around this process; it holds for workers too\n",
+        );
+    }
+    place_line(&mut text, "cache", &examination.cache, colour);
+    place_line(&mut text, "socket", &examination.socket, colour);
+    let verdict = if examination.ok {
+        "every required layer is there"
+    } else {
+        "a required layer is missing: stockade will not run jobs here"
+    };
+    let _ = writeln!(text, "{}", if examination.ok { colour.good(verdict) } else { colour.bad(verdict) });
+    text
+}
+
+fn wall_lines(text: &mut String, wall: &Wall, colour: Colour) {
+    let state = match (wall.present, wall.required) {
+        (true, _) => colour.good("present "),
+        (false, true) => colour.bad("MISSING "),
+        (false, false) => colour.warn("missing "),
+    };
+    let need = if wall.required { "required" } else { "optional" };
+    let version = wall.version.as_deref().unwrap_or_default();
+    let line = format!("  {:<13} {state} {need}  {}", wall.layer, safe_text(version, LINE_BYTES_MAX));
+    let _ = writeln!(text, "{}", line.trim_end());
+    for (label, words) in [("why", &wall.reason), ("fix", &wall.fix)] {
+        if let Some(words) = words {
+            let _ = writeln!(text, "{:>17}: {}", label, safe_text(words, LINE_BYTES_MAX));
+        }
+    }
+}
+
+fn place_line(text: &mut String, name: &str, place: &Place, colour: Colour) {
+    let path = place.path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+    let state = if place.usable { place.state.clone() } else { colour.warn(&place.state) };
+    let _ = writeln!(text, "  {name:<13} {} {state}", safe_text(&path, LINE_BYTES_MAX));
+}
+
+fn cache(directory: Option<&Path>) -> Place {
+    let Some(directory) = directory else {
+        let state = "off: modules are compiled again after every start".to_owned();
+        return Place { path: None, usable: true, state };
+    };
+    // What is not there yet is made on first use, below the nearest directory that is.
+    let there = directory.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let (usable, state) = match (access(there, AccessFlags::W_OK | AccessFlags::X_OK), there == directory) {
+        (Ok(()), true) => (true, "can be written".to_owned()),
+        (Ok(()), false) => (true, "will be made on first use".to_owned()),
+        (Err(errno), true) => (false, format!("cannot be written ({}); set cache.directory", errno.desc())),
+        (Err(errno), false) => {
+            (false, format!("cannot be made in {} ({}); set cache.directory", there.display(), errno.desc()))
+        }
+    };
+    Place { path: Some(directory.to_owned()), usable, state }
+}
+
+fn daemon(path: &Path) -> Place {
+    let (usable, state) = match try_connect(path) {
+        Ok(()) => (true, "a daemon answers"),
+        // Its queue of connections is full, which takes a daemon.
+        Err(Errno::EAGAIN) => (true, "a daemon is there and busy"),
+        Err(Errno::ENOENT | Errno::ENOTDIR) => (true, "no daemon here; `stockade serve` starts one"),
+        Err(Errno::ECONNREFUSED) => {
+            (true, "a socket that a daemon left behind; `stockade serve` replaces it")
+        }
+        Err(Errno::EACCES) => (false, "not yours to connect to; join the group that owns it"),
+        Err(Errno::ENAMETOOLONG) => (false, "too long for a socket's path; name a shorter one with --socket"),
+        Err(_) => (false, "not a socket that can be used; name another with --socket"),
+    };
+    Place { path: Some(path.to_owned()), usable, state: state.to_owned() }
+}
+
+fn try_connect(path: &Path) -> Result<(), Errno> {
+    let address = UnixAddr::new(path)?;
+    // connect(2) on a Unix socket waits while the listener's backlog is full, unless it must not block.
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect(socket.as_raw_fd(), &address)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    fn sample() -> Examination {
+        Examination {
+            version: "0.1.0",
+            kernel: Some("6.1.0".to_owned()),
+            architecture: "x86_64",
+            uid: 1000,
+            mode: "jailed",
+            surrounding_filter: false,
+            layers: walls::sample(),
+            cache: Place { path: Some("/c".into()), usable: true, state: "can be written".to_owned() },
+            socket: Place { path: Some("/s".into()), usable: true, state: "a daemon answers".to_owned() },
+            ok: true,
+        }
+    }
+
+    #[test]
+    fn doctor_prints_every_layer_with_why_and_fix() {
+        let expected = "\
+stockade 0.1.0 on Linux 6.1.0 (x86_64), as uid 1000, mode jailed
+  seccomp       present  required
+  landlock      present  required  ABI 7
+  cgroup        missing  optional
+              why: it is not delegated
+              fix: set Delegate=yes
+  namespaces    present  optional
+  no-new-privs  present  required
+  rlimits       present  required
+  capabilities  present  required
+  mdwe          present  optional
+  cache         /c can be written
+  socket        /s a daemon answers
+every required layer is there
+";
+        let output = report(&sample(), false, Colour::Off);
+        assert_eq!((output.stdout.as_str(), output.status), (expected, 0));
+    }
+
+    #[test]
+    fn doctor_with_a_required_layer_missing_exits_1() {
+        let mut examination = sample();
+        examination.ok = false;
+        examination.layers[2].required = true;
+        let output = report(&examination, false, Colour::Off);
+        assert_eq!(output.status, 1);
+        assert!(output.stdout.contains("cgroup        MISSING  required\n"), "{}", output.stdout);
+        let output = report(&examination, true, Colour::Off);
+        let object: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
+        assert_eq!((output.status, &object["ok"]), (1, &false.into()));
+        assert_eq!(object["layers"][2]["fix"], "set Delegate=yes");
+    }
+
+    #[test]
+    fn doctor_on_this_machine_agrees_with_itself() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = Config::defaults().unwrap();
+        let examination = examine(&config, &directory.path().join("none.sock"));
+        assert_eq!(examination.layers.len(), 8);
+        assert_eq!(examination.ok, !examination.layers.iter().any(|wall| wall.required && !wall.present));
+        assert!(examination.kernel.is_some());
+    }
+
+    #[test]
+    fn socket_is_told_by_who_answers() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let state = |path: &Path| daemon(path).state;
+        assert!(state(&path).starts_with("no daemon here"));
+        let listener = UnixListener::bind(&path).unwrap();
+        assert_eq!(state(&path), "a daemon answers");
+        drop(listener);
+        assert!(state(&path).starts_with("a socket that a daemon left behind"));
+        assert!(state(&directory.path().join("x".repeat(200))).starts_with("too long"));
+        std::fs::write(directory.path().join("file"), b"").unwrap();
+        assert!(!daemon(&directory.path().join("file/s")).state.is_empty());
+    }
+
+    #[test]
+    fn cache_that_is_not_there_yet_will_be_made() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(cache(Some(directory.path())).state, "can be written");
+        let deeper = cache(Some(&directory.path().join("a/b")));
+        assert_eq!((deeper.usable, deeper.state.as_str()), (true, "will be made on first use"));
+        assert!(cache(None).state.starts_with("off"));
+        assert!(!cache(Some(Path::new("/dev/null/stockade"))).usable);
+    }
+}

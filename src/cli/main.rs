@@ -1,0 +1,60 @@
+//! From the words of a command line to an exit status.
+//!
+//! Owns: which command is run with what configuration.
+//! Never: does a command's work.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use super::args::{Cli, Command, ConfigCommand};
+use super::output::Output;
+use super::{Colour, completions, config_check, doctor, exit, explain_report, run, serve};
+use crate::config::{Config, ConfigError};
+
+/// Runs the command line of this process. Blocks until it is done.
+#[must_use]
+pub fn main() -> ExitCode {
+    match super::parse(std::env::args_os()) {
+        Ok(cli) => dispatch(cli),
+        Err(not_run) => {
+            let text = not_run.message.to_string();
+            let (stdout, stderr) =
+                if not_run.to_stderr { (String::new(), text) } else { (text, String::new()) };
+            Output { stdout, stderr, status: not_run.status }.print()
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> ExitCode {
+    let file = cli.global.config.as_deref();
+    let socket = cli.global.socket.as_deref();
+    match cli.command {
+        Command::Run(job) => with_config(file, exit::OWN_FAILURE, |config| run::run(config, &job)),
+        Command::Serve => with_config(file, exit::OWN_FAILURE, |config| serve::serve(config, socket)),
+        Command::Config(ConfigCommand::Check(args)) => {
+            config_check::check(file, std::env::vars_os(), args.json).print()
+        }
+        Command::Doctor(args) => with_config(file, exit::USAGE, |config| {
+            let socket = super::socket::for_client(socket, config.socket.as_deref());
+            let colour = Colour::of(&std::io::stdout());
+            doctor::report(&doctor::examine(&config, &socket), args.json, colour).print()
+        }),
+        Command::Explain(job) => with_config(file, exit::OWN_FAILURE, |config| {
+            explain_report(&job, &config, Colour::of(&std::io::stdout())).print()
+        }),
+        Command::Completions(args) => completions::completions(args.shell).print(),
+        Command::Zygote => ExitCode::from(exit::USAGE),
+        _ => ExitCode::from(exit::USAGE),
+    }
+}
+
+fn with_config(file: Option<&Path>, status: u8, command: impl FnOnce(Config) -> ExitCode) -> ExitCode {
+    match load(file) {
+        Ok(config) => command(config),
+        Err(error) => Output::error(&error, status).print(),
+    }
+}
+
+fn load(file: Option<&Path>) -> Result<Config, ConfigError> {
+    Config::load(file, std::env::vars_os())
+}

@@ -1,0 +1,30 @@
+//! The command line.
+//!
+//! Owns: what a person types and reads.
+//! Never: runs a job or speaks to a socket by itself; the supervisor and the client do.
+
+pub mod args;
+mod bill;
+pub mod completions;
+pub mod config_check;
+pub mod doctor;
+pub mod exit;
+pub mod explain;
+mod explain_text;
+pub mod grant;
+mod job_args;
+mod main;
+pub mod module_kind;
+pub mod output;
+mod parse;
+pub mod render;
+mod run;
+mod serve;
+pub mod socket;
+pub mod walls;
+
+pub use bill::Colour;
+pub use explain_text::report as explain_report;
+pub use job_args::ArgsError;
+pub use main::main;
+pub use parse::{NotRun, parse};

@@ -1,0 +1,232 @@
+//! `stockade run`: one job now, behind the same walls, without a daemon.
+//!
+//! Owns: the guest's standard streams, and what a person sees while waiting.
+//! Never: runs the guest itself: a supervisor of its own does, for one job.
+
+use std::io::{IsTerminal, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::Duration;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use stockade_wire::job::{JobResult, LogStream, Phase};
+use tokio::task::LocalSet;
+
+use super::args::JobArgs;
+use super::output::Output;
+use super::{ArgsError, Colour, bill, exit, render};
+use crate::config::Config;
+use crate::daemon::{SignalError, StopSignals};
+use crate::observe::{self, ObserveError};
+use crate::supervisor::{Caller, Input, Lookup, StartError, Startup, Supervisor, refusal_code};
+
+/// How long a compilation takes before it is worth a line.
+const PROGRESS_AFTER: Duration = Duration::from_millis(300);
+
+/// Exit status when whoever read the output went away, as a shell reports SIGPIPE.
+const BROKEN_PIPE_STATUS: u8 = 128 + 13;
+
+/// Why no job was run.
+#[derive(Debug, thiserror::Error)]
+enum RunError {
+    #[error(transparent)]
+    Args(#[from] ArgsError),
+    #[error(transparent)]
+    Observe(#[from] ObserveError),
+    #[error("no event loop")]
+    Runtime(#[source] std::io::Error),
+    #[error(transparent)]
+    Signals(#[from] SignalError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error("standard input cannot be handed to the guest")]
+    Input(#[source] std::io::Error),
+    #[error("denied ({code}): {message}")]
+    Denied { code: &'static str, message: String },
+    #[error("the job's result is gone")]
+    Lost,
+    #[error("the result cannot be written as JSON")]
+    Json(#[from] serde_json::Error),
+}
+
+/// Runs `future` on this thread, on the runtime that everything of the supervisor's lives on.
+///
+/// # Errors
+/// When the kernel gives no event loop.
+pub(super) fn on_this_thread<F: Future>(future: F) -> std::io::Result<F::Output> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(LocalSet::new().block_on(&runtime, future))
+}
+
+/// Runs the job and gives its exit status.
+pub(super) fn run(mut config: Config, args: &JobArgs) -> ExitCode {
+    // One job needs one worker, which the start makes; and the log must not mix with the guest's own words.
+    config.pool.warm = 0;
+    if std::env::var_os("RUST_LOG").is_none() && std::env::var_os("STOCKADE_LOG_FILTER").is_none() {
+        "error".clone_into(&mut config.log.filter);
+    }
+    let outcome = observe::to_stderr(&config.log)
+        .map_err(RunError::from)
+        .and_then(|()| on_this_thread(run_one(config, args)).map_err(RunError::Runtime)?);
+    match outcome {
+        Ok(status) => ExitCode::from(status),
+        Err(error @ (RunError::Denied { .. } | RunError::Args(ArgsError::ModuleKind { .. }))) => {
+            Output::error(&error, exit::DENIED).print()
+        }
+        Err(error) => Output::error(&error, exit::OWN_FAILURE).print(),
+    }
+}
+
+async fn run_one(config: Config, args: &JobArgs) -> Result<u8, RunError> {
+    let mut signals = StopSignals::listen()?;
+    let module = args.read_module()?;
+    let module_bytes = module.len();
+    // A named file is read whole; standard input stays a stream, as long as it may be.
+    let (bytes, input) = match &args.input {
+        Some(path) if path.as_os_str() != "-" => (args.read_input()?, Input::Submitted),
+        Some(_) | None => (Vec::new(), Input::Descriptor(standard_input().map_err(RunError::Input)?)),
+    };
+    let submission = args.submission(module, bytes)?;
+    let supervisor = Startup::new(config).start().await?;
+    let caller = Caller::own();
+    let id = supervisor.submit_with(&caller, submission, input).map_err(|refusal| RunError::Denied {
+        code: refusal_code(refusal.reason),
+        message: refusal.message,
+    })?;
+    let watched = Watched { supervisor: &supervisor, caller, id: &id };
+    let shown = tokio::select! {
+        shown = watched.to_the_end(args, module_bytes) => shown,
+        status = watched.interrupted(&mut signals) => return Ok(status),
+    };
+    let result = supervisor.wait(&caller, &id).await.ok_or(RunError::Lost)?;
+    supervisor.end().await;
+    let status = report(&result, args)?;
+    Ok(if shown.is_err() { BROKEN_PIPE_STATUS } else { status })
+}
+
+/// The one job, while it runs.
+struct Watched<'a> {
+    supervisor: &'a Supervisor,
+    caller: Caller,
+    id: &'a str,
+}
+
+impl Watched<'_> {
+    /// Shows what the guest writes as it writes it, until the job is over. An error is a reader who went away.
+    async fn to_the_end(&self, args: &JobArgs, module_bytes: usize) -> std::io::Result<()> {
+        let progress = self.progress(args, module_bytes);
+        let shown = async {
+            if args.json {
+                return Ok(());
+            }
+            tokio::try_join!(self.output(), self.logs()).map(|_| ())
+        };
+        let (shown, ()) = tokio::join!(shown, progress);
+        if shown.is_err() {
+            let _ = self.supervisor.cancel(&self.caller, self.id);
+        }
+        self.supervisor.wait(&self.caller, self.id).await;
+        shown
+    }
+
+    async fn output(&self) -> std::io::Result<()> {
+        let Some(mut output) = self.supervisor.output(&self.caller, self.id) else { return Ok(()) };
+        while let Some(bytes) = output.next().await {
+            // On another thread: a reader that stalls must not stall the job's clock.
+            write_off_thread(bytes, std::io::stdout).await?;
+        }
+        Ok(())
+    }
+
+    /// The guest's standard error, and a function's standard output, which is not the job's output.
+    async fn logs(&self) -> std::io::Result<()> {
+        let Some(mut logs) = self.supervisor.logs(&self.caller, self.id) else { return Ok(()) };
+        while let Some(piece) = logs.next().await {
+            let mut bytes = piece.bytes;
+            if piece.skipped_bytes > 0 {
+                let stream = match piece.stream {
+                    LogStream::Stdout => "standard output",
+                    LogStream::Stderr => "standard error",
+                };
+                let notice = format!("[{} bytes of {stream} lost: --log-buffer]\n", piece.skipped_bytes);
+                bytes.splice(0..0, notice.into_bytes());
+            }
+            write_off_thread(bytes, std::io::stderr).await?;
+        }
+        Ok(())
+    }
+
+    /// On a terminal, says that a module is being compiled when that takes a while.
+    async fn progress(&self, args: &JobArgs, module_bytes: usize) {
+        if args.json || !std::io::stderr().is_terminal() {
+            return;
+        }
+        tokio::time::sleep(PROGRESS_AFTER).await;
+        let compiling = || {
+            let lookup = self.supervisor.result(&self.caller, self.id);
+            matches!(lookup, Some(Lookup::Running(summary)) if summary.phase == Phase::Compiling)
+        };
+        if !compiling() {
+            return;
+        }
+        let _ = write!(std::io::stderr(), "compiling {} ({module_bytes} bytes)…", args.module_name());
+        while compiling() {
+            tokio::time::sleep(PROGRESS_AFTER).await;
+        }
+        let _ = write!(std::io::stderr(), "\r\x1b[K");
+    }
+
+    /// The first signal cancels the job, which then ends as any other; the second does not wait for that.
+    async fn interrupted(&self, signals: &mut StopSignals) -> u8 {
+        signals.next().await;
+        let _ = self.supervisor.cancel(&self.caller, self.id);
+        signals.next().await;
+        exit::KILLED
+    }
+}
+
+async fn write_off_thread<W: Write>(
+    bytes: Vec<u8>,
+    open: impl FnOnce() -> W + Send + 'static,
+) -> std::io::Result<()> {
+    let written = tokio::task::spawn_blocking(move || {
+        let mut stream = open();
+        stream.write_all(&bytes)?;
+        stream.flush()
+    });
+    written.await.map_err(std::io::Error::other)?
+}
+
+fn report(result: &Rc<JobResult>, args: &JobArgs) -> Result<u8, RunError> {
+    let mut stderr = String::new();
+    if let Some(line) = bill::failure(result) {
+        stderr.push_str("stockade: ");
+        stderr.push_str(&line);
+        stderr.push('\n');
+    }
+    if args.bill {
+        stderr.push_str(&bill::bill(result, Colour::of(&std::io::stderr())));
+    }
+    let stdout = if args.json { format!("{}\n", render::json(result)?) } else { String::new() };
+    let status = exit::exit_status(result);
+    let _ = Output { stdout, stderr, status }.print();
+    Ok(status)
+}
+
+/// Standard input for the guest: as it is when it can only be read, else through a pipe, so that no guest ever
+/// holds a terminal or a socket of ours.
+fn standard_input() -> std::io::Result<OwnedFd> {
+    let stdin = std::io::stdin().as_fd().try_clone_to_owned()?;
+    let flags = OFlag::from_bits_retain(fcntl(&stdin, FcntlArg::F_GETFL)?);
+    if flags & OFlag::O_ACCMODE == OFlag::O_RDONLY && !stdin.is_terminal() {
+        return Ok(stdin);
+    }
+    let (theirs, ours) = std::io::pipe()?;
+    // It ends with the input, with the guest, or with the process; nothing waits for it.
+    std::thread::Builder::new().name("stdin".to_owned()).spawn(move || {
+        let mut ours = ours;
+        let _ = std::io::copy(&mut std::fs::File::from(stdin), &mut ours);
+    })?;
+    Ok(theirs.into())
+}

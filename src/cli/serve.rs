@@ -1,0 +1,57 @@
+//! `stockade serve`: the daemon.
+//!
+//! Owns: the order of its start: log, socket, walls, then clients.
+//! Never: serves a client before the walls were tried.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use super::output::Output;
+use super::{exit, socket};
+use crate::config::Config;
+use crate::daemon::{self, DaemonError, Listener, SignalError, SocketError, StopSignals};
+use crate::observe::{self, ObserveError};
+use crate::supervisor::{StartError, Startup};
+
+/// Why the daemon does not run.
+#[derive(Debug, thiserror::Error)]
+enum ServeError {
+    #[error(transparent)]
+    Observe(#[from] ObserveError),
+    #[error("no event loop")]
+    Runtime(#[source] std::io::Error),
+    #[error(transparent)]
+    Signals(#[from] SignalError),
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
+}
+
+/// Runs the daemon until it is told to stop.
+pub(super) fn serve(config: Config, socket_flag: Option<&Path>) -> ExitCode {
+    match try_serve(config, socket_flag) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => Output::error(&error, exit::OWN_FAILURE).print(),
+    }
+}
+
+fn try_serve(config: Config, socket_flag: Option<&Path>) -> Result<(), ServeError> {
+    observe::to_stderr(&config.log)?;
+    let path = socket::for_daemon(socket_flag, config.socket.as_deref());
+    super::run::on_this_thread(async {
+        let mut stop = StopSignals::listen()?;
+        // Before the zygote: a second daemon is refused without having started anything.
+        let listener = Listener::bind(&path, config.clients.socket_mode)?;
+        let clients = config.clients.clone();
+        let supervisor = Startup::new(config).start().await?;
+        tracing::info!(socket = %path.display(), "ready");
+        daemon::serve(supervisor.clone(), listener, &clients, async || stop.next().await).await?;
+        supervisor.end().await;
+        tracing::info!("stopped");
+        Ok(())
+    })
+    .map_err(ServeError::Runtime)?
+}

@@ -1,0 +1,265 @@
+//! Settings by name, from the defaults, a file and the environment, each with where it came from.
+//!
+//! Owns: precedence, and which names are refused.
+//! Never: looks at more than one setting at a time; `build.rs` does.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::Path;
+
+use toml::de::{DeTable, DeValue};
+
+use super::error::{ConfigError, Origin};
+use super::schema::{self, FILE_VARIABLE, PROFILE_SETTINGS, PROFILES, SETTINGS, VARIABLE_PREFIX};
+use super::value::{Value, Written, quoted};
+
+/// The defaults of everything outside the profiles.
+const DEFAULTS: &str = include_str!("../../policies/stockade.toml");
+
+/// The built-in profiles.
+const DEFAULT_PROFILES: [(&str, &str); 3] = [
+    ("script", include_str!("../../policies/profiles/script.toml")),
+    (BASE_PROFILE, include_str!("../../policies/profiles/extension.toml")),
+    ("batch", include_str!("../../policies/profiles/batch.toml")),
+];
+
+/// A new profile takes from this one what it leaves out.
+const BASE_PROFILE: &str = "extension";
+
+/// Longest name of a profile, bytes.
+const PROFILE_NAME_BYTES_MAX: usize = 64;
+
+/// Deepest that keys nest: `profiles.NAME.KEY`.
+const DEPTH_MAX: usize = 3;
+
+/// One setting as it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) value: Value,
+    pub(super) origin: Origin,
+}
+
+/// Every setting by its dotted name.
+#[derive(Debug, Clone)]
+pub(super) struct Layers {
+    entries: BTreeMap<String, Entry>,
+}
+
+/// What the lines of a text are attributed to.
+#[derive(Debug, Clone, Copy)]
+enum Source<'a> {
+    Default,
+    File(&'a Path),
+}
+
+impl Source<'_> {
+    fn at(self, text: &str, offset: usize) -> Origin {
+        match self {
+            Self::Default => Origin::Default,
+            Self::File(path) => Origin::File { path: path.to_owned(), line: line_of(text, offset) },
+        }
+    }
+}
+
+impl Layers {
+    /// What is built in.
+    pub(super) fn defaults() -> Result<Self, ConfigError> {
+        let mut layers = Self { entries: BTreeMap::new() };
+        layers.add(DEFAULTS, Source::Default, "")?;
+        for (name, text) in DEFAULT_PROFILES {
+            layers.add(text, Source::Default, &format!("{PROFILES}.{name}"))?;
+        }
+        Ok(layers)
+    }
+
+    /// Puts a file's settings over what is there.
+    pub(super) fn add_file(&mut self, text: &str, path: &Path) -> Result<(), ConfigError> {
+        self.add(text, Source::File(path), "")
+    }
+
+    /// Puts the settings among the environment's variables over what is there.
+    pub(super) fn add_environment(&mut self, variables: &[(OsString, OsString)]) -> Result<(), ConfigError> {
+        let keys: BTreeMap<String, String> =
+            self.entries.keys().map(|key| (schema::variable_of(key), key.clone())).collect();
+        for (name, value) in variables {
+            let name = name.to_string_lossy();
+            if !name.starts_with(VARIABLE_PREFIX) || name == FILE_VARIABLE {
+                continue;
+            }
+            let Some(key) = keys.get(name.as_ref()) else {
+                let nearest = schema::nearest(&name, keys.keys().map(String::as_str));
+                return Err(ConfigError::UnknownVariable { name: name.into_owned(), nearest });
+            };
+            let written = match value.to_str() {
+                Some(text) => Written::Text(text.to_owned()),
+                None => Written::Other("text that is not UTF-8"),
+            };
+            self.set(key, &written, Origin::Environment { name: name.into_owned() })?;
+        }
+        Ok(())
+    }
+
+    /// The setting of that name.
+    pub(super) fn get(&self, key: &str) -> Result<&Entry, ConfigError> {
+        self.entries.get(key).ok_or_else(|| ConfigError::NoDefault { key: key.to_owned() })
+    }
+
+    /// Every setting, in the order of the schema, profiles last.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&str, &Entry)> {
+        let plain = SETTINGS.iter().filter_map(|setting| self.entries.get_key_value(setting.key));
+        let profiles = self.profile_names().into_iter().flat_map(move |name| {
+            PROFILE_SETTINGS.iter().filter_map(move |setting| {
+                self.entries.get_key_value(&format!("{PROFILES}.{name}.{}", setting.key))
+            })
+        });
+        plain.chain(profiles).map(|(key, entry)| (key.as_str(), entry))
+    }
+
+    /// Names of all profiles.
+    pub(super) fn profile_names(&self) -> Vec<String> {
+        let names = self.entries.keys().filter_map(|key| schema::profile_key(key));
+        let mut names: Vec<String> = names.map(|(name, _)| name.to_owned()).collect();
+        names.dedup();
+        names
+    }
+
+    /// Reads `text` as TOML whose keys are below `prefix`.
+    fn add(&mut self, text: &str, source: Source<'_>, prefix: &str) -> Result<(), ConfigError> {
+        let table = DeTable::parse(text).map_err(|error| ConfigError::Syntax {
+            origin: source.at(text, error.span().map_or(0, |span| span.start)),
+            message: error.message().to_owned(),
+        })?;
+        self.add_table(table.get_ref(), &Reading { text, source }, prefix)
+    }
+
+    fn add_table(
+        &mut self,
+        table: &DeTable<'_>,
+        reading: &Reading<'_>,
+        prefix: &str,
+    ) -> Result<(), ConfigError> {
+        for (name, value) in table {
+            let key = if prefix.is_empty() {
+                name.get_ref().to_string()
+            } else {
+                format!("{prefix}.{}", name.get_ref())
+            };
+            let origin = reading.source.at(reading.text, name.span().start);
+            match value.get_ref() {
+                DeValue::Table(inner) if holds_settings(&key) => {
+                    self.admit_profile(&key, &origin)?;
+                    self.add_table(inner, reading, &key)?;
+                }
+                _ if holds_settings(&key) => return Err(ConfigError::NotASection { origin, key }),
+                other => self.set(&key, &written(other), origin)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes room for a profile that is not there yet: it begins as a copy of the base profile.
+    fn admit_profile(&mut self, key: &str, origin: &Origin) -> Result<(), ConfigError> {
+        let Some(name) = key.strip_prefix(PROFILES).and_then(|rest| rest.strip_prefix('.')) else {
+            return Ok(());
+        };
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        let letter_first = name.bytes().next().is_some_and(|b| b.is_ascii_lowercase());
+        if name.len() > PROFILE_NAME_BYTES_MAX || !letter_first || !name.bytes().all(plain) {
+            return Err(ConfigError::ProfileName { origin: origin.clone(), name: quoted(name) });
+        }
+        for setting in PROFILE_SETTINGS {
+            let base = format!("{PROFILES}.{BASE_PROFILE}.{}", setting.key);
+            let inherited = self.entries.get(&base).cloned();
+            if let Some(entry) = inherited {
+                self.entries.entry(format!("{key}.{}", setting.key)).or_insert(entry);
+            }
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, key: &str, written: &Written, origin: Origin) -> Result<(), ConfigError> {
+        let Some(kind) = schema::kind_of(key) else {
+            let nearest = match schema::profile_key(key) {
+                Some((profile, name)) => schema::nearest(name, PROFILE_SETTINGS.iter().map(|s| s.key))
+                    .map(|name| format!("{PROFILES}.{profile}.{name}")),
+                None => schema::nearest(key, SETTINGS.iter().map(|s| s.key)),
+            };
+            return Err(ConfigError::UnknownKey { origin, key: shown_key(key), nearest });
+        };
+        match kind.read(written) {
+            Ok(value) => {
+                self.entries.insert(key.to_owned(), Entry { value, origin });
+                Ok(())
+            }
+            Err(why) => Err(ConfigError::BadValue {
+                origin,
+                key: key.into(),
+                given: written.shown().into(),
+                why: why.into(),
+                allowed: kind.allowed().into(),
+            }),
+        }
+    }
+}
+
+/// A text being read.
+struct Reading<'a> {
+    text: &'a str,
+    source: Source<'a>,
+}
+
+/// A profile's own file: `KEY = VALUE` without a section. Each setting with its line.
+///
+/// # Errors
+/// As for a configuration file.
+pub(super) fn read_profile(text: &str, path: &Path) -> Result<Vec<(&'static str, Entry)>, ConfigError> {
+    let prefix = format!("{PROFILES}.file");
+    let mut layers = Layers { entries: BTreeMap::new() };
+    layers.add(text, Source::File(path), &prefix)?;
+    Ok(PROFILE_SETTINGS
+        .iter()
+        .filter_map(|setting| {
+            Some((setting.key, layers.entries.remove(&format!("{prefix}.{}", setting.key))?))
+        })
+        .collect())
+}
+
+/// Whether `key` names a section or a profile rather than a setting.
+fn holds_settings(key: &str) -> bool {
+    let depth = key.split('.').count();
+    match key.split_once('.') {
+        None => schema::is_section(key),
+        Some((section, _)) => section == PROFILES && depth < DEPTH_MAX,
+    }
+}
+
+fn shown_key(key: &str) -> String {
+    let quoted = quoted(key);
+    quoted.trim_matches('"').to_owned()
+}
+
+fn written(value: &DeValue<'_>) -> Written {
+    match value {
+        DeValue::String(text) => Written::Text(text.to_string()),
+        // `i128` holds whatever fits a setting; what it does not hold is refused as too large all the same.
+        DeValue::Integer(number) => match i128::from_str_radix(number.as_str(), number.radix()) {
+            Ok(number) => Written::Number(number.to_string()),
+            Err(_) => Written::Number(number.as_str().to_owned()),
+        },
+        DeValue::Float(number) => Written::Number(number.as_str().to_owned()),
+        DeValue::Boolean(flag) => Written::Flag(*flag),
+        DeValue::Datetime(_) => Written::Other("date"),
+        DeValue::Table(_) => Written::Other("table"),
+        DeValue::Array(items) => {
+            let texts = items.iter().map(|item| item.get_ref().as_str().map(str::to_owned));
+            texts
+                .collect::<Option<Vec<_>>>()
+                .map_or(Written::Other("array of other things than texts"), Written::List)
+        }
+    }
+}
+
+/// The line of a byte offset, from 1.
+pub(super) fn line_of(text: &str, offset: usize) -> usize {
+    text.bytes().take(offset).filter(|b| *b == b'\n').count() + 1
+}

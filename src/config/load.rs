@@ -1,0 +1,162 @@
+//! Loading: which file, read how, and where an automatic directory is.
+//!
+//! Owns: [`Config::load`] and [`inspect`].
+//! Never: creates or changes a file.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use super::error::{ConfigError, Origin};
+use super::layers::{self, Layers};
+use super::schema::FILE_VARIABLE;
+use super::{Config, build};
+
+/// The file that is read when none is named, if it is there.
+const SYSTEM_FILE: &str = "/etc/stockade/stockade.toml";
+
+/// Largest configuration file, bytes.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// A configuration with where every setting came from, for people.
+#[derive(Debug, Clone)]
+pub struct Inspection {
+    /// The configuration.
+    pub config: Config,
+    /// The file that was read, if one was.
+    pub file: Option<PathBuf>,
+    /// Every setting.
+    pub settings: Vec<Effective>,
+}
+
+/// One setting as it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Effective {
+    /// Its dotted name.
+    pub key: String,
+    /// Its value, as it could be written.
+    pub value: String,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+impl Config {
+    /// The configuration of a machine where nobody set anything, without a cache on disk. Reads nothing.
+    ///
+    /// # Errors
+    /// Never, unless the defaults built into this executable are at fault.
+    pub fn defaults() -> Result<Self, ConfigError> {
+        build::config(&Layers::defaults()?, None)
+    }
+
+    /// The configuration: defaults, `file` (else `STOCKADE_CONFIG`, else the system's file if there is one), and the
+    /// settings among `environment`'s variables. Reads the file, so it may block; called once, at the start.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or anything in it or in the environment is not a setting, not allowed, or
+    /// contradicts the rest. The message names the place, the key and what is allowed.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, ConfigError> {
+        inspect(file, environment).map(|inspection| inspection.config)
+    }
+}
+
+/// As [`Config::load`], with where every setting came from.
+///
+/// # Errors
+/// As [`Config::load`].
+pub fn inspect(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<Inspection, ConfigError> {
+    let variables: Vec<(OsString, OsString)> = environment.collect();
+    let mut layers = Layers::defaults()?;
+    let file = chosen_file(file, &variables);
+    if let Some(path) = &file {
+        layers.add_file(&read(path)?, path)?;
+    }
+    layers.add_environment(&variables)?;
+    let root = nix::unistd::geteuid().is_root();
+    let config = build::config(&layers, automatic_cache(&variables, root))?;
+    let settings = layers.all().map(|(key, entry)| Effective {
+        key: key.to_owned(),
+        value: entry.value.shown(),
+        origin: entry.origin.clone(),
+    });
+    Ok(Inspection { config, file, settings: settings.collect() })
+}
+
+fn chosen_file(named: Option<&Path>, variables: &[(OsString, OsString)]) -> Option<PathBuf> {
+    let system = || Path::new(SYSTEM_FILE).exists().then(|| PathBuf::from(SYSTEM_FILE));
+    named
+        .map(Path::to_owned)
+        .or_else(|| variable(variables, FILE_VARIABLE).map(PathBuf::from))
+        .or_else(system)
+}
+
+/// The text of a file of settings, bounded.
+///
+/// # Errors
+/// When it cannot be read, is not a regular file, is too large or is not UTF-8.
+pub(super) fn read(path: &Path) -> Result<String, ConfigError> {
+    let failed = |source| ConfigError::Read { path: path.to_owned(), source };
+    // Looked at before it is opened: opening a FIFO would wait for a writer.
+    if !std::fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(ConfigError::NotAFile { path: path.to_owned() });
+    }
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
+        .map_err(failed)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(ConfigError::FileTooLarge { path: path.to_owned(), max: FILE_BYTES_MAX });
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let good = String::from_utf8_lossy(
+            error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default(),
+        );
+        let line = layers::line_of(&good, good.len());
+        ConfigError::FileNotUnicode { origin: Origin::File { path: path.to_owned(), line } }
+    })
+}
+
+/// Where `cache.directory = "auto"` is; `None` when nothing says where a cache could be.
+fn automatic_cache(variables: &[(OsString, OsString)], root: bool) -> Option<PathBuf> {
+    let base = |name: &str| variable(variables, name).map(PathBuf::from).filter(|path| path.is_absolute());
+    if let Some(cache) = base("XDG_CACHE_HOME") {
+        return Some(cache.join("stockade"));
+    }
+    if root {
+        return Some(PathBuf::from("/var/cache/stockade"));
+    }
+    base("HOME").map(|home| home.join(".cache/stockade"))
+}
+
+fn variable<'a>(variables: &'a [(OsString, OsString)], name: &str) -> Option<&'a OsStr> {
+    let found = variables.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_os_str());
+    found.filter(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn variables(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+        pairs.iter().map(|(name, value)| (name.into(), value.into())).collect()
+    }
+
+    #[test]
+    fn cache_directory_automatic_follows_the_environment() {
+        let at = |pairs: &[(&str, &str)], root| automatic_cache(&variables(pairs), root);
+        let both = [("HOME", "/home/a"), ("XDG_CACHE_HOME", "/c")];
+        assert_eq!(at(&both, false), Some("/c/stockade".into()));
+        assert_eq!(at(&both, true), Some("/c/stockade".into()));
+        assert_eq!(at(&[("HOME", "/home/a")], false), Some("/home/a/.cache/stockade".into()));
+        assert_eq!(at(&[("HOME", "/root")], true), Some("/var/cache/stockade".into()));
+        assert_eq!(at(&[("HOME", "relative"), ("XDG_CACHE_HOME", "")], false), None);
+        assert_eq!(at(&[], false), None);
+    }
+}

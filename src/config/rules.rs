@@ -1,0 +1,134 @@
+//! What must hold between settings.
+//!
+//! Owns: every rule about more than one setting.
+//! Never: changes one to fit another; a contradiction is refused.
+
+use stockade_wire::job::Layer;
+use stockade_wire::limits::FRAME_BODY_BYTES_MAX;
+use stockade_wire::zygote::NamespacePolicy;
+
+use super::error::ConfigError;
+use super::layers::Layers;
+use super::{CgroupRoot, Config, Mode, Profile};
+
+/// Room in a frame for everything of a result but its output and logs.
+const RESULT_OVERHEAD_BYTES: u64 = 1 << 20;
+
+/// A rule that is broken: the setting to name, and what must hold.
+struct Broken {
+    key: String,
+    rule: String,
+}
+
+/// Refuses a configuration that contradicts itself, by the first rule it breaks.
+pub(super) fn check(config: &Config, layers: &Layers) -> Result<(), ConfigError> {
+    let broken = mode(config)
+        .or_else(|| counts(config))
+        .or_else(|| walls(config))
+        .or_else(|| frames(config))
+        .or_else(|| filter(config))
+        .or_else(|| default_profile(config))
+        .or_else(|| config.profiles.iter().find_map(|(name, profile)| ceiling(config, name, profile)));
+    let Some(Broken { key, rule }) = broken else { return Ok(()) };
+    let entry = layers.get(&key)?;
+    Err(ConfigError::Conflict {
+        origin: entry.origin.clone(),
+        given: entry.value.shown().into(),
+        key: key.into(),
+        rule: rule.into(),
+    })
+}
+
+fn broken(key: &str, rule: impl Into<String>) -> Option<Broken> {
+    Some(Broken { key: key.to_owned(), rule: rule.into() })
+}
+
+fn mode(config: &Config) -> Option<Broken> {
+    if config.mode == Mode::InProcess && config.production {
+        return broken(
+            "mode",
+            "in-process runs jobs without a jail, for developers only, and production = true refuses it; \
+             set mode = \"jailed\"",
+        );
+    }
+    None
+}
+
+fn counts(config: &Config) -> Option<Broken> {
+    if config.pool.warm > config.pool.workers_max {
+        return broken("pool.warm", "at most pool.workers_max");
+    }
+    if config.queue.jobs_per_caller_max > config.queue.jobs_max {
+        return broken("queue.jobs_per_caller_max", "at most queue.jobs_max");
+    }
+    if config.clients.connections_per_uid_max > config.clients.connections_max {
+        return broken("clients.connections_per_uid_max", "at most clients.connections_max");
+    }
+    if config.clients.frame_bytes_max > config.clients.buffered_bytes_max {
+        return broken(
+            "clients.frame_bytes_max",
+            "at most clients.buffered_bytes_max, or no such frame could be read",
+        );
+    }
+    None
+}
+
+fn walls(config: &Config) -> Option<Broken> {
+    let required = |layer| config.jail.require.contains(&layer);
+    if required(Layer::Landlock) && config.jail.landlock_abi_min == 0 {
+        return broken("jail.landlock_abi_min", "at least 1 while jail.require has landlock");
+    }
+    if required(Layer::Namespaces) && config.jail.namespaces == NamespacePolicy::Off {
+        return broken("jail.namespaces", "auto while jail.require has namespaces");
+    }
+    if required(Layer::Cgroup) && config.cgroup.root == CgroupRoot::Off {
+        return broken("cgroup.root", "auto or a directory while jail.require has cgroup");
+    }
+    None
+}
+
+fn frames(config: &Config) -> Option<Broken> {
+    let result = config
+        .ceilings
+        .log_bytes
+        .saturating_mul(2)
+        .saturating_add(config.ceilings.output_bytes)
+        .saturating_add(RESULT_OVERHEAD_BYTES);
+    if result > FRAME_BODY_BYTES_MAX as u64 {
+        return broken(
+            "ceilings.output_bytes",
+            "with twice ceilings.log_bytes at most 95M, since a result has to fit in one frame of 96M",
+        );
+    }
+    None
+}
+
+fn filter(config: &Config) -> Option<Broken> {
+    let filter = tracing_subscriber::EnvFilter::builder().parse(&config.log.filter);
+    filter.err().and_then(|error| {
+        broken("log.filter", format!("as in RUST_LOG, such as stockade=debug,info ({error})"))
+    })
+}
+
+fn default_profile(config: &Config) -> Option<Broken> {
+    if config.profiles.contains_key(&config.default_profile) {
+        return None;
+    }
+    let names: Vec<&str> = config.profiles.keys().map(String::as_str).collect();
+    broken("default_profile", format!("one of the profiles there are: {}", names.join(", ")))
+}
+
+fn ceiling(config: &Config, name: &str, profile: &Profile) -> Option<Broken> {
+    let ceilings = &config.ceilings;
+    let above = [
+        ("timeout", profile.timeout > ceilings.timeout),
+        ("grace", profile.grace > ceilings.grace),
+        ("memory_bytes", profile.memory_bytes > ceilings.memory_bytes),
+        ("fuel", profile.fuel.is_some_and(|fuel| fuel > ceilings.fuel)),
+        ("cpu", profile.cpu.is_some_and(|cpu| cpu > ceilings.cpu)),
+        ("output_bytes", profile.output_bytes > ceilings.output_bytes),
+        ("log_bytes", profile.log_bytes > ceilings.log_bytes),
+    ];
+    let (setting, _) = above.into_iter().find(|(_, above)| *above)?;
+    broken(&format!("profiles.{name}.{setting}"), format!("at most ceilings.{setting}"))
+}

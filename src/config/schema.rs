@@ -1,0 +1,223 @@
+//! Every setting there is.
+//!
+//! Owns: names and bounds. The file reader, the environment reader, `config check` and the tests follow it.
+//! Never: holds a default; those are in `policies/`.
+
+use stockade_wire::limits::{FRAME_BODY_BYTES_MAX, INPUT_BYTES_MAX, MODULE_BYTES_MAX};
+
+use super::value::Kind;
+
+/// Starts every environment variable that is a setting.
+pub(super) const VARIABLE_PREFIX: &str = "STOCKADE_";
+
+/// Names the configuration file; not a setting itself.
+pub(super) const FILE_VARIABLE: &str = "STOCKADE_CONFIG";
+
+/// The section that holds the profiles.
+pub(super) const PROFILES: &str = "profiles";
+
+const MS: u64 = 1_000;
+const SECOND: u64 = 1_000 * MS;
+const MINUTE: u64 = 60 * SECOND;
+const HOUR: u64 = 60 * MINUTE;
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+
+/// Most guest memory a job can have: what one 32-bit Wasm memory can address.
+const GUEST_MEMORY_MAX: u64 = 4 * GIB;
+
+/// One setting.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Setting {
+    /// `section.key`, or `key` at the top level.
+    pub(super) key: &'static str,
+    /// What it may be.
+    pub(super) kind: Kind,
+}
+
+const fn set(key: &'static str, kind: Kind) -> Setting {
+    Setting { key, kind }
+}
+
+const fn time(min_us: u64, max_us: u64) -> Kind {
+    Kind::Duration { min_us, max_us }
+}
+
+const fn size(min: u64, max: u64) -> Kind {
+    Kind::Size { min, max }
+}
+
+const fn count(min: u64, max: u64) -> Kind {
+    Kind::Count { min, max }
+}
+
+/// Every setting outside the profiles, in the order of `policies/stockade.toml`.
+pub(super) const SETTINGS: &[Setting] = &[
+    set("mode", Kind::Choice(&["jailed", "in-process"])),
+    set("production", Kind::Flag),
+    set("socket", Kind::Path),
+    set("default_profile", Kind::Text),
+    set("pool.warm", count(0, 1024)),
+    set("pool.workers_max", count(1, 4096)),
+    set("pool.compilers_max", count(1, 64)),
+    set("pool.lock_timeout", time(10 * MS, MINUTE)),
+    set("pool.zygote_forks_max", count(1, 1_000_000_000)),
+    set("pool.restart_burst", count(1, 1000)),
+    set("pool.restart_window", time(SECOND, HOUR)),
+    set("pool.worker_failures_max", count(1, 100_000)),
+    set("queue.jobs_max", count(1, 1_000_000)),
+    set("queue.bytes_max", size(MIB, TIB)),
+    set("queue.jobs_per_caller_max", count(1, 1_000_000)),
+    set("jail.require", Kind::Layers),
+    set("jail.landlock_abi_min", count(0, 9)),
+    set("jail.namespaces", Kind::Choice(&["auto", "off"])),
+    set("jail.open_files", count(16, 65_536)),
+    set("jail.file_bytes", size(0, TIB)),
+    set("jail.run_as", Kind::Ids),
+    set("jail.data_headroom_bytes", size(16 * MIB, 4 * GIB)),
+    set("cgroup.root", Kind::Location),
+    set("cgroup.pids_max", count(1, 4096)),
+    set("cgroup.memory_headroom_bytes", size(16 * MIB, 4 * GIB)),
+    set("cgroup.cpu_weight", count(1, 10_000)),
+    set("ceilings.timeout", time(MS, 24 * HOUR)),
+    set("ceilings.grace", time(0, HOUR)),
+    set("ceilings.memory_bytes", size(64 * KIB, GUEST_MEMORY_MAX)),
+    set("ceilings.output_bytes", size(1, FRAME_BODY_BYTES_MAX as u64)),
+    set("ceilings.log_bytes", size(4 * KIB, FRAME_BODY_BYTES_MAX as u64)),
+    set("ceilings.module_bytes", size(KIB, MODULE_BYTES_MAX as u64)),
+    set("ceilings.input_bytes", size(0, INPUT_BYTES_MAX as u64)),
+    set("ceilings.cpu", time(MS, 24 * HOUR)),
+    set("ceilings.fuel", count(1, u64::MAX)),
+    set("compile.timeout", time(10 * MS, HOUR)),
+    set("compile.cpu", time(10 * MS, HOUR)),
+    set("compile.memory_bytes", size(64 * MIB, 64 * GIB)),
+    set("compile.artifact_bytes", size(64 * KIB, 4 * GIB)),
+    set("cache.directory", Kind::Location),
+    set("cache.disk_bytes", size(0, 16 * TIB)),
+    set("cache.memory_bytes", size(0, TIB)),
+    set("cache.key_file", Kind::Path),
+    set("results.kept_max", count(0, 1_000_000)),
+    set("results.bytes_max", size(0, TIB)),
+    set("results.kept_for", time(0, 24 * HOUR)),
+    set("clients.connections_max", count(1, 65_536)),
+    set("clients.connections_per_uid_max", count(1, 65_536)),
+    set("clients.frame_timeout", time(10 * MS, HOUR)),
+    set("clients.frame_bytes_max", size(64 * KIB, FRAME_BODY_BYTES_MAX as u64)),
+    set("clients.buffered_bytes_max", size(64 * KIB, TIB)),
+    set("clients.outbound_bytes_max", size(64 * KIB, TIB)),
+    set("clients.requests_in_flight_max", count(1, 65_536)),
+    set("clients.drain_timeout", time(0, HOUR)),
+    set("clients.socket_mode", Kind::SocketMode),
+    set("grants.directories", Kind::Paths),
+    set("log.filter", Kind::Text),
+    set("log.format", Kind::Choice(&["text", "json"])),
+    set("kill.epoch_head_start", time(0, SECOND)),
+];
+
+/// Every setting of a profile.
+pub(super) const PROFILE_SETTINGS: &[Setting] = &[
+    set("timeout", time(MS, 24 * HOUR)),
+    set("grace", time(0, HOUR)),
+    set("memory_bytes", size(64 * KIB, GUEST_MEMORY_MAX)),
+    set("fuel", Kind::MaybeCount { min: 1, max: u64::MAX }),
+    set("cpu", Kind::MaybeDuration { min_us: MS, max_us: 24 * HOUR }),
+    set("output_bytes", size(1, FRAME_BODY_BYTES_MAX as u64)),
+    set("log_bytes", size(4 * KIB, FRAME_BODY_BYTES_MAX as u64)),
+    set("log_lines", count(1, 1_000_000)),
+];
+
+/// The kind of the setting with that dotted name.
+pub(super) fn kind_of(key: &str) -> Option<Kind> {
+    let (settings, name) = match profile_key(key) {
+        Some((_, name)) => (PROFILE_SETTINGS, name),
+        None => (SETTINGS, key),
+    };
+    settings.iter().find(|setting| setting.key == name).map(|setting| setting.kind)
+}
+
+/// `profiles.NAME.KEY` taken apart.
+pub(super) fn profile_key(key: &str) -> Option<(&str, &str)> {
+    key.strip_prefix(PROFILES)?.strip_prefix('.')?.rsplit_once('.')
+}
+
+/// The environment variable of a dotted name.
+pub(super) fn variable_of(key: &str) -> String {
+    let name = key.replace(['.', '-'], "_").to_ascii_uppercase();
+    format!("{VARIABLE_PREFIX}{name}")
+}
+
+/// Whether there is a section of that name.
+pub(super) fn is_section(name: &str) -> bool {
+    name == PROFILES
+        || SETTINGS
+            .iter()
+            .any(|setting| setting.key.split_once('.').is_some_and(|(section, _)| section == name))
+}
+
+/// The name most like `given`, when one is alike enough to have been meant.
+pub(crate) fn nearest<'a>(given: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
+    let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
+    names
+        .map(|name| {
+            // A right key in a wrong section is the likeliest slip of all.
+            let distance = if last(name) == last(given) { 1 } else { edits(given, name) };
+            (distance, name)
+        })
+        .min()
+        .filter(|(distance, _)| *distance <= 2.max(given.chars().count() / 4))
+        .map(|(_, name)| name.to_owned())
+}
+
+/// Levenshtein's distance.
+fn edits(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().take(128).enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        for (cell, cb) in row.iter_mut().skip(1).zip(&b) {
+            let here = (diagonal + usize::from(ca != *cb)).min(left + 1).min(*cell + 1);
+            diagonal = std::mem::replace(cell, here);
+            left = here;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+    }
+    row.last().copied().unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn edits_of_known_pairs_are_right() {
+        for (a, b, n) in
+            [("", "", 0), ("abc", "abc", 0), ("", "abc", 3), ("kitten", "sitting", 3), ("warm", "wram", 2)]
+        {
+            assert_eq!(edits(a, b), n, "{a} {b}");
+            assert_eq!(edits(b, a), n, "{b} {a}");
+        }
+    }
+
+    #[test]
+    fn variables_of_all_settings_are_distinct() {
+        let names: BTreeSet<String> = SETTINGS.iter().map(|s| variable_of(s.key)).collect();
+        assert_eq!(names.len(), SETTINGS.len());
+        assert!(!names.contains(FILE_VARIABLE));
+    }
+
+    #[test]
+    fn slip_of_the_pen_is_recognised() {
+        let names = || SETTINGS.iter().map(|s| s.key);
+        assert_eq!(nearest("pool.wram", names()).as_deref(), Some("pool.warm"));
+        assert_eq!(nearest("queue.warm", names()).as_deref(), Some("pool.warm"));
+        assert_eq!(nearest("productoin", names()).as_deref(), Some("production"));
+        assert_eq!(nearest("frobnicate", names()), None);
+    }
+}

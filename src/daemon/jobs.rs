@@ -1,0 +1,104 @@
+//! What the daemon asks of whoever runs the jobs.
+//!
+//! Owns: the seam between connections and the supervisor.
+//! Never: runs a job, decides who may see one.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use stockade_wire::client::{Refusal, Statistics};
+use stockade_wire::job::{JobResult, JobSummary, Submission};
+
+use crate::supervisor::{Caller, LogFollower, LogPiece, Lookup, Supervisor};
+
+/// The supervisor as connections see it: a cheap handle, used on one thread.
+///
+/// Every question about a job names the caller, and a job that is another's is answered exactly like one
+/// that never was.
+pub trait Jobs: Clone + 'static {
+    /// Reads the logs of one job.
+    type Logs: FollowLogs;
+
+    /// Admits a job and gives its id. Never blocks.
+    ///
+    /// # Errors
+    /// When the job is not admitted; nothing of it is kept.
+    fn submit(&self, caller: &Caller, submission: Submission) -> Result<String, Refusal>;
+
+    /// Where a job is. Never blocks.
+    fn result(&self, caller: &Caller, job: &str) -> Option<Lookup>;
+
+    /// The result of a job, when it is there. Dropping the future leaves the job alone.
+    fn wait(&self, caller: &Caller, job: &str) -> impl Future<Output = Option<Rc<JobResult>>>;
+
+    /// Begins to end a job; `false` when there is none to end, whatever the reason. Never blocks.
+    fn cancel(&self, caller: &Caller, job: &str) -> bool;
+
+    /// The caller's jobs, newest last. Never blocks.
+    fn list(&self, caller: &Caller) -> Vec<JobSummary>;
+
+    /// A reader of a job's logs, at their beginning. Never blocks.
+    fn logs(&self, caller: &Caller, job: &str) -> Option<Self::Logs>;
+
+    /// Figures of the jobs; connections and the host are the daemon's to fill in. Never blocks.
+    fn statistics(&self) -> Statistics;
+
+    /// Refuses new jobs from now on, and returns when none is left: those still there after `within` are
+    /// ended. May be called again with less time.
+    fn drain(&self, within: Duration) -> impl Future<Output = ()>;
+}
+
+/// Reads one job's logs, both streams, from the beginning.
+pub trait FollowLogs: 'static {
+    /// The next piece, when it is there; `None` when the job is over and everything was read.
+    fn next(&mut self) -> impl Future<Output = Option<LogPiece>>;
+
+    /// The next piece, if it is there already.
+    fn now(&mut self) -> Option<LogPiece>;
+}
+
+impl Jobs for Supervisor {
+    type Logs = LogFollower;
+
+    fn submit(&self, caller: &Caller, submission: Submission) -> Result<String, Refusal> {
+        self.submit(caller, submission)
+    }
+
+    fn result(&self, caller: &Caller, job: &str) -> Option<Lookup> {
+        self.result(caller, job)
+    }
+
+    async fn wait(&self, caller: &Caller, job: &str) -> Option<Rc<JobResult>> {
+        self.wait(caller, job).await
+    }
+
+    fn cancel(&self, caller: &Caller, job: &str) -> bool {
+        self.cancel(caller, job)
+    }
+
+    fn list(&self, caller: &Caller) -> Vec<JobSummary> {
+        self.list(caller)
+    }
+
+    fn logs(&self, caller: &Caller, job: &str) -> Option<LogFollower> {
+        self.logs(caller, job)
+    }
+
+    fn statistics(&self) -> Statistics {
+        self.statistics()
+    }
+
+    async fn drain(&self, within: Duration) {
+        self.drain(within).await;
+    }
+}
+
+impl FollowLogs for LogFollower {
+    async fn next(&mut self) -> Option<LogPiece> {
+        self.next().await
+    }
+
+    fn now(&mut self) -> Option<LogPiece> {
+        self.now()
+    }
+}

@@ -1,0 +1,117 @@
+//! Frames to a client, queued within bounds.
+//!
+//! Owns: how much may wait for a client, and when a client that does not read is given up.
+//! Never: drops a frame and goes on; a client either gets all answers in order or loses the connection.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use stockade_wire::client::{FinishedRef, FromDaemon};
+use stockade_wire::frame;
+use stockade_wire::job::JobResult;
+use stockade_wire::limits::FRAME_BODY_BYTES_MAX;
+use tokio::io::AsyncWriteExt;
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::timeout;
+
+/// Most frames that wait for one client; their bytes are bounded besides.
+const FRAMES_MAX: usize = 1024;
+
+/// What has to be taken by the client within the timeout, bytes. Reading a byte now and then is not reading.
+const WRITE_BYTES: usize = 64 << 10;
+
+/// What a frame is taken to weigh beyond its large blocks, bytes.
+const FRAME_OVERHEAD_BYTES: usize = 4 << 10;
+
+/// The client is gone or does not read; there is nobody to answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the client does not take answers any more")]
+pub(super) struct Gone;
+
+/// Why the queue stopped being written out.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OutboundError {
+    #[error("the client did not read for {0:?}")]
+    NotReading(Duration),
+    #[error("writing to the client failed")]
+    Write(#[source] std::io::Error),
+}
+
+/// The end that answers are put in.
+#[derive(Clone)]
+pub(super) struct Outbound {
+    frames: mpsc::Sender<Waiting>,
+    room: Arc<Semaphore>,
+    bytes_max: u32,
+}
+
+/// The end that they are written out from.
+pub(super) struct Queue {
+    frames: mpsc::Receiver<Waiting>,
+}
+
+struct Waiting {
+    frame: Vec<u8>,
+    /// The room it takes, given back once it is written.
+    _room: OwnedSemaphorePermit,
+}
+
+/// A queue of about `bytes_max` bytes. A frame larger than that goes through alone.
+pub(super) fn queue(bytes_max: u64) -> (Outbound, Queue) {
+    let bytes_max = u32::try_from(bytes_max).unwrap_or(u32::MAX);
+    let (sender, receiver) = mpsc::channel(FRAMES_MAX);
+    let room = Arc::new(Semaphore::new(bytes_max as usize));
+    (Outbound { frames: sender, room, bytes_max }, Queue { frames: receiver })
+}
+
+impl Outbound {
+    /// Queues `message`, waiting for room. Room is given in the order of asking.
+    pub(super) async fn send(&self, message: &FromDaemon) -> Result<(), Gone> {
+        let blocks = match message {
+            FromDaemon::Log { bytes, .. } => bytes.0.len(),
+            FromDaemon::Jobs { jobs, .. } => jobs.len().saturating_mul(1 << 10),
+            _ => 0,
+        };
+        self.put(blocks, message).await
+    }
+
+    /// Queues `FromDaemon::Finished` for `request`. Encodes only once there is room, so that results of a
+    /// client that does not read are not held twice.
+    pub(super) async fn finished(&self, request: u64, result: &JobResult) -> Result<(), Gone> {
+        let blocks = [&result.output, &result.logs.stdout, &result.logs.stderr];
+        let blocks = blocks.iter().map(|block| block.0.len()).sum();
+        self.put(blocks, &FinishedRef::new(request, result)).await
+    }
+
+    async fn put<T: Serialize>(&self, blocks: usize, message: &T) -> Result<(), Gone> {
+        let weight = u32::try_from(blocks.saturating_add(FRAME_OVERHEAD_BYTES)).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.room).acquire_many_owned(weight.min(self.bytes_max));
+        let room = room.await.map_err(|_| Gone)?;
+        let frame = frame::encode(message, FRAME_BODY_BYTES_MAX).map_err(|error| {
+            tracing::error!(%error, "an answer cannot be sent; closing the connection");
+            Gone
+        })?;
+        self.frames.send(Waiting { frame, _room: room }).await.map_err(|_| Gone)
+    }
+}
+
+impl Queue {
+    /// Writes the queue out until every [`Outbound`] is gone and it is empty.
+    pub(super) async fn write_to(
+        mut self,
+        mut half: OwnedWriteHalf,
+        patience: Duration,
+    ) -> Result<(), OutboundError> {
+        while let Some(waiting) = self.frames.recv().await {
+            for part in waiting.frame.chunks(WRITE_BYTES) {
+                timeout(patience, half.write_all(part))
+                    .await
+                    .map_err(|_| OutboundError::NotReading(patience))?
+                    .map_err(OutboundError::Write)?;
+            }
+        }
+        Ok(())
+    }
+}

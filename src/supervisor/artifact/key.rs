@@ -1,0 +1,162 @@
+//! The host-local key that artifacts on disk are authenticated with.
+//!
+//! Owns: making and reading it, and the code over an artifact.
+//! Never: leaves the supervisor; no worker, no zygote, no log sees it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+
+// The block size of SHA-256, which is the key length HMAC takes as it is.
+const KEY_BYTES: usize = 64;
+/// Length of the code over an artifact, bytes.
+pub(super) const CODE_BYTES: usize = 32;
+
+/// Why there is no key.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// It could not be read or made.
+    #[error("cannot {operation} the artifact cache's key {path}")]
+    File {
+        /// What was tried.
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Others may read or replace it.
+    #[error(
+        "the artifact cache's key {path} must be a file of this user with mode 0600; \
+         remove it and it is made again (cached modules are then compiled again)"
+    )]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It is not a key.
+    #[error("the artifact cache's key {path} is not {KEY_BYTES} bytes; remove it and it is made again")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The operating system gave no randomness.
+    #[error("the operating system gave no random bytes for a key")]
+    Random(#[source] getrandom::Error),
+}
+
+pub(super) struct Key([u8; KEY_BYTES]);
+
+impl Key {
+    /// Reads the key, or makes one from the operating system's randomness.
+    pub(super) fn open_or_make(path: &Path) -> Result<Self, KeyError> {
+        let file = |operation| move |source| KeyError::File { operation, path: path.to_owned(), source };
+        match OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW).open(path) {
+            Ok(opened) => Self::read(opened, path),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let mut key = [0; KEY_BYTES];
+                getrandom::fill(&mut key).map_err(KeyError::Random)?;
+                Self::publish(&key, path).map_err(file("write"))?;
+                // Another process may have been faster; what is there by now is the key.
+                let opened = OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW).open(path);
+                Self::read(opened.map_err(file("read"))?, path)
+            }
+            Err(error) => Err(file("read")(error)),
+        }
+    }
+
+    /// Writes a new key so that it is there whole or not at all, and never in place of another.
+    fn publish(key: &[u8; KEY_BYTES], path: &Path) -> std::io::Result<()> {
+        let unfinished = path.with_extension(format!("new-{}", std::process::id()));
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
+        file.write_all(key)?;
+        file.sync_all()?;
+        let linked = std::fs::hard_link(&unfinished, path);
+        std::fs::remove_file(&unfinished)?;
+        match linked {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    fn read(mut file: File, path: &Path) -> Result<Self, KeyError> {
+        let failed = |source| KeyError::File { operation: "read", path: path.to_owned(), source };
+        let about = file.metadata().map_err(failed)?;
+        let ours = about.uid() == nix::unistd::geteuid().as_raw();
+        if !about.is_file() || !ours || about.mode() & 0o077 != 0 {
+            return Err(KeyError::Exposed { path: path.to_owned() });
+        }
+        let mut key = [0; KEY_BYTES];
+        if about.len() != KEY_BYTES as u64 {
+            return Err(KeyError::Malformed { path: path.to_owned() });
+        }
+        file.read_exact(&mut key).map_err(failed)?;
+        Ok(Self(key))
+    }
+
+    /// The code over `parts`, each with its length before it so that no two lists look the same.
+    pub(super) fn code(&self, parts: &[&[u8]]) -> [u8; CODE_BYTES] {
+        self.mac(parts).finalize().into_bytes().into()
+    }
+
+    /// Whether `code` is the one over `parts`; takes the same time whatever it is.
+    pub(super) fn verifies(&self, parts: &[&[u8]], code: &[u8]) -> bool {
+        self.mac(parts).verify_slice(code).is_ok()
+    }
+
+    fn mac(&self, parts: &[&[u8]]) -> Hmac<Sha256> {
+        let mut mac = Hmac::<Sha256>::new(&self.0.into());
+        for part in parts {
+            mac.update(&(part.len() as u64).to_le_bytes());
+            mac.update(part);
+        }
+        mac
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn key_made_once_is_read_the_next_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key");
+        let first = Key::open_or_make(&path).unwrap();
+        let second = Key::open_or_make(&path).unwrap();
+        assert!(second.verifies(&[b"a"], &first.code(&[b"a"])));
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn key_others_may_read_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key");
+        Key::open_or_make(&path).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(matches!(Key::open_or_make(&path), Err(KeyError::Exposed { .. })));
+    }
+
+    #[test]
+    fn key_of_another_length_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key");
+        std::fs::write(&path, b"short").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(matches!(Key::open_or_make(&path), Err(KeyError::Malformed { .. })));
+    }
+
+    #[test]
+    fn code_depends_on_where_parts_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let key = Key::open_or_make(&directory.path().join("key")).unwrap();
+        assert!(!key.verifies(&[b"a", b"bc"], &key.code(&[b"ab", b"c"])));
+    }
+}

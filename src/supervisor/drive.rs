@@ -1,0 +1,384 @@
+//! One job's way from admission to result.
+//!
+//! Owns: the order of the steps, the clock of the deadline, and the making of the result.
+//! Never: does a step itself.
+//!
+//! The deadline runs while the job waits for a place and while it runs. It stands still while its module is
+//! compiled: that has a limit of its own, is paid once, and is not the job's doing.
+
+use std::cell::RefCell;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use stockade_sys::memfd;
+use stockade_wire::bytes::ByteBuf;
+use stockade_wire::client::{Refusal, RefusalReason, Statistics};
+use stockade_wire::job::{Bill, Digest, JobResult, ModuleSource, Outcome, Phase, Walls};
+use stockade_wire::worker::{Ending, RunLimits, RunOrder};
+
+use super::artifact::{self, Artifact, Artifacts, Compile, Key, Landed};
+use super::in_process::InProcess;
+use super::job::Job;
+use super::job::ladder::{Cause, Waits};
+use super::job::outcome::{self, Evidence};
+use super::pool::{Need, Pool, PoolError};
+use super::run::{self, RunEnd, StopRules};
+use super::worker::{Worker, WorkerError, micros_since};
+use super::{Core, Input, blank_result, digest_of};
+
+/// Workers tried for one job when they die before they have their order.
+const ASSIGN_TRIES: u32 = 3;
+
+/// What runs jobs.
+pub(super) enum Executor {
+    /// Jailed workers.
+    Jailed {
+        /// Where they come from.
+        pool: Rc<Pool>,
+        /// Their artifacts.
+        artifacts: Rc<Artifacts<Rc<Pool>>>,
+    },
+    /// This process, for developers.
+    InProcess {
+        /// The engine.
+        host: Rc<InProcess>,
+        /// Its artifacts.
+        artifacts: Rc<Artifacts<Rc<InProcess>>>,
+    },
+}
+
+impl Executor {
+    pub(super) fn housekeep(&self) {
+        match self {
+            Self::Jailed { pool, .. } => pool.housekeep(),
+            Self::InProcess { .. } => {}
+        }
+    }
+
+    pub(super) async fn close(&self, within: Duration) {
+        match self {
+            Self::Jailed { pool, .. } => pool.close(within).await,
+            Self::InProcess { .. } => {}
+        }
+    }
+
+    pub(super) fn unavailable(&self, now: Instant) -> Option<Duration> {
+        match self {
+            Self::Jailed { pool, .. } => pool.unavailable(now),
+            Self::InProcess { .. } => None,
+        }
+    }
+
+    /// Refuses a module named by a digest nobody has submitted.
+    pub(super) fn knows(&self, module: &ModuleSource, metered: bool) -> Result<(), Refusal> {
+        let Some(digest) = digest_of(module) else { return Ok(()) };
+        let key = Key { digest, metered };
+        let known = match self {
+            Self::Jailed { artifacts, .. } => artifacts.has(key),
+            Self::InProcess { artifacts, .. } => artifacts.has(key),
+        };
+        known.then_some(()).ok_or_else(|| Refusal {
+            reason: RefusalReason::UnknownModule,
+            message: "no module with this digest is cached; submit its bytes".to_owned(),
+            retry_after_ms: None,
+        })
+    }
+
+    async fn artifact(&self, key: Key, module: Option<Rc<Vec<u8>>>) -> Landed {
+        match self {
+            Self::Jailed { artifacts, .. } => artifacts.get(key, module).await,
+            Self::InProcess { artifacts, .. } => artifacts.get(key, module).await,
+        }
+    }
+
+    /// Adds what only the executor counts.
+    pub(super) fn count(&self, statistics: &mut Statistics) {
+        fn cached<C: Compile + 'static>(artifacts: &Artifacts<C>, statistics: &mut Statistics) {
+            statistics.compiled = artifacts.compiled();
+            statistics.cache_hits = artifacts.hits();
+        }
+        match self {
+            Self::Jailed { pool, artifacts } => {
+                statistics.warm = pool.warm() as u64;
+                statistics.forks = pool.forks();
+                statistics.zygote_starts = pool.zygote_starts();
+                cached(artifacts, statistics);
+            }
+            Self::InProcess { artifacts, .. } => cached(artifacts, statistics),
+        }
+    }
+}
+
+/// What a job brings along and gives back as soon as it can.
+pub(super) struct Payload {
+    module: ModuleSource,
+    input: ByteBuf,
+    descriptor: RefCell<Option<OwnedFd>>,
+}
+
+impl Payload {
+    pub(super) fn new(module: ModuleSource, input: ByteBuf, from: Input) -> Self {
+        let descriptor = match from {
+            Input::Submitted => None,
+            Input::Descriptor(fd) => Some(fd),
+        };
+        Self { module, input, descriptor: RefCell::new(descriptor) }
+    }
+}
+
+/// What is known so far, filled in step by step.
+#[derive(Default)]
+struct Record {
+    digest: Digest,
+    bill: Bill,
+    walls: Walls,
+    exit_code: Option<i32>,
+}
+
+/// Leads `job` to its result. Never fails: whatever happens is an outcome.
+pub(super) async fn drive(core: Rc<Core>, job: Rc<Job>, payload: Payload) {
+    let mut record = Record::default();
+    let outcome = match attempt(&core, &job, payload, &mut record).await {
+        Ok(outcome) | Err(outcome) => outcome,
+    };
+    let output = job.take_output();
+    record.bill.wall_us = Some(micros_since(job.submitted, Instant::now()));
+    record.bill.output_bytes = Some(output.len() as u64);
+    record.bill.log_bytes = Some(job.log_bytes());
+    let result = JobResult {
+        module: record.digest,
+        outcome,
+        exit_code: record.exit_code,
+        output: output.into(),
+        logs: job.logs(),
+        bill: record.bill,
+        isolation: core.isolation(),
+        jail: record.walls,
+        ..blank_result(&job)
+    };
+    core.finish(&job, result);
+}
+
+/// The steps. An `Err` is the outcome of a job that had to stop on the way.
+async fn attempt(
+    core: &Rc<Core>,
+    job: &Rc<Job>,
+    payload: Payload,
+    record: &mut Record,
+) -> Result<Outcome, Outcome> {
+    let Payload { module, input, descriptor } = payload;
+    let artifact = artifact_for(core, job, module, record).await?;
+    job.enter(Phase::Queued);
+    let queued = Instant::now();
+    let deadline = queued + job.admitted.limits.timeout;
+    let place = tokio::select! {
+        biased;
+        cause = job.stop_asked() => return Err(outcome::stopped_waiting(cause)),
+        place = core.places.acquire() => place,
+        () = tokio::time::sleep_until(deadline.into()) => return Err(outcome::stopped_waiting(Cause::Deadline)),
+    };
+    let place = place.map_err(|error| outcome::internal("places", error.to_string()))?;
+    record.bill.queue_us = Some(micros_since(queued, Instant::now()));
+    core.counters.borrow_mut().running += 1;
+    let input_bytes = descriptor.borrow().is_none().then_some(input.0.len() as u64);
+    record.bill.input_bytes = input_bytes;
+    let input = match descriptor.take() {
+        Some(fd) => Ok(fd),
+        None => memfd::sealed("stockade-input", &input.0),
+    };
+    let outcome = match input {
+        Ok(input) => {
+            let work = Work { artifact, input, input_bytes, deadline };
+            execute(core, job, work, record).await
+        }
+        Err(error) => Err(outcome::internal("input", format!("no memory for the input: {error}"))),
+    };
+    core.counters.borrow_mut().running -= 1;
+    drop(place);
+    outcome
+}
+
+/// What one run needs.
+pub(super) struct Work {
+    pub(super) artifact: Rc<Artifact>,
+    pub(super) input: OwnedFd,
+    pub(super) input_bytes: Option<u64>,
+    pub(super) deadline: Instant,
+}
+
+impl Work {
+    /// The order to whoever runs it.
+    pub(super) fn order(&self, job: &Job) -> RunOrder {
+        let admitted = &job.admitted;
+        RunOrder {
+            name: admitted.name.clone(),
+            entry: admitted.entry.clone(),
+            arguments: admitted.arguments.clone(),
+            environment: admitted.environment.clone(),
+            directories: admitted.directories.clone(),
+            limits: RunLimits {
+                deadline_us: micros_since(Instant::now(), self.deadline),
+                memory_bytes: admitted.limits.memory_bytes,
+                fuel: admitted.limits.fuel,
+                input_bytes: self.input_bytes,
+            },
+        }
+    }
+}
+
+async fn artifact_for(
+    core: &Core,
+    job: &Job,
+    module: ModuleSource,
+    record: &mut Record,
+) -> Result<Rc<Artifact>, Outcome> {
+    job.enter(Phase::Compiling);
+    let since = Instant::now();
+    let (digest, module) = match module {
+        ModuleSource::Digest(digest) => (digest, None),
+        ModuleSource::Bytes(bytes) => {
+            let module = Rc::new(bytes.0);
+            (artifact::digest(&module).await, Some(module))
+        }
+    };
+    record.digest = digest;
+    let key = Key { digest, metered: job.admitted.limits.fuel.is_some() };
+    let landed = tokio::select! {
+        biased;
+        landed = core.executor.artifact(key, module) => landed,
+        cause = job.stop_asked() => return Err(outcome::stopped_waiting(cause)),
+    };
+    record.bill.compile_us = Some(micros_since(since, Instant::now()));
+    landed.map_err(|outcome| outcome.as_ref().clone())
+}
+
+async fn execute(
+    core: &Core,
+    job: &Rc<Job>,
+    work: Work,
+    record: &mut Record,
+) -> Result<Outcome, Outcome> {
+    match &core.executor {
+        Executor::Jailed { pool, .. } => {
+            let worker = assigned(pool, job, &work, record).await?;
+            let rules = StopRules {
+                deadline: work.deadline,
+                waits: Waits {
+                    head_start: core.config.kill.epoch_head_start,
+                    grace: job.admitted.limits.grace,
+                },
+                cpu: job.admitted.limits.cpu,
+            };
+            Ok(conclude(&run::follow(worker, job, rules).await, record))
+        }
+        Executor::InProcess { host, .. } => {
+            job.enter(Phase::Running);
+            record.walls = super::in_process::no_walls();
+            let end = host.run(job, work).await;
+            if let Some(report) = &end.report {
+                note_report(report, record);
+            }
+            Ok(end.outcome)
+        }
+    }
+}
+
+/// A worker that has the job's order. One that died before it could take it is replaced, a few times.
+async fn assigned(
+    pool: &Rc<Pool>,
+    job: &Job,
+    work: &Work,
+    record: &mut Record,
+) -> Result<Worker, Outcome> {
+    let admitted = &job.admitted;
+    let need = Need {
+        directories: &admitted.directories,
+        caller: admitted.caller,
+        memory_bytes: admitted.limits.memory_bytes,
+    };
+    let since = Instant::now();
+    for _ in 0..ASSIGN_TRIES {
+        let taken = tokio::select! {
+            biased;
+            cause = job.stop_asked() => return Err(outcome::stopped_waiting(cause)),
+            taken = pool.take(&need) => taken,
+            () = tokio::time::sleep_until(work.deadline.into()) => {
+                return Err(outcome::stopped_waiting(Cause::Deadline));
+            }
+        };
+        let worker = taken.map_err(|error| no_worker(&error))?;
+        record.bill.fork_us = Some(micros_since(since, Instant::now()));
+        record.walls = pool.walls(&worker);
+        job.enter(Phase::Running);
+        let order = work.order(job);
+        match run::assign(&worker, order, work.artifact.fd(), work.input.as_fd()).await {
+            Ok(()) => return Ok(worker),
+            Err(error) => tracing::warn!(%error, pid = worker.pid(), "worker took no order; trying another"),
+        }
+    }
+    Err(outcome::internal("no_worker", format!("{ASSIGN_TRIES} workers died before they had their order")))
+}
+
+/// A layer that is missing for this job alone is its grants' doing; anything else is ours.
+fn no_worker(error: &PoolError) -> Outcome {
+    match error {
+        PoolError::Worker(WorkerError::LayerMissing(_)) => outcome::denied(&Refusal {
+            reason: RefusalReason::MissingLayer,
+            message: error.to_string(),
+            retry_after_ms: None,
+        }),
+        PoolError::Worker(_) | PoolError::CircuitOpen { .. } => {
+            outcome::internal("no_worker", error.to_string())
+        }
+    }
+}
+
+/// Puts together what the kernel, the ladder and the worker said.
+fn conclude(end: &RunEnd, record: &mut Record) -> Outcome {
+    let replies = &end.replies;
+    let bill = &mut record.bill;
+    let leaf = end.leaf.as_ref();
+    if let Some(ended) = &end.ended {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).ok();
+        bill.cpu_user_us = micros(ended.cpu_user);
+        bill.cpu_system_us = micros(ended.cpu_system);
+        bill.page_faults = Some(ended.page_faults);
+        bill.memory_peak_bytes = Some(ended.resident_peak_bytes);
+    }
+    bill.memory_peak_bytes = leaf.and_then(|leaf| leaf.memory_peak_bytes).or(bill.memory_peak_bytes);
+    bill.teardown_us = end.replied.map(|replied| micros_since(replied, end.exited));
+    if let Some(report) = &replies.report {
+        note_report(report, record);
+    } else {
+        record.bill.run_us = Some(micros_since(end.started, end.exited));
+    }
+    let Some(ended) = &end.ended else {
+        return outcome::internal("not_reaped", "the kernel did not say how the worker ended".to_owned());
+    };
+    let forbidden = replies.forbidden.map(outcome::syscall_name);
+    outcome::judge(&Evidence {
+        exit: ended.exit,
+        oom_kills: leaf.and_then(|leaf| leaf.oom_kills),
+        told: end.told,
+        output_cut: end.output_cut,
+        report: replies.report.as_ref(),
+        forbidden: forbidden.as_deref(),
+        panicked: replies.panicked.as_deref(),
+        protocol: replies.broken.as_deref(),
+    })
+}
+
+/// Takes over the figures that only the worker has. They can flatter a guest, never hurt another.
+fn note_report(report: &stockade_wire::worker::RunReport, record: &mut Record) {
+    record.bill.load_us = Some(report.load_us);
+    record.bill.run_us = Some(report.run_us);
+    record.bill.fuel = report.fuel;
+    record.bill.wasm_memory_peak_bytes = Some(report.wasm_memory_peak_bytes);
+    record.bill.host_calls = Some(0);
+    record.walls.mdwe = report.mdwe;
+    record.exit_code = match &report.ending {
+        Ending::Exited(status) if report.command => Some(*status),
+        _ => None,
+    };
+}

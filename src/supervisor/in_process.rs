@@ -1,0 +1,210 @@
+//! The developer's mode: guests compiled and run in this process, without a jail.
+//!
+//! Owns: the engine of this process and the blocking threads that run guests.
+//! Never: is reached when the configuration says `production = true`; confines anything but by WebAssembly itself.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use nix::fcntl::OFlag;
+use nix::unistd::pipe2;
+use stockade_sys::memfd;
+use stockade_sys::pidfd::Exit;
+use stockade_wire::job::{Layer, LogStream, MissingLayer, Outcome, Stage, Walls};
+use stockade_wire::worker::{CompileOrder, RunReport};
+use stockade_worker::compile::compile;
+use stockade_worker::engine::{EngineError, EngineSettings, Warm, warm};
+use stockade_worker::run::{self, Confinement, DeveloperMode, Stdio, Ticker, TickerError};
+use tokio::net::unix::pipe::Receiver;
+use tokio::sync::Semaphore;
+
+use super::artifact::Compile;
+use super::drive::Work;
+use super::job::Job;
+use super::job::ladder::Cause;
+use super::job::outcome::{self, Evidence};
+use crate::config::Config;
+
+/// Bytes read from one stream before the others get their turn.
+const TURN_BYTES: usize = 64 << 10;
+
+/// Why the developer's mode cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum InProcessError {
+    /// The engine could not be made.
+    #[error("in-process mode: the engine could not be made")]
+    Engine(#[from] EngineError),
+    /// The thread that ends guests could not be started.
+    #[error("in-process mode: guests could not be given deadlines")]
+    Ticker(#[from] TickerError),
+}
+
+/// The engine of this process.
+pub(super) struct InProcess {
+    warm: Arc<Warm>,
+    ticker: Arc<Ticker>,
+    compilers: Semaphore,
+    artifact_bytes_max: u64,
+}
+
+/// How a run in this process ended.
+pub(super) struct End {
+    pub(super) outcome: Outcome,
+    pub(super) report: Option<RunReport>,
+}
+
+impl InProcess {
+    pub(super) fn start(config: &Config) -> Result<Self, InProcessError> {
+        let settings = EngineSettings {
+            memory_bytes_max: config.ceilings.memory_bytes,
+            instances: u32::try_from(config.pool.workers_max).unwrap_or(u32::MAX),
+        };
+        let warm = Arc::new(warm(&settings)?);
+        let ticker = Arc::new(Ticker::start(Arc::clone(&warm))?);
+        let compilers = Semaphore::new(config.pool.compilers_max);
+        Ok(Self { warm, ticker, compilers, artifact_bytes_max: config.compile.artifact_bytes })
+    }
+
+    pub(super) fn fingerprint(&self) -> String {
+        self.warm.fingerprint()
+    }
+
+    /// Runs one job on a thread of its own, and follows its streams as a worker's are followed.
+    pub(super) async fn run(&self, job: &Job, work: Work) -> End {
+        match self.try_run(job, work).await {
+            Ok(end) => end,
+            Err(error) => End {
+                outcome: outcome::internal("in_process", format!("the job could not be run: {error}")),
+                report: None,
+            },
+        }
+    }
+
+    async fn try_run(&self, job: &Job, work: Work) -> std::io::Result<End> {
+        let order = work.order(job);
+        let artifact = work.artifact.fd().try_clone_to_owned()?;
+        let ((output, their_output), (stdout, their_stdout), (stderr, their_stderr)) =
+            (pipe()?, pipe()?, pipe()?);
+        let stdio =
+            Stdio { input: work.input, output: their_output, stdout: their_stdout, stderr: their_stderr };
+        let stop = Arc::new(AtomicBool::new(false));
+        let mode = DeveloperMode::new(Arc::clone(&self.ticker), Arc::clone(&stop));
+        let warm = Arc::clone(&self.warm);
+        let running = tokio::task::spawn_blocking(move || {
+            let loaded = match run::load(&warm, &order, artifact) {
+                Ok(loaded) => loaded,
+                Err(report) => return report,
+            };
+            run::execute(loaded, Confinement::Developer(mode), stdio, &order)
+        });
+        let streams = Streams { output, stdout, stderr };
+        let (told, output_cut) = streams.follow(job, work.deadline, &stop).await;
+        let report = running.await.map_err(std::io::Error::other)?;
+        let outcome = outcome::judge(&Evidence {
+            exit: Exit::Code(0),
+            oom_kills: None,
+            told: told.map(|cause| (cause, Stage::Epoch)),
+            output_cut,
+            report: Some(&report),
+            forbidden: None,
+            panicked: None,
+            protocol: None,
+        });
+        Ok(End { outcome, report: Some(report) })
+    }
+}
+
+impl Compile for Rc<InProcess> {
+    async fn compile(&self, module: &[u8], metered: bool) -> Result<File, Outcome> {
+        let lost = |error: &dyn std::fmt::Display| outcome::internal("compile", error.to_string());
+        let _place = self.compilers.acquire().await.map_err(|error| lost(&error))?;
+        let order = CompileOrder {
+            module_bytes: module.len() as u64,
+            artifact_bytes_max: self.artifact_bytes_max,
+            text: super::pool::is_text(module),
+            fuel: metered,
+        };
+        let warm = Arc::clone(&self.warm);
+        let module = module.to_vec();
+        let compiled = tokio::task::spawn_blocking(move || compile(&warm, &module, &order))
+            .await
+            .map_err(|error| lost(&error))?;
+        let (_, artifact) = compiled.map_err(|failure| outcome::not_compiled(&failure))?;
+        let mut file = memfd::create("stockade-artifact").map_err(|error| lost(&error))?;
+        file.write_all(&artifact).map_err(|error| lost(&error))?;
+        Ok(file)
+    }
+}
+
+struct Streams {
+    output: Receiver,
+    stdout: Receiver,
+    stderr: Receiver,
+}
+
+impl Streams {
+    /// Reads until the guest has closed its streams, and sets `stop` when the job is to end. Says why it did,
+    /// and whether the output was cut.
+    async fn follow(&self, job: &Job, deadline: Instant, stop: &AtomicBool) -> (Option<Cause>, bool) {
+        let mut told = None;
+        let mut cut = false;
+        let [mut output, mut stdout, mut stderr] = [true; 3];
+        while output || stdout || stderr {
+            tokio::select! {
+                biased;
+                cause = job.stop_asked(), if told.is_none() => told = Some(cause),
+                () = tokio::time::sleep_until(deadline.into()), if told.is_none() => {
+                    told = Some(Cause::Deadline);
+                }
+                ready = self.output.readable(), if output => {
+                    output = ready.is_ok() && turn(&self.output, |bytes| cut |= !job.add_output(bytes));
+                    if cut && told.is_none() {
+                        told = Some(Cause::OutputLimit);
+                    }
+                }
+                ready = self.stdout.readable(), if stdout => {
+                    stdout = ready.is_ok() && turn(&self.stdout, |bytes| job.log(LogStream::Stdout, bytes));
+                }
+                ready = self.stderr.readable(), if stderr => {
+                    stderr = ready.is_ok() && turn(&self.stderr, |bytes| job.log(LogStream::Stderr, bytes));
+                }
+            }
+            if told.is_some() {
+                stop.store(true, Ordering::Relaxed);
+            }
+        }
+        (told, cut)
+    }
+}
+
+/// Every layer, and why it is off.
+pub(super) fn no_walls() -> Walls {
+    let missing = Layer::ALL.map(|layer| MissingLayer {
+        layer: layer.name().to_owned(),
+        reason: "in-process mode runs guests in the supervisor's own process".to_owned(),
+        fix: "unset STOCKADE_MODE, or set mode = \"jailed\"".to_owned(),
+    });
+    Walls { missing: missing.to_vec(), ..Walls::default() }
+}
+
+fn turn(pipe: &Receiver, take: impl FnOnce(&[u8])) -> bool {
+    let mut buffer = [0; TURN_BYTES];
+    match pipe.try_read(&mut buffer) {
+        Ok(0) => false,
+        Ok(length) => {
+            take(buffer.get(..length).unwrap_or_default());
+            true
+        }
+        Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
+    }
+}
+
+fn pipe() -> std::io::Result<(Receiver, OwnedFd)> {
+    let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
+    Ok((Receiver::from_owned_fd(ours)?, theirs))
+}

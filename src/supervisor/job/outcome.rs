@@ -1,0 +1,494 @@
+//! What a job's end means: verdict, reason, stage and blame.
+//!
+//! Owns: [`judge`], the one place where evidence becomes an outcome.
+//! Never: believes a worker against the kernel, gathers evidence, reads a clock.
+//!
+//! The order of the questions is the order of trust: how the kernel says the process died, what Stockade
+//! itself did to it, and only then what the worker said. A worker's words can never blame the platform.
+
+use stockade_sys::pidfd::Exit;
+use stockade_wire::client::{Refusal, RefusalReason};
+use stockade_wire::job::{Blame, Outcome, Stage, Verdict};
+use stockade_wire::limits::GUEST_TEXT_BYTES_MAX;
+use stockade_wire::worker::{
+    CompileFailure, CompileFailureKind, CompileReason, Ending, LinkFault, RunReport, TrapCode,
+};
+
+use super::ladder::Cause;
+use crate::supervisor::logs::display::safe_text;
+
+/// Everything known about how a worker ended.
+#[derive(Debug, Clone)]
+pub(crate) struct Evidence<'a> {
+    /// How the kernel says it died.
+    pub(crate) exit: Exit,
+    /// OOM kills in its leaf, where there is a leaf with a memory controller.
+    pub(crate) oom_kills: Option<u64>,
+    /// Why and on which rung Stockade ended it, if it did.
+    pub(crate) told: Option<(Cause, Stage)>,
+    /// It wrote more output than allowed.
+    pub(crate) output_cut: bool,
+    /// Its one well-formed reply.
+    pub(crate) report: Option<&'a RunReport>,
+    /// The system call it said it was stopped at.
+    pub(crate) forbidden: Option<&'a str>,
+    /// What it said when its own code panicked.
+    pub(crate) panicked: Option<&'a str>,
+    /// How it broke the protocol.
+    pub(crate) protocol: Option<&'a str>,
+}
+
+const SIGSYS: i32 = nix::libc::SIGSYS;
+const SIGKILL: i32 = nix::libc::SIGKILL;
+const SIGXFSZ: i32 = nix::libc::SIGXFSZ;
+
+/// The outcome that `evidence` amounts to.
+pub(crate) fn judge(evidence: &Evidence<'_>) -> Outcome {
+    if evidence.exit == Exit::Signal(SIGSYS) {
+        return jail_violation(evidence.forbidden);
+    }
+    if evidence.exit == Exit::Signal(SIGKILL) && evidence.oom_kills.is_some_and(|kills| kills > 0) {
+        return ended(
+            Verdict::OutOfMemory,
+            "cgroup_oom",
+            Blame::Guest,
+            "the worker reached its cgroup's memory limit; give the job more with --memory",
+        );
+    }
+    match (evidence.told, evidence.report) {
+        // What it wrote too much may be seen only after it has exited, or just after the deadline.
+        (None | Some((Cause::Deadline, Stage::Epoch)), _) if evidence.output_cut => {
+            Outcome { stage: None, ..stopped(Cause::OutputLimit, Stage::Sigterm, None) }
+        }
+        // It ended by itself within the head start that the epoch trap has: nobody stopped it.
+        (Some((Cause::Deadline, Stage::Epoch)), Some(report))
+            if report.ending != Ending::Interrupted && evidence.exit == Exit::Code(0) =>
+        {
+            by_report(report)
+        }
+        (Some((cause, stage)), _) => stopped(cause, stage, evidence.protocol),
+        (None, Some(report)) if evidence.exit == Exit::Code(0) => by_report(report),
+        (None, Some(_)) => lost("died_after_reply", "the worker died after its reply".to_owned()),
+        (None, None) => unexplained(evidence),
+    }
+}
+
+/// The outcome of a job that was refused.
+pub(crate) fn denied(refusal: &Refusal) -> Outcome {
+    Outcome {
+        verdict: Verdict::Denied,
+        reason: Some(refusal_code(refusal.reason).to_owned()),
+        stage: None,
+        blame: Some(Blame::Operator),
+        retriable: refusal.retry_after_ms.is_some(),
+        message: Some(refusal.message.clone()),
+    }
+}
+
+/// The outcome of a job whose module could not be compiled.
+pub(crate) fn not_compiled(failure: &CompileFailure) -> Outcome {
+    let verdict = match failure.kind {
+        CompileFailureKind::Invalid => Verdict::InvalidModule,
+        CompileFailureKind::Limit => Verdict::CompileLimit,
+    };
+    let reason = match failure.reason {
+        CompileReason::Malformed => "malformed",
+        CompileReason::MalformedText => "malformed_text",
+        CompileReason::Precompiled => "precompiled",
+        CompileReason::Unrecognised => "unrecognised",
+        CompileReason::UnsupportedFeature => "unsupported_feature",
+        CompileReason::TooComplex => "too_complex",
+        CompileReason::ArtifactTooLarge => "artifact_too_large",
+    };
+    ended(verdict, reason, Blame::Guest, &failure.message)
+}
+
+/// The outcome of a job that was stopped before it had a worker.
+pub(crate) fn stopped_waiting(cause: Cause) -> Outcome {
+    match cause {
+        Cause::Deadline => Outcome {
+            blame: Some(Blame::Operator),
+            retriable: true,
+            ..ended(
+                Verdict::TimedOut,
+                "deadline_in_queue",
+                Blame::Operator,
+                "the deadline passed before the job had a worker",
+            )
+        },
+        other => Outcome { stage: None, ..stopped(other, Stage::Sigterm, None) },
+    }
+}
+
+/// The outcome of a job that Stockade could not run.
+pub(crate) fn internal(reason: &'static str, message: String) -> Outcome {
+    Outcome {
+        verdict: Verdict::Internal,
+        reason: Some(reason.to_owned()),
+        stage: None,
+        blame: Some(Blame::Platform),
+        retriable: true,
+        message: Some(message),
+    }
+}
+
+/// An outcome that is not the doing of the kill ladder. `message` may hold guest text.
+pub(crate) fn ended(verdict: Verdict, reason: &str, blame: Blame, message: &str) -> Outcome {
+    Outcome {
+        verdict,
+        reason: Some(reason.to_owned()),
+        stage: None,
+        blame: Some(blame),
+        retriable: false,
+        message: Some(safe_text(message, GUEST_TEXT_BYTES_MAX)),
+    }
+}
+
+/// The outcome of a worker that made a forbidden system call.
+pub(crate) fn jail_violation(forbidden: Option<&str>) -> Outcome {
+    let name = forbidden.unwrap_or("unknown");
+    ended(
+        Verdict::JailViolation,
+        &format!("seccomp:{name}"),
+        // An allow-list that is too short looks the same as an escape.
+        Blame::Ambiguous,
+        &format!("the worker made the system call {name}, which its jail forbids, and was killed"),
+    )
+}
+
+fn stopped(cause: Cause, stage: Stage, protocol: Option<&str>) -> Outcome {
+    let (verdict, reason, blame, retriable, message) = match cause {
+        Cause::Deadline => {
+            let reason = match stage {
+                Stage::Epoch => "epoch_deadline",
+                Stage::Sigterm => "sigterm_after_deadline",
+                Stage::Sigkill => "sigkill_after_grace",
+            };
+            let message = "the job's time was up; give it more with --timeout".to_owned();
+            (Verdict::TimedOut, reason, Blame::Guest, false, message)
+        }
+        Cause::CpuTime => {
+            let message = "the job's CPU time was up; give it more with --cpu".to_owned();
+            (Verdict::TimedOut, "cpu_time", Blame::Guest, false, message)
+        }
+        Cause::Cancelled => {
+            (Verdict::Cancelled, "cancelled", Blame::Operator, false, "the job was cancelled".to_owned())
+        }
+        Cause::Drain => {
+            let message = "the daemon stopped before the job ended".to_owned();
+            (Verdict::Cancelled, "drain", Blame::Operator, true, message)
+        }
+        Cause::OutputLimit => {
+            let message = "the job wrote more output than allowed; allow more with --output-limit".to_owned();
+            (Verdict::OutputLimit, "output_bytes", Blame::Guest, false, message)
+        }
+        Cause::Protocol => {
+            let message = format!("the worker {}", protocol.unwrap_or("broke the protocol"));
+            (Verdict::WorkerLost, "protocol", Blame::Ambiguous, false, message)
+        }
+    };
+    Outcome {
+        verdict,
+        reason: Some(reason.to_owned()),
+        stage: Some(stage),
+        blame: Some(blame),
+        retriable,
+        message: Some(message),
+    }
+}
+
+fn by_report(report: &RunReport) -> Outcome {
+    let failed = !matches!(report.ending, Ending::Exited(0) | Ending::Unlinkable(..));
+    if report.growth_refused && failed && !matches!(report.ending, Ending::SetupFailed(_)) {
+        return ended(
+            Verdict::OutOfMemory,
+            "memory_limit",
+            Blame::Guest,
+            "the guest failed after its memory limit refused it more; give the job more with --memory",
+        );
+    }
+    match &report.ending {
+        Ending::Exited(0) => Outcome {
+            verdict: Verdict::Completed,
+            reason: None,
+            stage: None,
+            blame: None,
+            retriable: false,
+            message: None,
+        },
+        Ending::Exited(status) => ended(
+            Verdict::GuestError,
+            "exit_status",
+            Blame::Guest,
+            &format!("the guest exited with status {status}"),
+        ),
+        Ending::Failed(text) => ended(Verdict::GuestError, "guest_failure", Blame::Guest, text),
+        Ending::Trapped(code, text) => ended(Verdict::Trapped, trap_code(*code), Blame::Guest, text),
+        Ending::OutOfFuel => ended(
+            Verdict::OutOfFuel,
+            "fuel",
+            Blame::Guest,
+            "the guest used up its fuel; give the job more with --fuel",
+        ),
+        Ending::MemoryRefused(wanted) => ended(
+            Verdict::OutOfMemory,
+            "memory_limit",
+            Blame::Guest,
+            &format!("the module declares {wanted} bytes of memory; give the job more with --memory"),
+        ),
+        Ending::Unlinkable(fault, text) => {
+            ended(Verdict::InvalidModule, link_fault(*fault), Blame::Guest, text)
+        }
+        Ending::Interrupted => lost(
+            "interrupted",
+            "the worker was told to stop by somebody else: Stockade had not sent a signal".to_owned(),
+        ),
+        Ending::SetupFailed(text) => Outcome {
+            retriable: true,
+            ..ended(Verdict::Internal, "setup_failed", Blame::Ambiguous, text)
+        },
+    }
+}
+
+fn unexplained(evidence: &Evidence<'_>) -> Outcome {
+    if let Some(text) = evidence.panicked {
+        return Outcome {
+            retriable: true,
+            ..ended(Verdict::Internal, "worker_panic", Blame::Ambiguous, text)
+        };
+    }
+    match evidence.exit {
+        Exit::Code(0) => lost("no_reply", "the worker exited without a reply".to_owned()),
+        Exit::Code(status) => lost(
+            "exit_status",
+            format!("the worker exited with status {status} and without a reply"),
+        ),
+        Exit::Signal(SIGXFSZ) => ended(
+            Verdict::GuestError,
+            "file_size",
+            Blame::Guest,
+            "the guest wrote a file larger than jail.file_bytes allows",
+        ),
+        Exit::Signal(SIGKILL) => {
+            lost("killed", "the worker was killed by somebody else: Stockade had not sent SIGKILL".to_owned())
+        }
+        Exit::Signal(signal) => lost("signal", format!("the worker was killed by signal {signal}")),
+    }
+}
+
+fn lost(reason: &str, message: String) -> Outcome {
+    Outcome {
+        retriable: true,
+        ..ended(Verdict::WorkerLost, reason, Blame::Ambiguous, &message)
+    }
+}
+
+const fn trap_code(code: TrapCode) -> &'static str {
+    match code {
+        TrapCode::Unreachable => "unreachable",
+        TrapCode::StackOverflow => "stack_overflow",
+        TrapCode::MemoryOutOfBounds => "memory_out_of_bounds",
+        TrapCode::TableOutOfBounds => "table_out_of_bounds",
+        TrapCode::IndirectCallToNull => "indirect_call_to_null",
+        TrapCode::BadSignature => "bad_signature",
+        TrapCode::IntegerOverflow => "integer_overflow",
+        TrapCode::DivisionByZero => "division_by_zero",
+        TrapCode::BadConversionToInteger => "bad_conversion_to_integer",
+        TrapCode::Other => "other",
+    }
+}
+
+const fn link_fault(fault: LinkFault) -> &'static str {
+    match fault {
+        LinkFault::UnknownImport => "unknown_import",
+        LinkFault::NoEntry => "no_entry",
+        LinkFault::EntrySignature => "entry_signature",
+        LinkFault::Arguments => "arguments",
+        LinkFault::TooLarge => "too_large",
+    }
+}
+
+/// The name of a system call on this architecture, or its number where it has none.
+#[must_use]
+pub fn syscall_name(number: u32) -> String {
+    syscalls::Sysno::new(number as usize).map_or_else(|| number.to_string(), |call| call.name().to_owned())
+}
+
+/// The stable code of a refusal, as in results and documents.
+#[must_use]
+pub const fn refusal_code(reason: RefusalReason) -> &'static str {
+    match reason {
+        RefusalReason::QueueFull => "queue_full",
+        RefusalReason::TooManyJobs => "too_many_jobs",
+        RefusalReason::Draining => "draining",
+        RefusalReason::Limit => "limit",
+        RefusalReason::TooLarge => "too_large",
+        RefusalReason::Directory => "directory",
+        RefusalReason::UnknownProfile => "unknown_profile",
+        RefusalReason::UnknownModule => "unknown_module",
+        RefusalReason::MissingLayer => "missing_layer",
+        RefusalReason::Malformed => "malformed",
+        RefusalReason::Unavailable => "unavailable",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(ending: Ending) -> RunReport {
+        RunReport {
+            ending,
+            fuel: None,
+            wasm_memory_peak_bytes: 65536,
+            growth_refused: false,
+            load_us: 1,
+            run_us: 1,
+            mdwe: true,
+            command: true,
+        }
+    }
+
+    fn evidence(exit: Exit) -> Evidence<'static> {
+        Evidence {
+            exit,
+            oom_kills: None,
+            told: None,
+            output_cut: false,
+            report: None,
+            forbidden: None,
+            panicked: None,
+            protocol: None,
+        }
+    }
+
+    fn said(ending: Ending) -> Outcome {
+        judge(&Evidence { report: Some(&report(ending)), ..evidence(Exit::Code(0)) })
+    }
+
+    #[test]
+    fn endings_of_a_clean_worker_become_their_verdicts() {
+        let text = String::new;
+        for (ending, verdict, reason) in [
+            (Ending::Exited(0), Verdict::Completed, None),
+            (Ending::Exited(3), Verdict::GuestError, Some("exit_status")),
+            (Ending::Failed(text()), Verdict::GuestError, Some("guest_failure")),
+            (Ending::Trapped(TrapCode::Unreachable, text()), Verdict::Trapped, Some("unreachable")),
+            (Ending::OutOfFuel, Verdict::OutOfFuel, Some("fuel")),
+            (Ending::MemoryRefused(1), Verdict::OutOfMemory, Some("memory_limit")),
+            (
+                Ending::Unlinkable(LinkFault::UnknownImport, text()),
+                Verdict::InvalidModule,
+                Some("unknown_import"),
+            ),
+            (Ending::Interrupted, Verdict::WorkerLost, Some("interrupted")),
+            (Ending::SetupFailed(text()), Verdict::Internal, Some("setup_failed")),
+        ] {
+            let outcome = said(ending.clone());
+            assert_eq!((outcome.verdict, outcome.reason.as_deref()), (verdict, reason), "{ending:?}");
+        }
+    }
+
+    #[test]
+    fn unclean_exit_is_never_a_success_whatever_the_worker_said() {
+        let happy = report(Ending::Exited(0));
+        for exit in [Exit::Code(1), Exit::Signal(9), Exit::Signal(11), Exit::Signal(SIGSYS)] {
+            let outcome = judge(&Evidence { report: Some(&happy), ..evidence(exit) });
+            assert_ne!(outcome.verdict, Verdict::Completed, "{exit:?}");
+        }
+        assert_eq!(judge(&evidence(Exit::Code(0))).verdict, Verdict::WorkerLost);
+    }
+
+    #[test]
+    fn words_of_a_worker_never_blame_the_platform() {
+        let endings = [
+            Ending::Exited(1),
+            Ending::Failed("x".to_owned()),
+            Ending::Trapped(TrapCode::Other, "x".to_owned()),
+            Ending::Interrupted,
+            Ending::OutOfFuel,
+            Ending::MemoryRefused(0),
+            Ending::Unlinkable(LinkFault::NoEntry, "x".to_owned()),
+            Ending::SetupFailed("platform's fault".to_owned()),
+        ];
+        for ending in endings {
+            assert_ne!(said(ending).blame, Some(Blame::Platform));
+        }
+        let panicked = judge(&Evidence { panicked: Some("x"), ..evidence(Exit::Code(101)) });
+        assert_ne!(panicked.blame, Some(Blame::Platform));
+    }
+
+    #[test]
+    fn every_cause_and_stage_keeps_its_verdict_whatever_was_said() {
+        let happy = report(Ending::Exited(0));
+        for (cause, verdict) in [
+            (Cause::Deadline, Verdict::TimedOut),
+            (Cause::CpuTime, Verdict::TimedOut),
+            (Cause::Cancelled, Verdict::Cancelled),
+            (Cause::Drain, Verdict::Cancelled),
+            (Cause::OutputLimit, Verdict::OutputLimit),
+            (Cause::Protocol, Verdict::WorkerLost),
+        ] {
+            for stage in [Stage::Sigterm, Stage::Sigkill] {
+                for report in [None, Some(&happy)] {
+                    let outcome =
+                        judge(&Evidence { told: Some((cause, stage)), report, ..evidence(Exit::Code(0)) });
+                    assert_eq!((outcome.verdict, outcome.stage), (verdict, Some(stage)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn end_within_the_epochs_head_start_counts_as_the_guests_own() {
+        let told = Some((Cause::Deadline, Stage::Epoch));
+        let happy = report(Ending::Exited(0));
+        let outcome = judge(&Evidence { told, report: Some(&happy), ..evidence(Exit::Code(0)) });
+        assert_eq!(outcome.verdict, Verdict::Completed);
+        let stopped = report(Ending::Interrupted);
+        let outcome = judge(&Evidence { told, report: Some(&stopped), ..evidence(Exit::Code(0)) });
+        assert_eq!((outcome.verdict, outcome.stage), (Verdict::TimedOut, Some(Stage::Epoch)));
+    }
+
+    #[test]
+    fn output_cut_after_a_happy_end_is_no_success() {
+        let happy = report(Ending::Exited(0));
+        let outcome =
+            judge(&Evidence { output_cut: true, report: Some(&happy), ..evidence(Exit::Code(0)) });
+        assert_eq!((outcome.verdict, outcome.stage), (Verdict::OutputLimit, None));
+    }
+
+    #[test]
+    fn sigsys_names_the_system_call_where_it_is_known() {
+        let outcome = judge(&Evidence { forbidden: Some("socket"), ..evidence(Exit::Signal(SIGSYS)) });
+        assert_eq!(outcome.reason.as_deref(), Some("seccomp:socket"));
+        // Claiming it without dying of it is a lie.
+        let outcome = judge(&Evidence { forbidden: Some("socket"), ..evidence(Exit::Code(0)) });
+        assert_eq!(outcome.verdict, Verdict::WorkerLost);
+    }
+
+    #[test]
+    fn oom_kill_is_told_from_other_kills_by_the_leaf_alone() {
+        let killed = evidence(Exit::Signal(SIGKILL));
+        let oom = judge(&Evidence { oom_kills: Some(1), ..killed.clone() });
+        assert_eq!(
+            (oom.verdict, oom.reason.as_deref()),
+            (Verdict::OutOfMemory, Some("cgroup_oom"))
+        );
+        assert_eq!(judge(&Evidence { oom_kills: Some(0), ..killed.clone() }).verdict, Verdict::WorkerLost);
+        assert_eq!(judge(&killed).verdict, Verdict::WorkerLost);
+    }
+
+    #[test]
+    fn failure_after_a_refused_growth_is_out_of_memory() {
+        for (ending, verdict) in [
+            (Ending::Trapped(TrapCode::Unreachable, String::new()), Verdict::OutOfMemory),
+            (Ending::Exited(1), Verdict::OutOfMemory),
+            (Ending::Exited(0), Verdict::Completed),
+        ] {
+            let report = RunReport { growth_refused: true, ..report(ending) };
+            let outcome = judge(&Evidence { report: Some(&report), ..evidence(Exit::Code(0)) });
+            assert_eq!(outcome.verdict, verdict);
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The supervisor's end of a zygote's control socket or a worker's link.
+//!
+//! Owns: waiting for readiness, one frame a packet, typed by direction.
+//! Never: decides whether a message was allowed; who holds the link does.
+
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use stockade_sys::link::{self, LinkError, Received};
+use stockade_wire::frame::{self, FrameError, HEADER_BYTES};
+use stockade_wire::limits::LINK_MESSAGE_BYTES_MAX;
+use super::readiness::watch;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Why a message could not be exchanged.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ExchangeError {
+    /// The socket failed.
+    #[error("link failed")]
+    Socket(#[source] std::io::Error),
+    /// The packet itself was wrong.
+    #[error(transparent)]
+    Packet(#[from] LinkError),
+    /// What was in it was.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+}
+
+/// One end of a link that sends `S` and receives `R`.
+#[derive(Debug)]
+pub(crate) struct Link<S, R> {
+    socket: AsyncFd<OwnedFd>,
+    speaks: PhantomData<(fn(S), fn() -> R)>,
+}
+
+impl<S: Serialize, R: DeserializeOwned> Link<S, R> {
+    /// Takes over one end of a pair. Needs a Tokio runtime.
+    ///
+    /// # Errors
+    /// When the socket cannot be made non-blocking or registered.
+    pub(crate) fn new(socket: OwnedFd) -> Result<Self, ExchangeError> {
+        set_nonblocking(&socket).map_err(ExchangeError::Socket)?;
+        let socket = watch(socket).map_err(ExchangeError::Socket)?;
+        Ok(Self { socket, speaks: PhantomData })
+    }
+
+    /// Sends one message with copies of `fds`. Waits while the peer's queue is full.
+    ///
+    /// # Errors
+    /// When the peer is gone or the message too large.
+    pub(crate) async fn send(&self, message: &S, fds: &[BorrowedFd<'_>]) -> Result<(), ExchangeError> {
+        let packet = frame::encode(message, LINK_MESSAGE_BYTES_MAX)?;
+        self.socket
+            .async_io(Interest::WRITABLE, |socket| retryable(link::send(socket.as_fd(), &packet, fds)))
+            .await
+            .map_err(ExchangeError::Socket)??;
+        Ok(())
+    }
+
+    /// Receives one message and exactly the descriptors it may carry at most; `None` when the peer is gone.
+    /// Dropping the future loses no message.
+    ///
+    /// # Errors
+    /// When the packet is too large, carries too many descriptors or is no message.
+    pub(crate) async fn receive(&self, fds_max: usize) -> Result<Option<Message<R>>, ExchangeError> {
+        let packet = self
+            .socket
+            .async_io(Interest::READABLE, |socket| receive_packet(socket.as_fd(), fds_max))
+            .await
+            .map_err(ExchangeError::Socket)?;
+        decode(packet)
+    }
+
+    /// Receives a message that is already there; `None` when there is none.
+    pub(crate) fn receive_now(&self, fds_max: usize) -> Option<Result<Option<Message<R>>, ExchangeError>> {
+        // Past Tokio, whose idea of readiness may be older than the peer's last message.
+        receive_packet(self.socket.as_fd(), fds_max).ok().map(decode)
+    }
+}
+
+/// A message and the descriptors that came with it.
+pub(crate) type Message<R> = (R, Vec<OwnedFd>);
+
+fn decode<R: DeserializeOwned>(
+    packet: Result<Packet, LinkError>,
+) -> Result<Option<Message<R>>, ExchangeError> {
+    let (packet, received) = packet?;
+    if received.length == 0 {
+        return Ok(None);
+    }
+    Ok(Some((frame::decode_packet(&packet, LINK_MESSAGE_BYTES_MAX)?, received.fds)))
+}
+
+type Packet = (Vec<u8>, Received);
+
+fn receive_packet(socket: BorrowedFd<'_>, fds_max: usize) -> std::io::Result<Result<Packet, LinkError>> {
+    // On the stack: most packets are a few hundred bytes, and only those are copied to the heap.
+    let mut buffer = [0; HEADER_BYTES + LINK_MESSAGE_BYTES_MAX];
+    retryable(link::receive(socket, &mut buffer, fds_max).map(|received| {
+        let packet = buffer.get(..received.length).unwrap_or_default().to_vec();
+        (packet, received)
+    }))
+}
+
+/// Turns "not ready" into the error that makes Tokio wait, and leaves every other outcome as it is.
+fn retryable<T>(outcome: Result<T, LinkError>) -> std::io::Result<Result<T, LinkError>> {
+    match outcome {
+        Err(error) if error.would_block() => Err(std::io::ErrorKind::WouldBlock.into()),
+        outcome => Ok(outcome),
+    }
+}
+
+fn set_nonblocking(fd: &impl AsFd) -> std::io::Result<()> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}

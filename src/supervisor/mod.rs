@@ -1,0 +1,361 @@
+//! The supervisor.
+//!
+//! Owns: jobs from admission to result, and everything they need in between.
+//! Never: forks, compiles or runs guest code itself (the developer's in-process mode aside), believes a client
+//! or a worker.
+//!
+//! Everything runs on one thread, on a Tokio `current_thread` runtime inside a `LocalSet`: a job's way through
+//! the supervisor is a handful of short steps, and handing them between threads cost more than it gained.
+//!
+//! ```text
+//! submit ─▶ admission ─▶ ledger ─▶ drive (a task a job)
+//!                                    │ artifact   compiled once, cached
+//!                                    │ place      at most pool.workers_max jobs at once
+//!                                    │ pool       a warm worker, or a fork
+//!                                    │ run        order, pipes, ladder, exit
+//!                                    ▼ outcome    verdict, bill, walls → ledger
+//! ```
+
+mod admission;
+mod artifact;
+pub mod cgroup;
+mod drive;
+mod follow;
+mod in_process;
+mod inspect;
+mod job;
+mod ledger;
+mod link;
+pub mod logs;
+mod pool;
+mod readiness;
+mod run;
+mod start;
+mod worker;
+mod zygote;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use stockade_wire::bytes::ByteBuf;
+use stockade_wire::client::{Refusal, Statistics};
+use stockade_wire::job::{
+    Bill, Isolation, JobResult, JobSummary, Layer, Logs, ModuleSource, Submission, Walls,
+};
+use tokio::sync::{Notify, Semaphore};
+
+pub use self::artifact::{DiskError, KeyError};
+pub use self::follow::{LogFollower, LogPiece, OutputFollower};
+pub use self::job::Caller;
+pub use self::job::outcome::{refusal_code, syscall_name};
+pub use self::in_process::InProcessError;
+pub use self::start::{StartError, Startup};
+
+use self::drive::{Executor, Payload};
+use self::job::Job;
+use self::job::ladder::Cause;
+use self::ledger::Ledger;
+use crate::config::Config;
+
+/// A job's id: a ULID, so that ids sort by time of admission.
+pub type JobId = String;
+
+/// Ended jobs whose wall time goes into the percentiles.
+const WALL_SAMPLES_MAX: usize = 1024;
+
+/// How often dead idle workers are replaced and old results forgotten.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// Time left, after a drain, for the kernel to end what was killed.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The supervisor: a cheap handle to the one there is. Lives on the thread it was started on.
+#[derive(Clone)]
+pub struct Supervisor {
+    core: Rc<Core>,
+}
+
+/// What is known of a job somebody asks for.
+#[derive(Debug, Clone)]
+pub enum Lookup {
+    /// Not over.
+    Running(JobSummary),
+    /// Over.
+    Finished(Rc<JobResult>),
+}
+
+/// What one job's input is read from.
+#[derive(Debug)]
+pub enum Input {
+    /// The bytes in the submission.
+    Submitted,
+    /// A descriptor of the caller's own, such as a terminal or a pipe: only for `stockade run`, where the caller
+    /// is the supervisor's own process.
+    Descriptor(std::os::fd::OwnedFd),
+}
+
+struct Core {
+    config: Rc<Config>,
+    own_uid: u32,
+    executor: Executor,
+    places: Semaphore,
+    ledger: RefCell<Ledger>,
+    /// Layers every worker has, as the first one had.
+    layers: Vec<Layer>,
+    counters: RefCell<Counters>,
+    started: Instant,
+    draining: Cell<bool>,
+    job_over: Notify,
+}
+
+#[derive(Default)]
+struct Counters {
+    accepted: u64,
+    refused: u64,
+    running: u64,
+    verdicts: BTreeMap<String, u64>,
+    wall_us: VecDeque<u64>,
+}
+
+impl Supervisor {
+    fn new(core: Core) -> Self {
+        let core = Rc::new(core);
+        let weak = Rc::downgrade(&core);
+        tokio::task::spawn_local(async move {
+            loop {
+                tokio::time::sleep(HOUSEKEEPING).await;
+                let Some(core) = weak.upgrade() else { return };
+                core.executor.housekeep();
+                core.ledger.borrow_mut().forget(Instant::now());
+            }
+        });
+        Self { core }
+    }
+
+    /// Admits a job and starts it on its way, at once. The result is there when [`Supervisor::wait`] says so.
+    ///
+    /// # Errors
+    /// A refusal, after which nothing of the submission is kept.
+    pub fn submit(&self, caller: &Caller, submission: Submission) -> Result<JobId, Refusal> {
+        self.submit_with(caller, submission, Input::Submitted)
+    }
+
+    /// As [`Supervisor::submit`], with the input from somewhere else.
+    ///
+    /// # Errors
+    /// As [`Supervisor::submit`].
+    pub fn submit_with(
+        &self,
+        caller: &Caller,
+        submission: Submission,
+        input: Input,
+    ) -> Result<JobId, Refusal> {
+        let core = &self.core;
+        let admitted =
+            admission::admit(&submission, *caller, &core.config, &core.load(caller)).and_then(|admitted| {
+                core.executor.knows(&submission.module, admitted.limits.fuel.is_some())?;
+                Ok(admitted)
+            });
+        let admitted = admitted.inspect_err(|refusal| {
+            core.counters.borrow_mut().refused += 1;
+            let reason = refusal_code(refusal.reason);
+            tracing::info!(uid = caller.uid, reason, "submission refused: {}", refusal.message);
+        })?;
+        let held_bytes = admission::held_bytes(&submission);
+        let id = ulid::Ulid::generate().to_string();
+        let span = tracing::info_span!(
+            "job",
+            job = %id,
+            tenant = %admitted.tenant,
+            trace = admitted.trace_id.as_deref(),
+        );
+        let job = Rc::new(Job::new(id.clone(), admitted, Instant::now()));
+        core.ledger.borrow_mut().add(Rc::clone(&job), held_bytes);
+        core.counters.borrow_mut().accepted += 1;
+        let payload = Payload::new(submission.module, submission.input, input);
+        let driven = drive::drive(Rc::clone(core), job, payload);
+        tokio::task::spawn_local(tracing::Instrument::instrument(driven, span));
+        Ok(id)
+    }
+
+    /// Where a job is. `None` for one that is unknown, forgotten or another caller's: the answer is the same.
+    #[must_use]
+    pub fn result(&self, caller: &Caller, job: &str) -> Option<Lookup> {
+        let job = self.job(caller, job)?;
+        Some(match job.result() {
+            Some(result) => Lookup::Finished(Rc::clone(result)),
+            None => Lookup::Running(job.summary(Instant::now())),
+        })
+    }
+
+    /// Waits for a job's end. `None` as for [`Supervisor::result`].
+    pub async fn wait(&self, caller: &Caller, job: &str) -> Option<Rc<JobResult>> {
+        Some(self.job(caller, job)?.ended().await)
+    }
+
+    /// Asks for a job's end. `false` when there is no such job for this caller, or it is over.
+    #[must_use]
+    pub fn cancel(&self, caller: &Caller, job: &str) -> bool {
+        let job = self.job(caller, job).filter(|job| job.result().is_none());
+        if let Some(job) = &job {
+            job.stop(Cause::Cancelled);
+        }
+        job.is_some()
+    }
+
+    /// The caller's jobs, the oldest first.
+    #[must_use]
+    pub fn list(&self, caller: &Caller) -> Vec<JobSummary> {
+        let now = Instant::now();
+        let jobs = self.core.ledger.borrow().visible(*caller, self.core.own_uid);
+        jobs.iter().map(|job| job.summary(now)).collect()
+    }
+
+    /// A job's logs from their beginning. `None` as for [`Supervisor::result`].
+    #[must_use]
+    pub fn logs(&self, caller: &Caller, job: &str) -> Option<LogFollower> {
+        Some(LogFollower::new(self.job(caller, job)?))
+    }
+
+    /// A job's output from its beginning. `None` as for [`Supervisor::result`].
+    #[must_use]
+    pub fn output(&self, caller: &Caller, job: &str) -> Option<OutputFollower> {
+        Some(OutputFollower::new(self.job(caller, job)?))
+    }
+
+    /// Figures since start. Those of connections and of the host are left at their defaults.
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        let core = &self.core;
+        let counters = core.counters.borrow();
+        let live = core.ledger.borrow().live() as u64;
+        let mut wall: Vec<u64> = counters.wall_us.iter().copied().collect();
+        wall.sort_unstable();
+        let percentile = |hundredth: usize| wall.get(wall.len().saturating_sub(1) * hundredth / 100).copied();
+        let mut statistics = Statistics {
+            uptime_ms: u64::try_from(core.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            queued: live.saturating_sub(counters.running),
+            running: counters.running,
+            accepted: counters.accepted,
+            refused: counters.refused,
+            verdicts: counters.verdicts.iter().map(|(name, count)| (name.clone(), *count)).collect(),
+            wall_p50_us: percentile(50),
+            wall_p99_us: percentile(99),
+            ..Statistics::default()
+        };
+        core.executor.count(&mut statistics);
+        statistics
+    }
+
+    /// Refuses new jobs, lets the admitted ones end within `within`, ends those that have not by then, and
+    /// returns when no worker is left.
+    pub async fn drain(&self, within: Duration) {
+        let core = &self.core;
+        core.draining.set(true);
+        let by = Instant::now() + within;
+        if tokio::time::timeout_at(by.into(), core.all_over()).await.is_err() {
+            for job in core.ledger.borrow().live_jobs() {
+                job.stop(Cause::Drain);
+            }
+            // Every stop is on the ladder by now, and the ladder ends by itself.
+            core.all_over().await;
+        }
+        core.executor.close(CLOSE_TIMEOUT).await;
+    }
+
+    /// Ends every job as fast as the ladder allows, and returns when no worker is left.
+    pub async fn end(&self) {
+        self.drain(Duration::ZERO).await;
+    }
+
+    fn job(&self, caller: &Caller, id: &str) -> Option<Rc<Job>> {
+        self.core.ledger.borrow().get(id, *caller, self.core.own_uid)
+    }
+}
+
+impl Core {
+    fn load(&self, caller: &Caller) -> admission::Load {
+        let ledger = self.ledger.borrow();
+        admission::Load {
+            jobs: ledger.live(),
+            callers_jobs: ledger.live_of(caller.uid),
+            held_bytes: ledger.held_bytes(),
+            draining: self.draining.get(),
+            unavailable: self.executor.unavailable(Instant::now()),
+            layers: self.layers.clone(),
+            own_uid: self.own_uid,
+        }
+    }
+
+    async fn all_over(&self) {
+        loop {
+            let over = self.job_over.notified();
+            if self.ledger.borrow().live() == 0 {
+                return;
+            }
+            over.await;
+        }
+    }
+
+    /// Records a job's end.
+    fn finish(&self, job: &Job, result: JobResult) {
+        let result = job.finish(result);
+        let verdict = serde_name(&result.outcome.verdict);
+        tracing::info!(
+            verdict,
+            reason = result.outcome.reason.as_deref(),
+            wall_us = result.bill.wall_us,
+            cpu_user_us = result.bill.cpu_user_us,
+            memory_peak_bytes = result.bill.memory_peak_bytes,
+            "job over"
+        );
+        let mut counters = self.counters.borrow_mut();
+        *counters.verdicts.entry(verdict).or_default() += 1;
+        if let Some(wall_us) = result.bill.wall_us {
+            if counters.wall_us.len() == WALL_SAMPLES_MAX {
+                counters.wall_us.pop_front();
+            }
+            counters.wall_us.push_back(wall_us);
+        }
+        // The rings keep the logs for followers beside the result's copy.
+        let log_bytes = result.logs.stdout.0.len() + result.logs.stderr.0.len();
+        let result_bytes = (result.output.0.len() + 2 * log_bytes) as u64;
+        self.ledger.borrow_mut().end(&job.id, result_bytes, Instant::now());
+        self.job_over.notify_waiters();
+    }
+}
+
+/// A job's result before anything about it is known.
+fn blank_result(job: &Job) -> JobResult {
+    JobResult {
+        job: job.id.clone(),
+        tenant: job.admitted.tenant.clone(),
+        module: [0; 32],
+        isolation: Isolation::Fresh,
+        outcome: job::outcome::internal("unfinished", "the job did not end".to_owned()),
+        exit_code: None,
+        output: ByteBuf::default(),
+        logs: Logs::default(),
+        bill: Bill::default(),
+        jail: Walls::default(),
+        trace_id: job.admitted.trace_id.clone(),
+    }
+}
+
+/// The stable name of a unit variant, as serde writes it in results.
+fn serde_name<T: serde::Serialize>(value: &T) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(name)) => name,
+        Ok(_) | Err(_) => "unknown".to_owned(),
+    }
+}
+
+/// Whether the module is named by its digest alone.
+fn digest_of(module: &ModuleSource) -> Option<stockade_wire::job::Digest> {
+    match module {
+        ModuleSource::Bytes(_) => None,
+        ModuleSource::Digest(digest) => Some(*digest),
+    }
+}

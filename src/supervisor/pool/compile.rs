@@ -1,0 +1,176 @@
+//! One module through one compile worker.
+//!
+//! Owns: the order, the wait, and what the exit means.
+//! Never: parses the module or the artifact.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use stockade_sys::{memfd, pidfd::Exit};
+use stockade_wire::job::{Blame, Outcome, Verdict};
+use stockade_wire::worker::{
+    CompileFailure, CompileOrder, CompileReport, FromWorker, Role, ToWorker,
+};
+
+use super::{Need, Pool};
+use crate::supervisor::artifact::Compile;
+use crate::supervisor::job::{Caller, outcome};
+use crate::supervisor::worker::Worker;
+
+/// How often the compile worker's CPU time is looked at once its limit could be reached.
+const CPU_CHECK_MIN: Duration = Duration::from_millis(10);
+
+/// How a compile worker's time was over.
+enum End {
+    Replied(Reply),
+    TimeUp,
+    CpuUp,
+    Gone,
+}
+
+enum Reply {
+    Compiled(CompileReport),
+    NotCompiled(CompileFailure),
+    Forbidden(u32),
+    Panicked(String),
+    Nonsense,
+}
+
+impl Compile for Rc<Pool> {
+    async fn compile(&self, module: &[u8], metered: bool) -> Result<File, Outcome> {
+        let failed = |what: &str, error: &dyn std::fmt::Display| {
+            outcome::internal("compile_worker", format!("{what}: {error}"))
+        };
+        let _place = self.compilers.acquire().await.map_err(|error| failed("no compiler", &error))?;
+        let need = Need {
+            directories: &[],
+            caller: Caller::NOBODY,
+            memory_bytes: self.config.compile.memory_bytes,
+        };
+        let mut birth = self.birth(Role::Compile, &need);
+        birth.rlimits.file_bytes = self.config.compile.artifact_bytes;
+        let mut worker =
+            self.make(&birth).await.map_err(|error| failed("no compile worker", &error))?;
+        let source = memfd::sealed("stockade-module", module)
+            .map_err(|error| failed("no memory for the module", &error))?;
+        let artifact = memfd::create("stockade-artifact")
+            .map_err(|error| failed("no memory for the artifact", &error))?;
+        let order = ToWorker::Compile(CompileOrder {
+            module_bytes: module.len() as u64,
+            artifact_bytes_max: self.config.compile.artifact_bytes,
+            text: is_text(module),
+            fuel: metered,
+        });
+        worker
+            .link
+            .send(&order, &[source.as_fd(), artifact.as_fd()])
+            .await
+            .map_err(|error| failed("the compile worker took no order", &error))?;
+        let end = self.await_end(&worker).await;
+        worker.kill();
+        worker.exited().await;
+        let oom = worker.leaf_usage().and_then(|usage| usage.oom_kills).is_some_and(|kills| kills > 0);
+        let exit = worker.reap().map(|ended| ended.exit);
+        worker.remove_leaf();
+        match end {
+            End::Replied(Reply::Compiled(report)) if exit == Some(Exit::Code(0)) => {
+                checked(artifact, &report)
+            }
+            end => Err(not_compiled(end, exit, oom)),
+        }
+    }
+}
+
+impl Pool {
+    /// Waits for the one reply and then for the exit, within the limits.
+    async fn await_end(&self, worker: &Worker) -> End {
+        let by = Instant::now() + self.config.compile.timeout;
+        let mut check = Instant::now() + self.config.compile.cpu;
+        let mut reply = None;
+        loop {
+            tokio::select! {
+                biased;
+                message = worker.link.receive(0), if reply.is_none() => {
+                    reply = Some(match message {
+                        Ok(Some((message, _))) => read(message),
+                        Ok(None) => return self.gone(worker).await,
+                        Err(_) => Reply::Nonsense,
+                    });
+                }
+                () = worker.exited() => return reply.map_or(End::Gone, End::Replied),
+                () = tokio::time::sleep_until(by.into()) => return reply.map_or(End::TimeUp, End::Replied),
+                () = tokio::time::sleep_until(check.into()) => {
+                    let left = self.config.compile.cpu.saturating_sub(worker.cpu_time().unwrap_or_default());
+                    if left.is_zero() {
+                        return End::CpuUp;
+                    }
+                    check = Instant::now() + left.max(CPU_CHECK_MIN);
+                }
+            }
+        }
+    }
+
+    /// The link has ended without a reply: the worker is dying, and says no more.
+    async fn gone(&self, worker: &Worker) -> End {
+        let exit = tokio::time::timeout(self.config.pool.lock_timeout, worker.exited());
+        let _ = exit.await;
+        End::Gone
+    }
+}
+
+fn read(message: FromWorker) -> Reply {
+    match message {
+        FromWorker::Compiled(report) => Reply::Compiled(report),
+        FromWorker::NotCompiled(failure) => Reply::NotCompiled(failure),
+        FromWorker::Forbidden(number) => Reply::Forbidden(number),
+        FromWorker::Panicked(text) => Reply::Panicked(text),
+        FromWorker::Locked(_) | FromWorker::LockFailed(_) | FromWorker::Finished(_) => Reply::Nonsense,
+    }
+}
+
+/// The artifact, if it is what the worker says it is.
+fn checked(artifact: File, report: &CompileReport) -> Result<File, Outcome> {
+    let found = artifact.metadata().map(|about| about.len()).unwrap_or(0);
+    if found != 0 && found == report.artifact_bytes {
+        return Ok(artifact);
+    }
+    Err(outcome::internal(
+        "artifact_size",
+        format!("the compile worker announced {} bytes and wrote {found}", report.artifact_bytes),
+    ))
+}
+
+fn not_compiled(end: End, exit: Option<Exit>, oom: bool) -> Outcome {
+    let limit = |reason, message: &str| outcome::ended(Verdict::CompileLimit, reason, Blame::Guest, message);
+    let lost = |message: &str| Outcome {
+        retriable: true,
+        ..outcome::ended(Verdict::Internal, "compile_worker", Blame::Ambiguous, message)
+    };
+    if oom {
+        return limit("memory", "compiling the module took more memory than compile.memory allows");
+    }
+    match end {
+        End::TimeUp => limit("timeout", "compiling the module took longer than compile.timeout allows"),
+        End::CpuUp => limit("cpu_time", "compiling the module took more CPU time than compile.cpu allows"),
+        End::Replied(Reply::NotCompiled(failure)) => outcome::not_compiled(&failure),
+        End::Replied(Reply::Forbidden(number)) if exit == Some(Exit::Signal(nix::libc::SIGSYS)) => {
+            outcome::jail_violation(Some(&outcome::syscall_name(number)))
+        }
+        End::Replied(Reply::Panicked(text)) => lost(&text),
+        End::Replied(_) => lost("the compile worker broke the protocol or died after its reply"),
+        End::Gone => match exit {
+            Some(Exit::Signal(nix::libc::SIGSYS)) => outcome::jail_violation(None),
+            Some(Exit::Signal(nix::libc::SIGXFSZ)) => {
+                limit("artifact_too_large", "the compiled module is larger than compile.artifact allows")
+            }
+            exit => lost(&format!("the compile worker went away without a reply ({exit:?})")),
+        },
+    }
+}
+
+/// Whether a module looks like WebAssembly text: it does not begin as binary modules and components do.
+pub(crate) fn is_text(module: &[u8]) -> bool {
+    !module.starts_with(b"\0asm") && !module.starts_with(b"\x7fELF")
+}

@@ -1,0 +1,21 @@
+//! Waiting until a descriptor is ready.
+//!
+//! Owns: the one call that registers a descriptor with the runtime.
+//! Never: reads, writes or closes one.
+
+use std::os::fd::OwnedFd;
+
+use tokio::io::unix::AsyncFd;
+
+/// Registers `fd` with the current Tokio runtime.
+///
+/// # Errors
+/// When the kernel refuses it (no memory, or a kind of file that is always ready).
+#[expect(
+    deprecated,
+    reason = "deprecated for types that may close or change their descriptor while registered, which an OwnedFd \
+              cannot; its successor is unsafe, and this crate forbids unsafe code"
+)]
+pub(crate) fn watch(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::new(fd)
+}

@@ -1,0 +1,369 @@
+//! One job on one worker: the order, the pipes, the ladder, the exit.
+//!
+//! Owns: the conversation with a worker that runs a job.
+//! Never: chooses the worker, judges the end (`job::outcome` does), believes more than one reply.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use stockade_sys::pidfd::Ended;
+use stockade_wire::job::{LogStream, Phase, Stage};
+use stockade_wire::worker::{FromWorker, RunOrder, RunReport, ToWorker};
+use tokio::net::unix::pipe::Receiver;
+
+use super::cgroup::LeafUsage;
+use super::job::Job;
+use super::job::ladder::{self, Cause, Effect, Event, Rung, Waits};
+use super::worker::Worker;
+
+/// Most bytes read from one pipe before the others get their turn: a flooding worker starves nobody.
+const TURN_BYTES: usize = 64 << 10;
+
+/// What is known of a worker's run once it is over.
+#[derive(Debug)]
+pub(crate) struct RunEnd {
+    /// What the kernel said of the process; `None` when it could not be reaped.
+    pub(crate) ended: Option<Ended>,
+    /// What the leaf said, where there was one.
+    pub(crate) leaf: Option<LeafUsage>,
+    /// Why and on which rung it was ended, if it was.
+    pub(crate) told: Option<(Cause, Stage)>,
+    /// What the worker said.
+    pub(crate) replies: Replies,
+    /// It wrote more output than allowed.
+    pub(crate) output_cut: bool,
+    /// When the order was sent.
+    pub(crate) started: Instant,
+    /// When the reply came.
+    pub(crate) replied: Option<Instant>,
+    /// When the worker was seen to have exited.
+    pub(crate) exited: Instant,
+}
+
+/// When and how a run is to be stopped.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StopRules {
+    pub(crate) deadline: Instant,
+    pub(crate) waits: Waits,
+    /// CPU time it may use, counted from the order.
+    pub(crate) cpu: Option<Duration>,
+}
+
+/// Everything a worker may say after its order, each at most once, and what else it said.
+#[derive(Debug, Default)]
+pub(crate) struct Replies {
+    pub(crate) report: Option<RunReport>,
+    pub(crate) forbidden: Option<u32>,
+    pub(crate) panicked: Option<String>,
+    /// How it broke the protocol.
+    pub(crate) broken: Option<String>,
+}
+
+impl Replies {
+    /// Takes a message in. `false` when it was not allowed; then `broken` says why.
+    fn accept(&mut self, message: FromWorker) -> bool {
+        let taken = match message {
+            FromWorker::Finished(report) if self.nothing_said() => {
+                self.report = Some(report);
+                true
+            }
+            FromWorker::Forbidden(number) if self.forbidden.is_none() => {
+                self.forbidden = Some(number);
+                true
+            }
+            FromWorker::Panicked(text) if self.nothing_said() => {
+                self.panicked = Some(text);
+                true
+            }
+            FromWorker::Finished(_)
+            | FromWorker::Forbidden(_)
+            | FromWorker::Panicked(_)
+            | FromWorker::Locked(_)
+            | FromWorker::LockFailed(_)
+            | FromWorker::Compiled(_)
+            | FromWorker::NotCompiled(_) => false,
+        };
+        if !taken {
+            self.broken.get_or_insert_with(|| "sent a message it may not send now".to_owned());
+        }
+        taken
+    }
+
+    fn nothing_said(&self) -> bool {
+        self.report.is_none() && self.panicked.is_none()
+    }
+}
+
+/// Gives `worker` its order. It has not begun when this fails.
+///
+/// # Errors
+/// When the worker is gone.
+pub(crate) async fn assign(
+    worker: &Worker,
+    order: RunOrder,
+    artifact: BorrowedFd<'_>,
+    input: BorrowedFd<'_>,
+) -> Result<(), super::link::ExchangeError> {
+    worker.link.send(&ToWorker::Run(order), &[artifact, input]).await
+}
+
+/// Follows a worker that has its order until it has exited and is reaped.
+pub(crate) async fn follow(mut worker: Worker, job: &Job, rules: StopRules) -> RunEnd {
+    let mut course = Course::new(&worker, job, rules);
+    course.watch().await;
+    let Course { rung, replies, replied, started, output_cut, .. } = course;
+    let exited = Instant::now();
+    let leaf = worker.leaf_usage();
+    let ended = worker.reap();
+    worker.remove_leaf();
+    let told = match rung {
+        Rung::Gone { after } => after,
+        Rung::Running { .. }
+        | Rung::EpochDue { .. }
+        | Rung::TermSent { .. }
+        | Rung::KillSent { .. }
+        | Rung::Leaving { .. } => None,
+    };
+    RunEnd { ended, leaf, told, replies, output_cut, started, replied, exited }
+}
+
+/// The state of one run while it goes on.
+struct Course<'a> {
+    worker: &'a Worker,
+    job: &'a Job,
+    rules: StopRules,
+    rung: Rung,
+    replies: Replies,
+    started: Instant,
+    replied: Option<Instant>,
+    cpu_before: Option<Duration>,
+    cpu_check: Option<Instant>,
+    output_cut: bool,
+    open: Open,
+}
+
+/// Which sources may still have something.
+struct Open {
+    link: bool,
+    output: bool,
+    stdout: bool,
+    stderr: bool,
+    stop: bool,
+}
+
+impl<'a> Course<'a> {
+    fn new(worker: &'a Worker, job: &'a Job, rules: StopRules) -> Self {
+        let started = Instant::now();
+        Self {
+            worker,
+            job,
+            rules,
+            rung: Rung::Running { deadline: rules.deadline },
+            replies: Replies::default(),
+            started,
+            replied: None,
+            cpu_before: rules.cpu.and_then(|_| worker.cpu_time()),
+            cpu_check: rules.cpu.map(|limit| started + limit),
+            output_cut: false,
+            open: Open { link: true, output: true, stdout: true, stderr: true, stop: true },
+        }
+    }
+
+    async fn watch(&mut self) {
+        let worker = self.worker;
+        loop {
+            let due = earliest(ladder::due(self.rung), self.cpu_check);
+            tokio::select! {
+                biased;
+                message = worker.link.receive(0), if self.open.link => self.message(message),
+                ready = worker.output.readable(), if self.open.output => {
+                    self.open.output = ready.is_ok() && self.output();
+                }
+                ready = worker.stdout.readable(), if self.open.stdout => {
+                    self.open.stdout = ready.is_ok() && self.log(LogStream::Stdout);
+                }
+                ready = worker.stderr.readable(), if self.open.stderr => {
+                    self.open.stderr = ready.is_ok() && self.log(LogStream::Stderr);
+                }
+                () = worker.exited() => break,
+                () = sleep_until(due), if due.is_some() => self.tick(),
+                cause = self.job.stop_asked(), if self.open.stop => {
+                    self.open.stop = false;
+                    self.event(Event::Stop(cause));
+                }
+            }
+        }
+        self.drain();
+        self.event(Event::Exited);
+    }
+
+    /// What the worker wrote before it died is still in its pipes and on its link; each holds a bounded amount.
+    fn drain(&mut self) {
+        while self.open.link {
+            match self.worker.link.receive_now(0) {
+                Some(message) => self.message(message),
+                None => break,
+            }
+        }
+        rest(&self.worker.output, |bytes| self.output_cut |= !self.job.add_output(bytes));
+        rest(&self.worker.stdout, |bytes| self.job.log(LogStream::Stdout, bytes));
+        rest(&self.worker.stderr, |bytes| self.job.log(LogStream::Stderr, bytes));
+    }
+
+    fn event(&mut self, event: Event) {
+        let (rung, effect) = ladder::step(self.rung, event, Instant::now(), self.rules.waits);
+        self.rung = rung;
+        match effect {
+            Effect::Nothing => {}
+            Effect::Terminate => {
+                tracing::debug!(pid = self.worker.pid(), ?rung, "SIGTERM");
+                self.job.enter(Phase::Stopping);
+                self.worker.terminate();
+            }
+            Effect::Kill => {
+                tracing::debug!(pid = self.worker.pid(), ?rung, "SIGKILL");
+                self.worker.kill();
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        self.event(Event::Tick);
+        let now = Instant::now();
+        let (Some(limit), Some(check)) = (self.rules.cpu, self.cpu_check) else { return };
+        if now < check {
+            return;
+        }
+        // One thread uses at most one second a second: there is nothing to see before what is left is over.
+        let used = self.worker.cpu_time().zip(self.cpu_before).map(|(now, then)| now.saturating_sub(then));
+        match used.map(|used| limit.saturating_sub(used)) {
+            Some(Duration::ZERO) => {
+                self.cpu_check = None;
+                self.event(Event::Stop(Cause::CpuTime));
+            }
+            Some(left) => self.cpu_check = Some(now + left.max(Duration::from_millis(1))),
+            None => self.cpu_check = None,
+        }
+    }
+
+    fn message(&mut self, message: Received) {
+        match message {
+            Ok(Some((message, _))) => {
+                // The clock comes before the words: a reply after the deadline is one after the deadline.
+                self.event(Event::Tick);
+                let said_before = self.replied.is_some();
+                if !self.replies.accept(message) {
+                    self.event(Event::Stop(Cause::Protocol));
+                } else if !said_before && self.replies.report.is_some() {
+                    self.replied = Some(Instant::now());
+                    self.event(Event::Reported);
+                }
+            }
+            Ok(None) => self.open.link = false,
+            Err(error) => {
+                self.open.link = false;
+                self.replies.broken.get_or_insert_with(|| format!("sent what is no message: {error}"));
+                self.event(Event::Stop(Cause::Protocol));
+            }
+        }
+    }
+
+    fn output(&mut self) -> bool {
+        let open = turn(&self.worker.output, |bytes| self.output_cut |= !self.job.add_output(bytes));
+        if self.output_cut {
+            self.event(Event::Stop(Cause::OutputLimit));
+        }
+        // Reading on would only make room for more of what is thrown away.
+        open && !self.output_cut
+    }
+
+    fn log(&self, stream: LogStream) -> bool {
+        let pipe = match stream {
+            LogStream::Stdout => &self.worker.stdout,
+            LogStream::Stderr => &self.worker.stderr,
+        };
+        turn(pipe, |bytes| self.job.log(stream, bytes))
+    }
+}
+
+type Received = Result<Option<(FromWorker, Vec<OwnedFd>)>, super::link::ExchangeError>;
+
+/// Reads what is there, at most one turn's worth; `false` when there will be no more.
+fn turn(pipe: &Receiver, take: impl FnOnce(&[u8])) -> bool {
+    let mut buffer = [0; TURN_BYTES];
+    match pipe.try_read(&mut buffer) {
+        Ok(0) => false,
+        Ok(length) => {
+            take(buffer.get(..length).unwrap_or_default());
+            true
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => true,
+        Err(error) => {
+            tracing::warn!(%error, "worker's pipe failed");
+            false
+        }
+    }
+}
+
+/// Reads what is left after the exit. Past Tokio, whose idea of readiness may be older than the last write.
+fn rest(pipe: &Receiver, mut take: impl FnMut(&[u8])) {
+    let mut buffer = [0; TURN_BYTES];
+    while let Ok(length @ 1..) = nix::unistd::read(pipe, &mut buffer) {
+        take(buffer.get(..length).unwrap_or_default());
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    if let Some(due) = due {
+        tokio::time::sleep_until(due.into()).await;
+    }
+}
+
+fn earliest(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use stockade_wire::worker::Ending;
+
+    use super::*;
+
+    fn report() -> FromWorker {
+        FromWorker::Finished(RunReport {
+            ending: Ending::Exited(0),
+            fuel: None,
+            wasm_memory_peak_bytes: 0,
+            growth_refused: false,
+            load_us: 0,
+            run_us: 0,
+            mdwe: true,
+            command: true,
+        })
+    }
+
+    #[test]
+    fn first_reply_is_taken_and_a_second_is_not() {
+        let mut replies = Replies::default();
+        assert!(replies.accept(report()));
+        assert!(!replies.accept(report()));
+        assert!(replies.broken.is_some());
+    }
+
+    #[test]
+    fn message_of_another_role_is_not_taken() {
+        let mut replies = Replies::default();
+        assert!(!replies.accept(FromWorker::Locked(stockade_wire::worker::JailReport::default())));
+    }
+
+    #[test]
+    fn forbidden_call_may_be_told_after_a_reply_but_once() {
+        let mut replies = Replies::default();
+        assert!(replies.accept(report()));
+        assert!(replies.accept(FromWorker::Forbidden(41)));
+        assert!(!replies.accept(FromWorker::Forbidden(42)));
+    }
+}

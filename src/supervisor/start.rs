@@ -1,0 +1,196 @@
+//! Starting the supervisor: the walls are tried before the first job is taken.
+//!
+//! Owns: the order of the start and every reason to refuse it.
+//! Never: degrades: a required layer that is missing is an error that names it, the reason and the fix.
+
+use std::cell::{Cell, RefCell};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Instant;
+
+use stockade_wire::job::{Isolation, Layer, MissingLayer, Walls};
+use stockade_wire::zygote::ZygoteConfig;
+use tokio::sync::{Notify, Semaphore};
+
+use super::artifact::{Artifacts, DiskError};
+use super::cgroup::{CgroupError, Controller, Discovery, Tree};
+use super::drive::Executor;
+use super::in_process::{InProcess, InProcessError};
+use super::job::Caller;
+use super::ledger::Ledger;
+use super::pool::{Need, Pool, PoolError};
+use super::zygote::{Settings, Zygote, ZygoteError};
+use super::{Core, Counters, Supervisor};
+use crate::config::{Config, Mode};
+
+/// Why the supervisor does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A required layer is missing.
+    #[error("required layer {} is missing: {}; {}", .0.layer, .0.reason, .0.fix)]
+    LayerMissing(MissingLayer),
+    /// The zygote did not start.
+    #[error("no zygote")]
+    Zygote(#[source] Box<dyn std::error::Error>),
+    /// No worker could be locked.
+    #[error("no worker")]
+    Worker(#[source] Box<dyn std::error::Error>),
+    /// The cgroup tree could not be prepared.
+    #[error("the cgroup tree cannot be used; set cgroup.root to another, or to \"off\"")]
+    Cgroup(#[from] CgroupError),
+    /// The artifact cache cannot be used.
+    #[error("the cache of compiled modules cannot be used")]
+    Cache(#[from] DiskError),
+    /// The developer's mode did not start.
+    #[error(transparent)]
+    InProcess(#[from] InProcessError),
+}
+
+/// What a supervisor is started from.
+#[derive(Debug, Clone)]
+pub struct Startup {
+    /// The configuration.
+    pub config: Config,
+    /// The executable that is its own zygote; [`Startup::new`] takes this process's.
+    pub executable: PathBuf,
+}
+
+impl Startup {
+    /// A start from this process's own executable.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        // Through /proc, so that it is the same file even when it has been replaced on disk since.
+        Self { config, executable: PathBuf::from("/proc/self/exe") }
+    }
+
+    /// Starts it. To be called on the main thread, inside a `LocalSet` on a `current_thread` runtime: workers die
+    /// with the thread that started their zygote.
+    ///
+    /// # Errors
+    /// When a required layer is missing or anything else it needs cannot be had. Nothing is left running then.
+    pub async fn start(self) -> Result<Supervisor, StartError> {
+        let config = Rc::new(self.config);
+        let (executor, layers) = match config.mode {
+            Mode::Jailed => jailed(&config, self.executable).await?,
+            Mode::InProcess => in_process(&config)?,
+        };
+        let core = Core {
+            own_uid: Caller::own().uid,
+            executor,
+            places: Semaphore::new(config.pool.workers_max),
+            ledger: RefCell::new(Ledger::new(config.results.clone())),
+            layers,
+            counters: RefCell::new(Counters::default()),
+            started: Instant::now(),
+            draining: Cell::new(false),
+            job_over: Notify::new(),
+            config,
+        };
+        Ok(Supervisor::new(core))
+    }
+}
+
+async fn jailed(config: &Rc<Config>, executable: PathBuf) -> Result<(Executor, Vec<Layer>), StartError> {
+    let (tree, no_leaves) = leaves(config)?;
+    let settings = Settings {
+        executable,
+        config: ZygoteConfig {
+            supervisor_pid: std::process::id(),
+            memory_bytes_max: config.ceilings.memory_bytes,
+            landlock_abi_min: config.jail.landlock_abi_min,
+            namespaces: config.jail.namespaces,
+            require: config.jail.require.iter().copied().collect(),
+        },
+        forks_max: config.pool.zygote_forks_max,
+        restart_burst: config.pool.restart_burst,
+        restart_window: config.pool.restart_window,
+    };
+    let (zygote, report) = Zygote::start(settings).await.map_err(zygote_error)?;
+    let pool = Rc::new(Pool::new(Rc::clone(config), zygote, tree, no_leaves));
+    let layers = try_walls(&pool, config).await?;
+    let artifacts = Artifacts::new(Rc::clone(&pool), &config.cache, &report.engine_fingerprint)?;
+    pool.refill();
+    Ok((Executor::Jailed { pool, artifacts: Rc::new(artifacts) }, layers))
+}
+
+fn in_process(config: &Rc<Config>) -> Result<(Executor, Vec<Layer>), StartError> {
+    let host = Rc::new(InProcess::start(config)?);
+    let artifacts = Artifacts::new(Rc::clone(&host), &config.cache, &host.fingerprint())?;
+    let off = Layer::ALL.map(Layer::name).join(", ");
+    tracing::warn!("in-process mode: guests run in this process; off: {off}");
+    Ok((Executor::InProcess { host, artifacts: Rc::new(artifacts) }, Vec::new()))
+}
+
+/// The cgroup tree for leaves, or why there is none, or what it lacks.
+fn leaves(config: &Config) -> Result<(Option<Tree>, Option<MissingLayer>), StartError> {
+    let missing =
+        |reason, fix: &str| MissingLayer { layer: Layer::Cgroup.name().to_owned(), reason, fix: fix.to_owned() };
+    match super::cgroup::discover(&config.cgroup.root) {
+        Discovery::Delegated(delegation) => {
+            let tree = delegation.prepare()?;
+            let lacking: Vec<&str> = Controller::ALL
+                .iter()
+                .filter(|one| !tree.controllers().contains(one))
+                .map(|one| one.name())
+                .collect();
+            let reason = format!("{} has no controller {}", tree.directory().display(), lacking.join(", "));
+            let fix = "delegate a tree with memory, pids and cpu (systemd: Delegate=yes)";
+            Ok((Some(tree), (!lacking.is_empty()).then(|| missing(reason, fix))))
+        }
+        Discovery::Absent(absence) => {
+            let missing = missing(absence.reason(), absence.fix());
+            if config.jail.require.contains(&Layer::Cgroup) {
+                return Err(StartError::LayerMissing(missing));
+            }
+            Ok((None, Some(missing)))
+        }
+    }
+}
+
+/// Makes the first worker and looks at what holds it.
+async fn try_walls(pool: &Rc<Pool>, config: &Config) -> Result<Vec<Layer>, StartError> {
+    let need =
+        Need { directories: &[], caller: Caller::NOBODY, memory_bytes: config.ceilings.memory_bytes };
+    let worker = pool.take(&need).await.map_err(worker_error)?;
+    let walls = pool.walls(&worker);
+    let held = pool.layers_held(&worker);
+    for layer in &config.jail.require {
+        if !held.contains(layer) {
+            return Err(StartError::LayerMissing(why_missing(*layer, &walls)));
+        }
+    }
+    pool.keep(worker);
+    Ok(held)
+}
+
+fn why_missing(layer: Layer, walls: &Walls) -> MissingLayer {
+    let told = walls.missing.iter().find(|missing| missing.layer == layer.name());
+    told.cloned().unwrap_or_else(|| MissingLayer {
+        layer: layer.name().to_owned(),
+        reason: "a worker could not enter it".to_owned(),
+        fix: "see `stockade doctor`".to_owned(),
+    })
+}
+
+fn zygote_error(error: ZygoteError) -> StartError {
+    StartError::Zygote(Box::new(error))
+}
+
+fn worker_error(error: PoolError) -> StartError {
+    match error {
+        PoolError::Worker(super::worker::WorkerError::LayerMissing(missing)) => {
+            StartError::LayerMissing(missing)
+        }
+        error => StartError::Worker(Box::new(error)),
+    }
+}
+
+impl Core {
+    /// The isolation jobs get.
+    pub(super) fn isolation(&self) -> Isolation {
+        match self.executor {
+            Executor::Jailed { .. } => Isolation::Fresh,
+            Executor::InProcess { .. } => Isolation::InProcess,
+        }
+    }
+}

@@ -1,0 +1,6 @@
+;; Offers room for its input that lies at the very end of its memory.
+;; Expected: trapped, memory out of bounds, for any input that is not empty.
+(module
+  (memory (export "memory") 1)
+  (func (export "stockade_alloc") (param i32) (result i32) (i32.const 65536))
+  (func (export "handle") (param i32 i32) (result i64) (i64.const 0)))
