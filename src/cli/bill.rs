@@ -14,6 +14,9 @@ use crate::supervisor::logs::display::safe_text;
 /// Longest piece of text that came from a guest, a worker or the system in one line, bytes.
 const TEXT_BYTES_MAX: usize = 500;
 
+/// The reason of a command that exited with another status than 0.
+const EXIT_STATUS_REASON: &str = "exit_status";
+
 /// Whether to colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Colour {
@@ -98,12 +101,21 @@ pub fn bill(result: &JobResult, colour: Colour) -> String {
     format!("{}\n{text}", headline(result, colour))
 }
 
-/// One line that says why a job did not complete and what to do; `None` when it completed, or failed by its own
-/// account.
+/// One line that says why a job did not complete and what to do; `None` when it completed, or a command said by its
+/// exit status that it failed: it has told its own story.
 #[must_use]
 pub fn failure(result: &JobResult) -> Option<String> {
     let outcome = &result.outcome;
-    let advice = advice(outcome.verdict)?;
+    let silent = match outcome.verdict {
+        Verdict::Completed => true,
+        Verdict::GuestError => {
+            outcome.reason.as_deref() == Some(EXIT_STATUS_REASON) || outcome.message.is_none()
+        }
+        _ => false,
+    };
+    if silent {
+        return None;
+    }
     let mut line = verdict_words(outcome.verdict).to_owned();
     if let Some(reason) = &outcome.reason {
         let _ = write!(line, " ({reason})");
@@ -111,11 +123,23 @@ pub fn failure(result: &JobResult) -> Option<String> {
     if let Some(message) = &outcome.message {
         let _ = write!(line, ": {message}");
     }
-    // The message may say already what to do.
-    if outcome.verdict != Verdict::Denied || outcome.message.is_none() {
+    // Where a limit of the job's own ended it, the message says already what to do.
+    let advised = message_advises(outcome.verdict) && outcome.message.is_some();
+    if let Some(advice) = advice(outcome.verdict, outcome.reason.as_deref()).filter(|_| !advised) {
         let _ = write!(line, "; {advice}");
     }
     Some(safe_text(&line, 2 * TEXT_BYTES_MAX))
+}
+
+const fn message_advises(verdict: Verdict) -> bool {
+    matches!(
+        verdict,
+        Verdict::TimedOut
+            | Verdict::OutOfFuel
+            | Verdict::OutOfMemory
+            | Verdict::OutputLimit
+            | Verdict::Denied
+    )
 }
 
 fn headline(result: &JobResult, colour: Colour) -> String {
@@ -236,8 +260,11 @@ fn verdict_words(verdict: Verdict) -> &'static str {
 }
 
 /// What to do about it; `None` where it is the guest's own business.
-fn advice(verdict: Verdict) -> Option<&'static str> {
+fn advice(verdict: Verdict, reason: Option<&str>) -> Option<&'static str> {
     match verdict {
+        Verdict::InvalidModule if matches!(reason, Some("no_entry" | "entry_signature" | "arguments")) => {
+            Some("call another with --entry, or with other arguments")
+        }
         Verdict::Completed | Verdict::GuestError => None,
         Verdict::Trapped => Some("a fault in the program; its logs may say more"),
         Verdict::TimedOut => Some("give it more time with --timeout (or --cpu), or less to do"),
@@ -302,17 +329,35 @@ completed · exit 0 · 12.3 ms · 01JD8G0000000000000000000
     fn failure_says_what_why_and_what_to_do_harmlessly() {
         let mut result = sample();
         assert_eq!(failure(&result), None);
+        result.outcome.verdict = Verdict::Trapped;
+        result.outcome.reason = Some("unreachable".to_owned());
+        result.outcome.message = Some("in main\u{1b}[2J".to_owned());
+        let expected =
+            r"trapped (unreachable): in main\x1b[2J; a fault in the program; its logs may say more";
+        assert_eq!(failure(&result).unwrap(), expected);
         result.outcome.verdict = Verdict::TimedOut;
         result.outcome.reason = Some("epoch_deadline".to_owned());
         result.outcome.stage = Some(Stage::Epoch);
-        result.outcome.message = Some("it ran 500 ms\u{1b}[2J".to_owned());
-        let expected = r"timed out (epoch_deadline): it ran 500 ms\x1b[2J; give it more time with --timeout (or --cpu), or less to do";
+        result.outcome.message = Some("its time was up; give it more with --timeout".to_owned());
+        let expected = "timed out (epoch_deadline): its time was up; give it more with --timeout";
         assert_eq!(failure(&result).unwrap(), expected);
         let first = bill(&result, Colour::Off);
         assert!(
             first.starts_with("timed out (epoch_deadline) · ended by its deadline · exit 124 · "),
             "{first}"
         );
+    }
+
+    #[test]
+    fn failure_of_a_guest_is_its_own_business_unless_it_left_words() {
+        let mut result = sample();
+        result.outcome.verdict = Verdict::GuestError;
+        result.outcome.reason = Some(EXIT_STATUS_REASON.to_owned());
+        result.outcome.message = Some("the guest exited with status 3".to_owned());
+        assert_eq!(failure(&result), None);
+        result.outcome.reason = Some("guest_failure".to_owned());
+        result.outcome.message = Some("no such column".to_owned());
+        assert_eq!(failure(&result).unwrap(), "failed (guest_failure): no such column");
     }
 
     #[test]
@@ -335,9 +380,6 @@ completed · exit 0 · 12.3 ms · 01JD8G0000000000000000000
             result.outcome.verdict = verdict;
             assert!(failure(&result).unwrap().contains("; "), "{verdict:?}");
         }
-        let mut result = sample();
-        result.outcome.verdict = Verdict::GuestError;
-        assert_eq!(failure(&result), None);
     }
 
     #[test]

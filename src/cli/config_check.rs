@@ -12,12 +12,17 @@ use super::exit;
 use super::output::Output;
 use super::render;
 use crate::config::{self, Inspection, Origin};
+use crate::supervisor::logs::display::safe_text;
+
+/// Longest line about a name that is no setting, bytes.
+const LINE_BYTES_MAX: usize = 300;
 
 #[derive(Debug, Serialize)]
 struct CheckObject<'a> {
     ok: bool,
     file: Option<String>,
     settings: Vec<SettingObject<'a>>,
+    ignored: &'a [String],
 }
 
 #[derive(Debug, Serialize)]
@@ -56,6 +61,13 @@ fn as_text(inspection: &Inspection) -> String {
         text.push_str(&line);
         text.push('\n');
     }
+    for name in &inspection.ignored {
+        text.push_str(&safe_text(
+            &format!("{name} in the environment is no setting and was passed over"),
+            LINE_BYTES_MAX,
+        ));
+        text.push('\n');
+    }
     text
 }
 
@@ -77,6 +89,7 @@ fn as_json(inspection: &Inspection) -> Output {
         ok: true,
         file: inspection.file.as_ref().map(|path| path.display().to_string()),
         settings: settings.collect(),
+        ignored: &inspection.ignored,
     };
     match render::line(&object) {
         Ok(line) => Output::answer(format!("{line}\n")),
@@ -111,6 +124,13 @@ mod tests {
         assert_eq!(line("queue.jobs_max"), "= 300 # STOCKADE_QUEUE_JOBS_MAX");
         assert_eq!(line("socket"), "= \"\" # default");
         assert_eq!(line("profiles.script.memory_bytes"), "= 16M # default");
+    }
+
+    #[test]
+    fn config_check_names_variables_that_are_somebody_else_s() {
+        let output = run("", &[("STOCKADE_PORT_80_TCP", "tcp://10.0.0.1:80")], false);
+        let last = output.stdout.lines().last().unwrap();
+        assert_eq!(last, "STOCKADE_PORT_80_TCP in the environment is no setting and was passed over");
     }
 
     #[test]

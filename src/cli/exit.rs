@@ -63,6 +63,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn document_has_every_verdict_with_its_exit_status() {
+        let document = include_str!("../../docs/result.md");
+        let (_, table) = document.split_once("## Verdicts").unwrap();
+        let mut rows = 0;
+        for row in table.split("## Reasons").next().unwrap().lines().filter(|line| line.starts_with("| `")) {
+            let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+            let mut result = sample();
+            result.exit_code = None;
+            let name = format!("\"{}\"", cells[1].trim_matches('`'));
+            result.outcome.verdict = serde_json::from_str(&name).unwrap();
+            let documented = match cells[3] {
+                "the guest's" => 0,
+                "the guest's, else 1" => 1,
+                status => status.parse().unwrap(),
+            };
+            assert_eq!(exit_status(&result), documented, "{row}");
+            rows += 1;
+        }
+        assert_eq!(rows, 14);
+    }
+
+    #[test]
     fn exit_status_of_every_verdict_is_the_documented_one() {
         for (verdict, exit_code, status) in [
             (Verdict::Completed, Some(0), 0),

@@ -8,7 +8,10 @@ use std::process::ExitCode;
 
 use super::args::{Cli, Command, ConfigCommand};
 use super::output::Output;
-use super::{Colour, completions, config_check, doctor, exit, explain_report, run, serve};
+use super::{
+    Colour, cancel, completions, config_check, doctor, exit, explain_report, logs, ps, run, serve, socket,
+    stats, submit,
+};
 use crate::config::{Config, ConfigError};
 
 /// Runs the command line of this process. Blocks until it is done.
@@ -28,9 +31,17 @@ pub fn main() -> ExitCode {
 fn dispatch(cli: Cli) -> ExitCode {
     let file = cli.global.config.as_deref();
     let socket = cli.global.socket.as_deref();
+    let daemon = |status, command: &dyn Fn(&Path) -> ExitCode| {
+        with_config(file, status, |config| command(&socket::for_client(socket, config.socket.as_deref())))
+    };
     match cli.command {
         Command::Run(job) => with_config(file, exit::OWN_FAILURE, |config| run::run(config, &job)),
         Command::Serve => with_config(file, exit::OWN_FAILURE, |config| serve::serve(config, socket)),
+        Command::Submit(args) => daemon(exit::OWN_FAILURE, &|path| submit::submit(path, &args)),
+        Command::Ps(args) => daemon(exit::USAGE, &|path| ps::ps(path, args.json).print()),
+        Command::Logs(args) => daemon(exit::USAGE, &|path| logs::logs(path, &args)),
+        Command::Cancel(args) => daemon(exit::USAGE, &|path| cancel::cancel(path, &args.job).print()),
+        Command::Stats(args) => daemon(exit::USAGE, &|path| stats::stats(path, args.json).print()),
         Command::Config(ConfigCommand::Check(args)) => {
             config_check::check(file, std::env::vars_os(), args.json).print()
         }
@@ -44,7 +55,6 @@ fn dispatch(cli: Cli) -> ExitCode {
         }),
         Command::Completions(args) => completions::completions(args.shell).print(),
         Command::Zygote => ExitCode::from(exit::USAGE),
-        _ => ExitCode::from(exit::USAGE),
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod args;
 mod bill;
+mod cancel;
 pub mod completions;
 pub mod config_check;
 pub mod doctor;
@@ -13,14 +14,19 @@ pub mod explain;
 mod explain_text;
 pub mod grant;
 mod job_args;
+mod logs;
 mod main;
 pub mod module_kind;
 pub mod output;
 mod parse;
+mod ps;
+mod remote;
 pub mod render;
 mod run;
 mod serve;
 pub mod socket;
+mod stats;
+mod submit;
 pub mod walls;
 
 pub use bill::Colour;

@@ -239,6 +239,24 @@ mod tests {
         assert_eq!(object["module"], Value::Null);
     }
 
+    /// Names of all fields, those of objects in it too.
+    fn fields(value: &Value) -> Vec<String> {
+        let Value::Object(object) = value else { return Vec::new() };
+        object.iter().flat_map(|(name, value)| std::iter::once(name.clone()).chain(fields(value))).collect()
+    }
+
+    #[test]
+    fn document_has_every_field_and_its_example_has_the_same() {
+        let document = include_str!("../../docs/result.md");
+        let object: Value = serde_json::from_str(&json(&sample()).unwrap()).unwrap();
+        for name in fields(&object) {
+            assert!(document.contains(&format!("\n| `{name}` |")), "{name} is not in docs/result.md");
+        }
+        let example = document.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
+        let example: Value = serde_json::from_str(example).unwrap();
+        assert_eq!(fields(&example), fields(&object));
+    }
+
     proptest! {
         #[test]
         fn json_of_any_output_reads_back_and_is_harmless(output in any::<String>(), marks in "[\u{7f}-\u{9f}\u{202e}\u{1b}a]{0,8}") {

@@ -6,7 +6,6 @@
 use std::io::{IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
-use std::rc::Rc;
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -25,7 +24,7 @@ use crate::supervisor::{Caller, Input, Lookup, StartError, Startup, Supervisor, 
 const PROGRESS_AFTER: Duration = Duration::from_millis(300);
 
 /// Exit status when whoever read the output went away, as a shell reports SIGPIPE.
-const BROKEN_PIPE_STATUS: u8 = 128 + 13;
+pub(super) const BROKEN_PIPE_STATUS: u8 = 128 + 13;
 
 /// Why no job was run.
 #[derive(Debug, thiserror::Error)]
@@ -198,7 +197,11 @@ async fn write_off_thread<W: Write>(
     written.await.map_err(std::io::Error::other)?
 }
 
-fn report(result: &Rc<JobResult>, args: &JobArgs) -> Result<u8, RunError> {
+/// Prints what is to be said once a job is over, other than its output and logs; its exit status.
+///
+/// # Errors
+/// Never in practice: every result has a JSON form.
+pub(super) fn report(result: &JobResult, args: &JobArgs) -> Result<u8, serde_json::Error> {
     let mut stderr = String::new();
     if let Some(line) = bill::failure(result) {
         stderr.push_str("stockade: ");

@@ -77,26 +77,36 @@ impl Layers {
         self.add(text, Source::File(path), "")
     }
 
-    /// Puts the settings among the environment's variables over what is there.
-    pub(super) fn add_environment(&mut self, variables: &[(OsString, OsString)]) -> Result<(), ConfigError> {
+    /// Puts the settings among the environment's variables over what is there. A name that is none is refused when it
+    /// was meant as one: when it begins as a section's settings do, or is a slip of the pen away from one. Others that
+    /// begin with `STOCKADE_` are somebody else's (service managers make such names up) and are returned.
+    pub(super) fn add_environment(
+        &mut self,
+        variables: &[(OsString, OsString)],
+    ) -> Result<Vec<String>, ConfigError> {
         let keys: BTreeMap<String, String> =
             self.entries.keys().map(|key| (schema::variable_of(key), key.clone())).collect();
+        let mut ignored = Vec::new();
         for (name, value) in variables {
-            let name = name.to_string_lossy();
+            let name = name.to_string_lossy().into_owned();
             if !name.starts_with(VARIABLE_PREFIX) || name == FILE_VARIABLE {
                 continue;
             }
-            let Some(key) = keys.get(name.as_ref()) else {
-                let nearest = schema::nearest(&name, keys.keys().map(String::as_str));
-                return Err(ConfigError::UnknownVariable { name: name.into_owned(), nearest });
+            let Some(key) = keys.get(&name) else {
+                let nearest = schema::nearest_variable(&name, keys.keys().map(String::as_str));
+                if nearest.is_none() && !schema::begins_like_a_setting(&name) {
+                    ignored.push(name);
+                    continue;
+                }
+                return Err(ConfigError::UnknownVariable { name, nearest });
             };
             let written = match value.to_str() {
                 Some(text) => Written::Text(text.to_owned()),
                 None => Written::Other("text that is not UTF-8"),
             };
-            self.set(key, &written, Origin::Environment { name: name.into_owned() })?;
+            self.set(key, &written, Origin::Environment { name })?;
         }
-        Ok(())
+        Ok(ignored)
     }
 
     /// The setting of that name.

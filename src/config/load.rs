@@ -28,6 +28,8 @@ pub struct Inspection {
     pub file: Option<PathBuf>,
     /// Every setting.
     pub settings: Vec<Effective>,
+    /// Variables that begin with `STOCKADE_` and are nothing to do with it.
+    pub ignored: Vec<String>,
 }
 
 /// One setting as it stands.
@@ -78,7 +80,7 @@ pub fn inspect(
     if let Some(path) = &file {
         layers.add_file(&read(path)?, path)?;
     }
-    layers.add_environment(&variables)?;
+    let ignored = layers.add_environment(&variables)?;
     let root = nix::unistd::geteuid().is_root();
     let config = build::config(&layers, automatic_cache(&variables, root))?;
     let settings = layers.all().map(|(key, entry)| Effective {
@@ -86,7 +88,7 @@ pub fn inspect(
         value: entry.value.shown(),
         origin: entry.origin.clone(),
     });
-    Ok(Inspection { config, file, settings: settings.collect() })
+    Ok(Inspection { config, file, settings: settings.collect(), ignored })
 }
 
 fn chosen_file(named: Option<&Path>, variables: &[(OsString, OsString)]) -> Option<PathBuf> {

@@ -156,6 +156,20 @@ pub(super) fn is_section(name: &str) -> bool {
             .any(|setting| setting.key.split_once('.').is_some_and(|(section, _)| section == name))
 }
 
+/// Whether a variable's name begins as those of a section do.
+pub(super) fn begins_like_a_setting(variable: &str) -> bool {
+    let rest = variable.strip_prefix(VARIABLE_PREFIX).unwrap_or(variable);
+    let section = rest.split('_').next().unwrap_or_default().to_ascii_lowercase();
+    rest.contains('_') && is_section(&section)
+}
+
+/// The variable most like `given`, which all begin with the same prefix.
+pub(super) fn nearest_variable<'a>(given: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
+    let bare = |name: &'a str| name.strip_prefix(VARIABLE_PREFIX).unwrap_or(name);
+    let given = given.strip_prefix(VARIABLE_PREFIX).unwrap_or(given);
+    nearest(given, names.map(bare)).map(|name| format!("{VARIABLE_PREFIX}{name}"))
+}
+
 /// The name most like `given`, when one is alike enough to have been meant.
 pub(crate) fn nearest<'a>(given: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
     let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();

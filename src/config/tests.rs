@@ -311,6 +311,14 @@ fn variable_at_fault_is_refused_by_name() {
 fn variables_of_others_are_left_alone() {
     let variables = [("PATH", "/bin"), ("STOCKADE", "x"), ("MY_STOCKADE_POOL_WARM", "x")];
     assert_eq!(load("", &variables).unwrap().config, load("", &[]).unwrap().config);
+    let others = ["STOCKADE_PORT", "STOCKADE_SERVICE_HOST", "STOCKADE_CLANG"];
+    let inspection = load("", &others.map(|name| (name, "x"))).unwrap();
+    assert_eq!(inspection.ignored, others);
+    for meant in
+        ["STOCKADE_JIAL_REQUIRE", "STOCKADE_JAIL_NOTHING", "STOCKADE_MOD", "STOCKADE_PROFILES_X_TIMEOUT"]
+    {
+        assert!(load("", &[(meant, "x")]).unwrap_err().contains(meant), "{meant}");
+    }
 }
 
 #[test]
@@ -370,7 +378,8 @@ fn document_has_every_setting_with_its_default_and_what_is_allowed() {
     let document = include_str!("../../docs/configuration.md");
     let code = |text: &str| if text.is_empty() { String::new() } else { format!("`{text}`") };
     let row = |name: &str, default: &str, kind: Kind| {
-        format!("| `{name}` | {} | {} |", code(default), kind.allowed().replace('`', "")).replace("|  |", "| |")
+        format!("| `{name}` | {} | {} |", code(default), kind.allowed().replace('`', ""))
+            .replace("|  |", "| |")
     };
     let defaults = load("", &[]).unwrap().settings;
     let default = |key: &str| defaults.iter().find(|setting| setting.key == key).unwrap().value.clone();

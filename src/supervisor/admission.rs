@@ -122,7 +122,8 @@ fn room(submission: &Submission, config: &Config, load: &Load) -> Result<(), Ref
     }
     let most = config.queue.bytes_max;
     if load.held_bytes.saturating_add(held_bytes(submission)) > most {
-        let message = format!("modules and inputs of waiting jobs would exceed queue.bytes_max, {most} bytes");
+        let message =
+            format!("modules and inputs of waiting jobs would exceed queue.bytes_max, {most} bytes");
         return Err(later(RefusalReason::QueueFull, message, RETRY_AFTER_FULL_MS));
     }
     Ok(())
@@ -160,8 +161,7 @@ fn names(submission: &Submission) -> Result<(), Refusal> {
     for (what, text) in named {
         let Some(text) = text else { continue };
         if text.is_empty() || text.len() > NAME_BYTES_MAX || text.chars().any(char::is_control) {
-            let message =
-                format!("{what} must be 1 to {NAME_BYTES_MAX} bytes without control characters");
+            let message = format!("{what} must be 1 to {NAME_BYTES_MAX} bytes without control characters");
             return Err(refuse(RefusalReason::Malformed, message));
         }
     }

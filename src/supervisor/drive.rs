@@ -253,12 +253,7 @@ async fn artifact_for(
     landed.map_err(|outcome| outcome.as_ref().clone())
 }
 
-async fn execute(
-    core: &Core,
-    job: &Rc<Job>,
-    work: Work,
-    record: &mut Record,
-) -> Result<Outcome, Outcome> {
+async fn execute(core: &Core, job: &Rc<Job>, work: Work, record: &mut Record) -> Result<Outcome, Outcome> {
     match &core.executor {
         Executor::Jailed { pool, .. } => {
             let worker = assigned(pool, job, &work, record).await?;
@@ -285,12 +280,7 @@ async fn execute(
 }
 
 /// A worker that has the job's order. One that died before it could take it is replaced, a few times.
-async fn assigned(
-    pool: &Rc<Pool>,
-    job: &Job,
-    work: &Work,
-    record: &mut Record,
-) -> Result<Worker, Outcome> {
+async fn assigned(pool: &Rc<Pool>, job: &Job, work: &Work, record: &mut Record) -> Result<Worker, Outcome> {
     let admitted = &job.admitted;
     let need = Need {
         directories: &admitted.directories,

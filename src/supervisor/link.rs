@@ -6,12 +6,12 @@
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use super::readiness::watch;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use stockade_sys::link::{self, LinkError, Received};
 use stockade_wire::frame::{self, FrameError, HEADER_BYTES};
 use stockade_wire::limits::LINK_MESSAGE_BYTES_MAX;
-use super::readiness::watch;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 

@@ -123,8 +123,11 @@ fn in_process(config: &Rc<Config>) -> Result<(Executor, Vec<Layer>), StartError>
 
 /// The cgroup tree for leaves, or why there is none, or what it lacks.
 fn leaves(config: &Config) -> Result<(Option<Tree>, Option<MissingLayer>), StartError> {
-    let missing =
-        |reason, fix: &str| MissingLayer { layer: Layer::Cgroup.name().to_owned(), reason, fix: fix.to_owned() };
+    let missing = |reason, fix: &str| MissingLayer {
+        layer: Layer::Cgroup.name().to_owned(),
+        reason,
+        fix: fix.to_owned(),
+    };
     match super::cgroup::discover(&config.cgroup.root) {
         Discovery::Delegated(delegation) => {
             let tree = delegation.prepare()?;
@@ -149,8 +152,7 @@ fn leaves(config: &Config) -> Result<(Option<Tree>, Option<MissingLayer>), Start
 
 /// Makes the first worker and looks at what holds it.
 async fn try_walls(pool: &Rc<Pool>, config: &Config) -> Result<Vec<Layer>, StartError> {
-    let need =
-        Need { directories: &[], caller: Caller::NOBODY, memory_bytes: config.ceilings.memory_bytes };
+    let need = Need { directories: &[], caller: Caller::NOBODY, memory_bytes: config.ceilings.memory_bytes };
     let worker = pool.take(&need).await.map_err(worker_error)?;
     let walls = pool.walls(&worker);
     let held = pool.layers_held(&worker);

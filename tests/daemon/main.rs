@@ -5,10 +5,10 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    clippy::indexing_slicing,
     reason = "a test: a panic is how it fails, and nothing is exported"
 )]
 
+mod commands;
 mod conversation;
 mod foreign_client;
 mod frames;

@@ -55,11 +55,7 @@ pub fn compile(
             return Err(failure(CompileReason::Unrecognised, message));
         }
     };
-    let variant = warm.variant(order.fuel).map_err(|error| CompileFailure {
-        kind: CompileFailureKind::Limit,
-        reason: CompileReason::TooComplex,
-        message: cut(error.to_string(), GUEST_TEXT_BYTES_MAX),
-    })?;
+    let variant = warm.variant(order.fuel);
     let (kind, artifact) = translate(&variant.engine, binary)?;
     let artifact_bytes = artifact.len() as u64;
     if artifact_bytes > order.artifact_bytes_max {

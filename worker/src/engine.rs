@@ -8,7 +8,7 @@
 //! that is the one job it runs; a job that asks for fuel pays for it (some milliseconds), no other job does.
 
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use wasmtime::component::Linker as ComponentLinker;
 use wasmtime::{
@@ -83,7 +83,7 @@ pub(crate) struct Variant {
 pub struct Warm {
     settings: EngineSettings,
     plain: Arc<Variant>,
-    metered: OnceLock<Arc<Variant>>,
+    metered: Arc<Variant>,
 }
 
 impl std::fmt::Debug for Warm {
@@ -101,8 +101,10 @@ pub fn warm(settings: &EngineSettings) -> Result<Warm, EngineError> {
     if settings.instances == 0 {
         return Err(EngineError::NoInstances);
     }
+    // Both before any fork: building an engine opens files, which a locked worker may not.
     let plain = Arc::new(Variant::build(settings, false)?);
-    Ok(Warm { settings: *settings, plain, metered: OnceLock::new() })
+    let metered = Arc::new(Variant::build(settings, true)?);
+    Ok(Warm { settings: *settings, plain, metered })
 }
 
 impl Warm {
@@ -123,22 +125,13 @@ impl Warm {
         &self.settings
     }
 
-    pub(crate) fn variant(&self, metered: bool) -> Result<Arc<Variant>, EngineError> {
-        if !metered {
-            return Ok(Arc::clone(&self.plain));
-        }
-        if let Some(variant) = self.metered.get() {
-            return Ok(Arc::clone(variant));
-        }
-        let built = Arc::new(Variant::build(&self.settings, true)?);
-        Ok(Arc::clone(self.metered.get_or_init(|| built)))
+    pub(crate) fn variant(&self, metered: bool) -> &Arc<Variant> {
+        if metered { &self.metered } else { &self.plain }
     }
 
     pub(crate) fn increment_epochs(&self) {
         self.plain.engine.increment_epoch();
-        if let Some(metered) = self.metered.get() {
-            metered.engine.increment_epoch();
-        }
+        self.metered.engine.increment_epoch();
     }
 }
 
@@ -259,7 +252,6 @@ mod tests {
                 let count = |what: &str| std::fs::read_dir(format!("/proc/self/{what}")).unwrap().count();
                 let (threads, fds) = (count("task"), count("fd"));
                 let warm = warm(&SETTINGS).unwrap();
-                warm.variant(true).unwrap();
                 assert_eq!(count("task"), threads);
                 assert_eq!(count("fd"), fds);
             },

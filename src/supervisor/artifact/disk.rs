@@ -27,7 +27,9 @@ const FILES_MAX: usize = 100_000;
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
     /// A file or directory operation failed.
-    #[error("cannot {operation} {path} in the artifact cache; set cache.directory to a place that can be written")]
+    #[error(
+        "cannot {operation} {path} in the artifact cache; set cache.directory to a place that can be written"
+    )]
     File {
         /// What was tried.
         operation: &'static str,

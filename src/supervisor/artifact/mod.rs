@@ -139,11 +139,7 @@ impl<C: Compile + 'static> Artifacts<C> {
         })
     }
 
-    fn take_off(
-        self: &Rc<Self>,
-        key: Key,
-        module: Option<Rc<Vec<u8>>>,
-    ) -> watch::Receiver<Option<Landed>> {
+    fn take_off(self: &Rc<Self>, key: Key, module: Option<Rc<Vec<u8>>>) -> watch::Receiver<Option<Landed>> {
         let (sender, receiver) = watch::channel(None);
         self.flights.borrow_mut().insert(key, receiver.clone());
         let table = Rc::clone(self);

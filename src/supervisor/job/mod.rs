@@ -10,9 +10,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::time::Instant;
 
-use stockade_wire::job::{
-    DirectoryGrant, JobResult, JobSummary, LogStream, Logs, Phase,
-};
+use stockade_wire::job::{DirectoryGrant, JobResult, JobSummary, LogStream, Logs, Phase};
 use tokio::sync::Notify;
 
 use self::ladder::Cause;

@@ -243,10 +243,9 @@ fn by_report(report: &RunReport) -> Outcome {
             "interrupted",
             "the worker was told to stop by somebody else: Stockade had not sent a signal".to_owned(),
         ),
-        Ending::SetupFailed(text) => Outcome {
-            retriable: true,
-            ..ended(Verdict::Internal, "setup_failed", Blame::Ambiguous, text)
-        },
+        Ending::SetupFailed(text) => {
+            Outcome { retriable: true, ..ended(Verdict::Internal, "setup_failed", Blame::Ambiguous, text) }
+        }
     }
 }
 
@@ -259,10 +258,9 @@ fn unexplained(evidence: &Evidence<'_>) -> Outcome {
     }
     match evidence.exit {
         Exit::Code(0) => lost("no_reply", "the worker exited without a reply".to_owned()),
-        Exit::Code(status) => lost(
-            "exit_status",
-            format!("the worker exited with status {status} and without a reply"),
-        ),
+        Exit::Code(status) => {
+            lost("exit_status", format!("the worker exited with status {status} and without a reply"))
+        }
         Exit::Signal(SIGXFSZ) => ended(
             Verdict::GuestError,
             "file_size",
@@ -277,10 +275,7 @@ fn unexplained(evidence: &Evidence<'_>) -> Outcome {
 }
 
 fn lost(reason: &str, message: String) -> Outcome {
-    Outcome {
-        retriable: true,
-        ..ended(Verdict::WorkerLost, reason, Blame::Ambiguous, &message)
-    }
+    Outcome { retriable: true, ..ended(Verdict::WorkerLost, reason, Blame::Ambiguous, &message) }
 }
 
 const fn trap_code(code: TrapCode) -> &'static str {
@@ -453,8 +448,7 @@ mod tests {
     #[test]
     fn output_cut_after_a_happy_end_is_no_success() {
         let happy = report(Ending::Exited(0));
-        let outcome =
-            judge(&Evidence { output_cut: true, report: Some(&happy), ..evidence(Exit::Code(0)) });
+        let outcome = judge(&Evidence { output_cut: true, report: Some(&happy), ..evidence(Exit::Code(0)) });
         assert_eq!((outcome.verdict, outcome.stage), (Verdict::OutputLimit, None));
     }
 
@@ -471,10 +465,7 @@ mod tests {
     fn oom_kill_is_told_from_other_kills_by_the_leaf_alone() {
         let killed = evidence(Exit::Signal(SIGKILL));
         let oom = judge(&Evidence { oom_kills: Some(1), ..killed.clone() });
-        assert_eq!(
-            (oom.verdict, oom.reason.as_deref()),
-            (Verdict::OutOfMemory, Some("cgroup_oom"))
-        );
+        assert_eq!((oom.verdict, oom.reason.as_deref()), (Verdict::OutOfMemory, Some("cgroup_oom")));
         assert_eq!(judge(&Evidence { oom_kills: Some(0), ..killed.clone() }).verdict, Verdict::WorkerLost);
         assert_eq!(judge(&killed).verdict, Verdict::WorkerLost);
     }

@@ -10,9 +10,7 @@ use std::time::{Duration, Instant};
 
 use stockade_sys::{memfd, pidfd::Exit};
 use stockade_wire::job::{Blame, Outcome, Verdict};
-use stockade_wire::worker::{
-    CompileFailure, CompileOrder, CompileReport, FromWorker, Role, ToWorker,
-};
+use stockade_wire::worker::{CompileFailure, CompileOrder, CompileReport, FromWorker, Role, ToWorker};
 
 use super::{Need, Pool};
 use crate::supervisor::artifact::Compile;
@@ -44,15 +42,11 @@ impl Compile for Rc<Pool> {
             outcome::internal("compile_worker", format!("{what}: {error}"))
         };
         let _place = self.compilers.acquire().await.map_err(|error| failed("no compiler", &error))?;
-        let need = Need {
-            directories: &[],
-            caller: Caller::NOBODY,
-            memory_bytes: self.config.compile.memory_bytes,
-        };
+        let need =
+            Need { directories: &[], caller: Caller::NOBODY, memory_bytes: self.config.compile.memory_bytes };
         let mut birth = self.birth(Role::Compile, &need);
         birth.rlimits.file_bytes = self.config.compile.artifact_bytes;
-        let mut worker =
-            self.make(&birth).await.map_err(|error| failed("no compile worker", &error))?;
+        let mut worker = self.make(&birth).await.map_err(|error| failed("no compile worker", &error))?;
         let source = memfd::sealed("stockade-module", module)
             .map_err(|error| failed("no memory for the module", &error))?;
         let artifact = memfd::create("stockade-artifact")

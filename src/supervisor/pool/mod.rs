@@ -74,9 +74,8 @@ impl Pool {
         no_leaves: Option<MissingLayer>,
     ) -> Self {
         let run_as = config.jail.run_as;
-        let identity = nix::unistd::geteuid()
-            .is_root()
-            .then_some(Identity { uid: run_as.uid, gid: run_as.gid });
+        let identity =
+            nix::unistd::geteuid().is_root().then_some(Identity { uid: run_as.uid, gid: run_as.gid });
         let circuit = Circuit::new(config.pool.worker_failures_max, config.pool.restart_window);
         Self {
             zygote,

@@ -264,10 +264,9 @@ fn forked(answer: FromZygote, mut fds: Vec<OwnedFd>) -> Result<Forked, ZygoteErr
             Some(pidfd) if fds.is_empty() => Ok(Forked { pid, pidfd }),
             _ => Err(ZygoteError::Broken("it forked and sent no pidfd".to_owned())),
         },
-        FromZygote::NotForked { operation, errno } => Err(ZygoteError::NotForked {
-            operation,
-            source: std::io::Error::from_raw_os_error(errno),
-        }),
+        FromZygote::NotForked { operation, errno } => {
+            Err(ZygoteError::NotForked { operation, source: std::io::Error::from_raw_os_error(errno) })
+        }
         FromZygote::Warm(_) | FromZygote::Failed(_) => {
             Err(ZygoteError::Broken("it answered a fork order with something else".to_owned()))
         }

@@ -131,7 +131,7 @@ pub fn load(warm: &Warm, order: &RunOrder, artifact: OwnedFd) -> Result<Loaded, 
     let received = Instant::now();
     let wanted = Duration::from_micros(order.limits.deadline_us).min(DEADLINE_MAX);
     let build = || -> Result<Loaded, Ending> {
-        let variant = warm.variant(order.limits.fuel.is_some()).map_err(|error| setup(&error))?;
+        let variant = Arc::clone(warm.variant(order.limits.fuel.is_some()));
         let program = link(&variant, order, artifact)?;
         // With timers and without a driver for descriptors: it opens none and starts no thread.
         let runtime = tokio::runtime::Builder::new_current_thread()

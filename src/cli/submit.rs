@@ -1,0 +1,106 @@
+//! `stockade submit`: one job through the daemon.
+//!
+//! Owns: what a person sees of it, and that interrupting the command ends the job.
+//! Never: runs anything itself.
+
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use stockade_wire::job::JobResult;
+
+use super::args::{JobArgs, SubmitArgs};
+use super::output::Output;
+use super::remote::RemoteError;
+use super::run::{BROKEN_PIPE_STATUS, on_this_thread, report};
+use super::{ArgsError, exit};
+use crate::client::{Client, ClientError, Ticket};
+use crate::daemon::StopSignals;
+use crate::supervisor::logs::safe_for_terminal;
+
+/// Submits the job to the daemon on `path`; the exit status is the job's.
+pub(super) fn submit(path: &Path, args: &SubmitArgs) -> ExitCode {
+    let submitted = on_this_thread(try_submit(path, args)).map_err(RemoteError::Runtime);
+    match submitted.flatten() {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => Output::error(&error, failure_status(&error)).print(),
+    }
+}
+
+const fn failure_status(error: &RemoteError) -> u8 {
+    match error {
+        RemoteError::Client(ClientError::Refused(_)) | RemoteError::Args(ArgsError::ModuleKind { .. }) => {
+            exit::DENIED
+        }
+        _ => exit::OWN_FAILURE,
+    }
+}
+
+async fn try_submit(path: &Path, args: &SubmitArgs) -> Result<u8, RemoteError> {
+    let module = args.job.read_module()?;
+    // Before the input, which may be typed by hand: that nobody listens is better known first.
+    let mut client = Client::connect(path).await?;
+    let submission = args.job.submission(module, args.job.read_input()?)?;
+    if args.detach {
+        let job = client.submit(submission).await?;
+        writeln!(std::io::stdout(), "{job}").map_err(RemoteError::Write)?;
+        return Ok(exit::SUCCESS);
+    }
+    // Until here a signal ends this command alone, since there is no job yet.
+    let mut signals = StopSignals::listen()?;
+    let ticket = client.submit_and_wait(submission).await?;
+    match result_or_end(&mut client, &ticket, &mut signals).await? {
+        Some(result) => show(&result, &args.job),
+        None => Ok(exit::KILLED),
+    }
+}
+
+/// The job's result. The first signal cancels the job, which then ends as any other; at the second the answer is
+/// not waited for: `None`.
+async fn result_or_end(
+    client: &mut Client,
+    ticket: &Ticket,
+    signals: &mut StopSignals,
+) -> Result<Option<JobResult>, RemoteError> {
+    tokio::select! {
+        result = client.finished(ticket) => return Ok(Some(result?)),
+        () = signals.next() => {}
+    }
+    client.abandon(ticket).await?;
+    tokio::select! {
+        result = client.finished(ticket) => Ok(Some(result?)),
+        () = signals.next() => Ok(None),
+    }
+}
+
+fn show(result: &JobResult, args: &JobArgs) -> Result<u8, RemoteError> {
+    if args.json {
+        return Ok(report(result, args)?);
+    }
+    let mut stdout = std::io::stdout().lock();
+    let shown = stdout.write_all(&result.output.0).and_then(|()| stdout.flush());
+    drop(stdout);
+    show_logs(result);
+    let status = report(result, args)?;
+    match shown {
+        Ok(()) => Ok(status),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(BROKEN_PIPE_STATUS),
+        Err(error) => Err(RemoteError::Write(error)),
+    }
+}
+
+/// What the guest printed besides its output, to standard error. Without a reader there is nobody to tell.
+fn show_logs(result: &JobResult) {
+    let mut stderr = std::io::stderr().lock();
+    if result.logs.dropped_bytes > 0 {
+        let lost = result.logs.dropped_bytes;
+        let _ = writeln!(stderr, "[{lost} bytes of the log lost: --log-buffer]");
+    }
+    let terminal = std::io::stderr().is_terminal();
+    for log in [&result.logs.stdout.0, &result.logs.stderr.0] {
+        let _ = match terminal {
+            true => stderr.write_all(safe_for_terminal(log).as_bytes()),
+            false => stderr.write_all(log),
+        };
+    }
+}
