@@ -113,6 +113,16 @@ pub fn syscall_name(number: u32) -> Option<&'static str> {
     made::NAMES.get(index).map(|(_, name)| *name)
 }
 
+/// Whether `number` is the call with which the C library's `abort` begins.
+///
+/// It is not allowed, because what `abort` needs next could signal other processes; so a worker that aborts (an
+/// allocation that fails, a native stack overflow) ends as if it had tried to escape, and this tells the two apart.
+/// An attacker who makes the same call is taken for a crash, and is as dead.
+#[must_use]
+pub fn is_abort(number: u32) -> bool {
+    syscall_name(number) == Some("rt_sigprocmask")
+}
+
 /// Number of the system call `name` on this architecture.
 #[must_use]
 pub fn syscall_number(name: &str) -> Option<u32> {
