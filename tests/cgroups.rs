@@ -12,13 +12,15 @@
 )]
 
 use std::fs;
-use std::os::fd::AsRawFd;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 use stockade::config::CgroupRoot;
 use stockade::supervisor::cgroup::{
@@ -102,29 +104,35 @@ impl Drop for Stage {
     }
 }
 
-/// Starts a shell that first moves itself into the group, then runs `script`.
+/// Starts a shell that first moves itself into the group, then runs `script`. Returns when it is in the group.
 fn spawn_in(group: &Path, script: &str) -> Child {
-    Command::new("/bin/sh")
-        .args(["-c", &format!("echo $$ >\"$0/cgroup.procs\" || exit 90; {script}")])
+    let mut child = Command::new("/bin/sh")
+        .args(["-c", &format!("echo $$ >\"$0/cgroup.procs\" || exit 90; echo in; {script}")])
         .arg(group)
         .stdin(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
-        .unwrap()
+        .unwrap();
+    let stdout = child.stdout.as_mut().unwrap();
+    await_input(stdout, "a child that moves into its group");
+    let mut said = [0; 3];
+    stdout.read_exact(&mut said).unwrap();
+    assert_eq!(&said, b"in\n");
+    child
 }
 
 fn wait(child: &mut Child) -> ExitStatus {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            return status;
-        }
-        if Instant::now() > deadline {
-            child.kill().unwrap();
-            panic!("a child did not end in time");
-        }
-        std::thread::yield_now();
-    }
+    let pidfd = stockade_sys::pidfd::open(child.id()).unwrap();
+    await_input(&pidfd, "the end of a child");
+    child.wait().unwrap()
+}
+
+/// Blocks until there is something to read.
+fn await_input(source: &impl AsFd, what: &str) {
+    let timeout = PollTimeout::try_from(PATIENCE).unwrap();
+    let ready = poll(&mut [PollFd::new(source.as_fd(), PollFlags::POLLIN)], timeout).unwrap();
+    assert_eq!(ready, 1, "not in time: {what}");
 }
 
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
@@ -174,7 +182,8 @@ fn memory_hog_in_a_leaf_is_killed_by_the_kernel_and_counted() {
     let usage = leaf.usage().unwrap();
     assert!(usage.oom_kills.unwrap() >= 1, "{usage:?}");
     let peak = usage.memory_peak_bytes.unwrap();
-    assert!((30 << 20..=32 << 20).contains(&peak), "{usage:?}");
+    // The kernel may charge a few pages above the limit rather than fail.
+    assert!((30 << 20..=33 << 20).contains(&peak), "{usage:?}");
     assert!(neighbour.try_wait().unwrap().is_none(), "the neighbour died too");
     assert_eq!(neighbour_leaf.usage().unwrap().oom_kills, Some(0));
     leaf.remove().unwrap();
@@ -228,9 +237,6 @@ fn tree_with_a_foreign_process_in_it_names_the_process() {
     let Some(stage) = Stage::with_controllers() else { return };
     let mut squatter = spawn_in(&stage.directory, "exec sleep 60");
     let pid = i32::try_from(squatter.id()).unwrap();
-    eventually("the squatter is in", || {
-        fs::read_to_string(stage.directory.join("cgroup.procs")).unwrap().contains(&pid.to_string())
-    });
     let refused = stage.delegation().prepare().unwrap_err();
     assert!(matches!(&refused, CgroupError::Crowded { pids, .. } if pids == &[pid]), "{refused}");
     squatter.kill().unwrap();
@@ -241,8 +247,12 @@ fn tree_with_a_foreign_process_in_it_names_the_process() {
 fn making_and_removing_a_leaf_is_timed() {
     let Some(stage) = Stage::anywhere() else { return };
     let mut tree = stage.tree();
-    let (mut made_us, mut removed_us) = (Vec::new(), Vec::new());
+    let (mut bare_us, mut made_us, mut removed_us) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..50 {
+        let start = Instant::now();
+        fs::create_dir(stage.directory.join("bare")).unwrap();
+        bare_us.push(start.elapsed().as_micros());
+        fs::remove_dir(stage.directory.join("bare")).unwrap();
         let start = Instant::now();
         let mut leaf = tree.create_leaf(&LIMITS).unwrap();
         made_us.push(start.elapsed().as_micros());
@@ -250,12 +260,14 @@ fn making_and_removing_a_leaf_is_timed() {
         leaf.remove().unwrap();
         removed_us.push(start.elapsed().as_micros());
     }
+    bare_us.sort_unstable();
     made_us.sort_unstable();
     removed_us.sort_unstable();
     println!(
-        "figures: leaf with {:?}: made in {} µs, removed in {} µs (medians of 50)",
+        "figures: leaf with {:?}: made in {} µs (mkdir alone {} µs), removed in {} µs; medians of 50",
         tree.controllers(),
         made_us[25],
+        bare_us[25],
         removed_us[25]
     );
 }
@@ -280,7 +292,7 @@ fn busy_supervisor_does_not_show_in_a_leafs_bill() {
     let Some(stage) = Stage::anywhere() else { return };
     let mut leaf = stage.tree().create_leaf(&LIMITS).unwrap();
     let mut idle = spawn_in(leaf.path(), "exec sleep 60");
-    eventually("the worker is in", || holds(&leaf, &idle));
+    assert!(holds(&leaf, &idle));
     let before = leaf.usage().unwrap();
     let cpu_us = |usage: stockade::supervisor::cgroup::LeafUsage| {
         usage.cpu_user_us.unwrap() + usage.cpu_system_us.unwrap()
@@ -319,7 +331,7 @@ fn wait_for_a_leaf_that_stays_populated_ends_at_its_bound() {
     let Some(stage) = Stage::anywhere() else { return };
     let mut leaf = stage.tree().create_leaf(&LIMITS).unwrap();
     let mut worker = spawn_in(leaf.path(), "exec sleep 60");
-    eventually("the worker is in", || holds(&leaf, &worker));
+    assert!(holds(&leaf, &worker));
     let start = Instant::now();
     assert!(!leaf.wait_empty(Duration::from_millis(50)).unwrap());
     assert!(start.elapsed() >= Duration::from_millis(50));
@@ -334,7 +346,7 @@ fn membership_is_read_from_the_kernel() {
     let mut tree = stage.tree();
     let (mut leaf, mut other) = (tree.create_leaf(&LIMITS).unwrap(), tree.create_leaf(&LIMITS).unwrap());
     let mut worker = spawn_in(leaf.path(), "exec sleep 60");
-    eventually("the worker is in", || holds(&leaf, &worker));
+    assert!(holds(&leaf, &worker));
     assert!(!holds(&other, &worker));
     assert!(!leaf.contains(Pid::this()).unwrap());
     leaf.kill().unwrap();
@@ -349,7 +361,7 @@ fn leaf_that_is_dropped_kills_what_is_in_it() {
     let Some(stage) = Stage::anywhere() else { return };
     let leaf = stage.tree().create_leaf(&LIMITS).unwrap();
     let mut worker = spawn_in(leaf.path(), "exec sleep 60");
-    eventually("the worker is in", || holds(&leaf, &worker));
+    assert!(holds(&leaf, &worker));
     drop(leaf);
     assert_eq!(wait(&mut worker).signal(), Some(9));
 }
@@ -380,9 +392,8 @@ fn leaf_of_a_dead_supervisor_is_swept_and_one_of_a_living_stays() {
     fs::create_dir(&orphaned).unwrap();
     fs::create_dir(&bystander).unwrap();
     let mut orphan = spawn_in(&orphaned, "exec sleep 60");
-    eventually("the orphan is in", || !fs::read_to_string(orphaned.join("cgroup.procs")).unwrap().is_empty());
     let mut worker = spawn_in(living.path(), "exec sleep 60");
-    eventually("the worker is in", || holds(&living, &worker));
+    assert!(holds(&living, &worker));
 
     let second = stage.tree();
     assert_eq!(second.swept(), 1);

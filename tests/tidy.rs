@@ -30,8 +30,8 @@ impl Source {
     }
 
     fn is_test(&self) -> bool {
-        self.is_rust()
-            && (self.path.starts_with("tests/") || self.path.contains("/tests/") || self.name() == "tests")
+        let in_tests = self.path.starts_with("tests/") || self.path.contains("/tests/");
+        self.is_rust() && (in_tests || self.name() == "tests" || self.name().ends_with("_tests"))
     }
 
     /// File name without its extension.

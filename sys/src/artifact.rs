@@ -15,11 +15,21 @@ use wasmtime::{Engine, Module, Precompiled};
 /// Bytes of an artifact that tell what it is: an ELF header.
 const HEADER_BYTES: usize = 64;
 
-/// Where an ELF header says where its section table is: `e_shoff`, then `e_shnum` and `e_shstrndx`.
-const SECTION_TABLE_FIELDS: [std::ops::Range<usize>; 2] = [40..48, 60..64];
-
 /// Largest artifact that is loaded, bytes.
 pub const ARTIFACT_BYTES_MAX: u64 = 512 << 20;
+
+/// Where an ELF header (64 bits) says where its tables are and how many entries they have.
+const TABLES: [std::ops::Range<usize>; 2] = [0x20..0x30, 0x38..0x40];
+
+/// The header of a file of which nothing else was read: what kind it is stands in its flags.
+fn without_tables(mut header: [u8; HEADER_BYTES]) -> [u8; HEADER_BYTES] {
+    for (offset, byte) in header.iter_mut().enumerate() {
+        if TABLES.iter().any(|table| table.contains(&offset)) {
+            *byte = 0;
+        }
+    }
+    header
+}
 
 /// Why a descriptor cannot be loaded as an artifact.
 #[derive(Debug, thiserror::Error)]
@@ -95,13 +105,14 @@ impl SealedArtifact {
         }
         let mut header = [0; HEADER_BYTES];
         file.read_exact_at(&mut header, 0).map_err(|_| ArtifactError::NotAnArtifact)?;
-        // Wasmtime's mark is in the header, but its parser follows the section table: without one there is none
-        // to follow, and the rest of the file need not be read.
-        for field in SECTION_TABLE_FIELDS {
-            header.get_mut(field).unwrap_or_default().fill(0);
-        }
-        let kind = Engine::detect_precompiled(&header).ok_or(ArtifactError::NotAnArtifact)?;
+        let kind = Engine::detect_precompiled(&without_tables(header)).ok_or(ArtifactError::NotAnArtifact)?;
         Ok(Self { file, kind, bytes })
+    }
+
+    /// Whether it is a module or a component.
+    #[must_use]
+    pub const fn kind(&self) -> Precompiled {
+        self.kind
     }
 
     /// Maps it and makes its code executable. Blocks for the time of mapping (a module) or copying (a component).
@@ -160,7 +171,9 @@ mod tests {
             let refused = SealedArtifact::from_fd(memfd(&artifact, all - missing)).unwrap_err();
             assert!(matches!(refused, ArtifactError::Unsealed { .. }), "{missing:?}: {refused}");
         }
-        assert!(SealedArtifact::from_fd(memfd(&artifact, all)).is_ok());
+        assert_eq!(SealedArtifact::from_fd(memfd(&artifact, all)).unwrap().kind(), Precompiled::Module);
+        let component = Engine::default().precompile_component(b"(component)").unwrap();
+        assert_eq!(SealedArtifact::from_fd(memfd(&component, all)).unwrap().kind(), Precompiled::Component);
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //!
 //! There are two variants of the engine, because counting fuel changes the generated code and costs speed:
 //! a plain one, built before the first fork, and a metered one, built by the first that needs it. In a worker
-//! that is the one job it runs; a job that asks for fuel pays for it (some milliseconds), no other job does.
+//! that is the one job it runs: a job that asks for fuel pays for it, no other job does. The metered one has no
+//! pool: building a pool asks for the number of processors, which opens files, which a locked worker may not.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -148,8 +149,13 @@ impl Variant {
 // and garbage collection, so those cannot be on.
 fn config(settings: &EngineSettings, metered: bool) -> Config {
     let mut config = Config::new();
+    let strategy = if metered {
+        InstanceAllocationStrategy::OnDemand
+    } else {
+        InstanceAllocationStrategy::Pooling(pool(settings))
+    };
     config
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool(settings)))
+        .allocation_strategy(strategy)
         .consume_fuel(metered)
         .epoch_interruption(true)
         .signals_based_traps(true)

@@ -5,7 +5,7 @@
 
 use std::convert::Infallible;
 use std::fs::File;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rand_core::TryRng;
 use stockade_wire::worker::RunOrder;
@@ -13,7 +13,7 @@ use wasmtime::component::Linker as ComponentLinker;
 use wasmtime::{Engine, Linker};
 use wasmtime_wasi::cli::{InputFile, OutputFile};
 use wasmtime_wasi::p1::WasiP1Ctx;
-use wasmtime_wasi::{FsPerms, HostMonotonicClock, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi::{FsPerms, HostMonotonicClock, HostWallClock, WasiCtxBuilder, WasiCtxView, WasiView};
 
 use super::ledger::Ledger;
 use super::{poll, streams};
@@ -21,7 +21,7 @@ use super::{poll, streams};
 /// Most resources (open files, streams, pollables…) a guest may hold at once.
 const RESOURCES_MAX: usize = 16 << 10;
 
-/// Most random bytes a component may ask for in one call.
+/// Most random bytes a guest may ask for in one call; they are gathered in the host's memory.
 const RANDOM_BYTES_MAX: u64 = 1 << 20;
 
 /// Why the host side of a run could not be set up.
@@ -68,6 +68,7 @@ pub(super) struct Streams {
 impl Host {
     pub(super) fn new(order: &RunOrder, ledger: Ledger, streams: Streams) -> Result<Self, HostError> {
         let clock_start = Instant::now();
+        let clock = JobClock { start: clock_start };
         let mut builder = WasiCtxBuilder::new();
         builder
             .allow_blocking_current_thread(true)
@@ -76,10 +77,11 @@ impl Host {
             .envs(&order.environment)
             .stdout(OutputFile::new(streams.stdout))
             .stderr(OutputFile::new(streams.stderr))
-            .monotonic_clock(JobClock { start: clock_start })
+            .monotonic_clock(clock)
+            .wall_clock(clock)
             .max_random_size(RANDOM_BYTES_MAX)
-            .secure_random(KernelRandom)
-            .insecure_random(KernelRandom)
+            .secure_random(KernelRandom::default())
+            .insecure_random(KernelRandom::default())
             .insecure_random_seed(seed()?)
             .allow_tcp(false)
             .allow_udp(false)
@@ -120,7 +122,9 @@ pub(crate) fn link_component(engine: &Engine) -> Result<ComponentLinker<Host>, H
     Ok(linker)
 }
 
-/// Counts from the moment the guest was set up.
+/// The real time, and a monotonic clock that counts from the moment the guest was set up. Both read without a
+/// system call.
+#[derive(Clone, Copy)]
 struct JobClock {
     start: Instant,
 }
@@ -135,23 +139,53 @@ impl HostMonotonicClock for JobClock {
     }
 }
 
-/// Random bytes straight from the kernel. A generator with a state would go through the fork with it, and two
-/// guests would draw the same numbers.
-struct KernelRandom;
+impl HostWallClock for JobClock {
+    fn resolution(&self) -> Duration {
+        Duration::from_nanos(1)
+    }
+
+    fn now(&self) -> Duration {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    }
+}
+
+/// Random bytes from the kernel, fetched ahead in growing portions, since WASI takes them four at a time. It
+/// begins empty and is made for one job: a generator with a state that goes through the fork would give two
+/// guests the same numbers.
+#[derive(Default)]
+struct KernelRandom {
+    ahead: Vec<u8>,
+    portion_bytes: usize,
+}
+
+/// First and largest portion fetched ahead, bytes.
+const PORTION_BYTES: (usize, usize) = (64, 4 << 10);
+
+impl KernelRandom {
+    fn take<const N: usize>(&mut self) -> [u8; N] {
+        if self.ahead.len() < N {
+            let (least, most) = PORTION_BYTES;
+            self.portion_bytes = self.portion_bytes.saturating_mul(2).clamp(least, most);
+            self.ahead.resize(self.portion_bytes, 0);
+            fill(&mut self.ahead);
+        }
+        let mut bytes = [0; N];
+        for (byte, drawn) in bytes.iter_mut().zip(self.ahead.drain(self.ahead.len().saturating_sub(N)..)) {
+            *byte = drawn;
+        }
+        bytes
+    }
+}
 
 impl TryRng for KernelRandom {
     type Error = Infallible;
 
     fn try_next_u32(&mut self) -> Result<u32, Infallible> {
-        let mut bytes = [0; 4];
-        fill(&mut bytes);
-        Ok(u32::from_ne_bytes(bytes))
+        Ok(u32::from_ne_bytes(self.take()))
     }
 
     fn try_next_u64(&mut self) -> Result<u64, Infallible> {
-        let mut bytes = [0; 8];
-        fill(&mut bytes);
-        Ok(u64::from_ne_bytes(bytes))
+        Ok(u64::from_ne_bytes(self.take()))
     }
 
     fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
@@ -172,4 +206,17 @@ fn seed() -> Result<u128, HostError> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(HostError::Random)?;
     Ok(u128::from_ne_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_numbers_are_all_drawn_once() {
+        let mut random = KernelRandom::default();
+        let numbers: std::collections::HashSet<u64> =
+            (0..5000).map(|_| random.try_next_u64().unwrap_or_default()).collect();
+        assert_eq!(numbers.len(), 5000);
+    }
 }

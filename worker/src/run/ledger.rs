@@ -8,7 +8,7 @@
 
 use wasmtime::ResourceLimiter;
 
-use crate::engine::{CORE_INSTANCES_MAX, MEMORIES_MAX, TABLE_ELEMENT_BYTES, TABLES_MAX};
+use crate::engine::{CORE_INSTANCES_MAX, MEMORIES_MAX, TABLE_ELEMENT_BYTES, TABLE_ELEMENTS_MAX, TABLES_MAX};
 
 /// The account of one store.
 #[derive(Debug)]
@@ -58,17 +58,21 @@ impl Ledger {
         let added_bytes = desired_bytes.saturating_sub(current_bytes);
         let sum_bytes = self.held_bytes.saturating_add(added_bytes);
         if sum_bytes > self.limit_bytes {
-            if self.instantiating && current_bytes == 0 {
-                self.minimum_refused_bytes = Some(sum_bytes);
-            } else {
-                self.growth_refused = true;
-            }
+            self.refuse(current_bytes, sum_bytes);
             return false;
         }
         self.held_bytes = sum_bytes;
         self.last_bytes = added_bytes;
         self.peak_bytes = self.peak_bytes.max(sum_bytes);
         true
+    }
+
+    const fn refuse(&mut self, current: u64, sum_bytes: u64) {
+        if self.instantiating && current == 0 {
+            self.minimum_refused_bytes = Some(sum_bytes);
+        } else {
+            self.growth_refused = true;
+        }
     }
 
     fn take_back(&mut self) {
@@ -107,6 +111,10 @@ impl ResourceLimiter for Ledger {
             return Ok(false);
         }
         let bytes = |elements: usize| (elements as u64).saturating_mul(TABLE_ELEMENT_BYTES);
+        if desired > TABLE_ELEMENTS_MAX {
+            self.refuse(current as u64, self.held_bytes.saturating_add(bytes(desired)));
+            return Ok(false);
+        }
         Ok(self.request(bytes(current), bytes(desired)))
     }
 

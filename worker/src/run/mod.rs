@@ -377,6 +377,11 @@ fn link_command(variant: &Variant, order: &RunOrder, component: &Component) -> R
         return Err(Ending::Unlinkable(LinkFault::NoEntry, guest_text(&message)));
     }
     let pre = variant.component.instantiate_pre(component).map_err(|error| unknown_import(&error))?;
+    // Makes a memfd, which it would otherwise do when instantiating, where a sealed worker may not. A module's
+    // image is the artifact itself.
+    component.initialize_copy_on_write_image().map_err(|error| {
+        Ending::SetupFailed(guest_text(&format!("initial memory cannot be laid out: {error:#}")))
+    })?;
     let command = CommandPre::new(pre).map_err(|error| {
         let message = format!("the component does not export wasi:cli/run: {error:#}");
         Ending::Unlinkable(LinkFault::NoEntry, guest_text(&message))

@@ -145,3 +145,44 @@ impl OutputStream for Writer {
 fn failed(error: std::io::Error) -> StreamError {
     StreamError::LastOperationFailed(error.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::OwnedFd;
+    use wasmtime::Engine;
+
+    #[test]
+    fn replaced_functions_are_ones_that_are_there() {
+        let mut linker: Linker<Host> = Linker::new(&Engine::default());
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker).unwrap();
+        let mut types = linker.instance(INTERFACE).unwrap();
+        for name in ["read", "write", "append"] {
+            let name = format!("[method]descriptor.{name}-via-stream");
+            // Without leave to replace, a name that is taken is an error.
+            assert!(types.func_wrap(&name, |_, (): ()| Ok(())).is_err(), "{name}");
+        }
+        assert!(types.func_wrap("[method]descriptor.not-there", |_, (): ()| Ok(())).is_ok());
+    }
+
+    fn file() -> Arc<File> {
+        let flags = nix::sys::memfd::MFdFlags::empty();
+        let fd: OwnedFd = nix::sys::memfd::memfd_create(c"test", flags).unwrap();
+        Arc::new(File::from(fd))
+    }
+
+    #[test]
+    fn writers_write_in_place_or_at_the_end_and_readers_end_with_the_file() {
+        let file = file();
+        let mut writer = Writer { file: Arc::clone(&file), position: Some(0) };
+        writer.write(Bytes::from_static(b"one ")).unwrap();
+        writer.write(Bytes::from_static(b"two")).unwrap();
+        let mut appender = Writer { file: Arc::clone(&file), position: None };
+        appender.write(Bytes::from_static(b" three")).unwrap();
+        let mut reader = Reader { file, position: 4 };
+        assert_eq!(reader.read(0).unwrap(), "");
+        assert_eq!(reader.read(3).unwrap(), "two");
+        assert_eq!(reader.read(100).unwrap(), " three");
+        assert!(matches!(reader.read(100), Err(StreamError::Closed)));
+    }
+}

@@ -52,9 +52,14 @@ fn guest_beyond_what_the_engine_holds_is_too_large() {
         format!(r#"(module {tables} (func (export "f")))"#),
         r#"(module (table 10000000 funcref) (func (export "f")))"#.to_owned(),
     ] {
-        let outcome = job(text).run();
-        let ending = outcome.report.ending;
-        assert!(matches!(ending, Ending::Unlinkable(LinkFault::TooLarge, _)), "{ending:?}");
+        let plain = job(text.clone()).run().report.ending;
+        assert!(matches!(plain, Ending::Unlinkable(LinkFault::TooLarge, _)), "{plain:?}");
+        // Without a pool it is the account that refuses.
+        let metered = job(text).fuel(1000).run().report.ending;
+        assert!(
+            matches!(metered, Ending::Unlinkable(LinkFault::TooLarge, _) | Ending::MemoryRefused(_)),
+            "{metered:?}"
+        );
     }
 }
 

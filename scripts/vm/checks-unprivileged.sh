@@ -1,0 +1,90 @@
+#!/bin/bash
+# checks-unprivileged.sh: in the virtual machine, from checks.sh: the daemon as a hardened unit of a user that
+# systemd makes up for it, without any privilege, and a client that talks to it.
+# Prints lines as checks.sh does.
+set -u
+cd "$(dirname "${BASH_SOURCE[0]}")"
+limit_s=120
+cat >/run/systemd/system/stockade.service <<'UNIT'
+[Unit]
+Description=Stockade, as hardened as it can be
+[Service]
+ExecStart=/job/stockade serve
+Environment=STOCKADE_SOCKET=/run/stockade/stockade.sock
+Environment=STOCKADE_JAIL_REQUIRE=seccomp,landlock,cgroup,no-new-privs,rlimits,capabilities
+DynamicUser=yes
+RuntimeDirectory=stockade
+RuntimeDirectoryMode=0755
+CacheDirectory=stockade
+Delegate=memory pids cpu
+KillMode=mixed
+OOMPolicy=continue
+TimeoutStopSec=30
+NoNewPrivileges=yes
+CapabilityBoundingSet=
+ProtectSystem=strict
+ProtectHome=yes
+ProtectClock=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+# The leaves are made below /sys/fs/cgroup; systemd has no finer setting.
+ProtectControlGroups=no
+PrivateTmp=yes
+PrivateDevices=yes
+PrivateNetwork=yes
+RestrictAddressFamilies=AF_UNIX
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+RemoveIPC=yes
+UMask=0077
+SystemCallArchitectures=native
+# systemd 252's @system-service lacks what a worker locks itself with. RestrictNamespaces= is left out: it makes
+# clone3 fail, and with it cloning into a leaf.
+SystemCallFilter=@system-service
+SystemCallFilter=seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self
+UNIT
+say() { # say NAME STATUS FILE
+    if [ "$2" = 0 ]; then echo "ok   $1"; else echo "FAIL $1 (status $2)"; sed 's/^/     | /' "$3" | tail -n 30; fi
+}
+systemctl daemon-reload
+timeout "$limit_s" systemctl start stockade.service >/tmp/start 2>&1
+status=$?
+export STOCKADE_SOCKET=/run/stockade/stockade.sock
+for _ in $(seq 100); do
+    if [ -S "$STOCKADE_SOCKET" ] || ! systemctl --quiet is-active stockade.service; then break; fi
+    sleep 0.2
+done
+systemctl --quiet is-active stockade.service || status=1
+journalctl --no-pager --quiet -u stockade.service >>/tmp/start
+say daemon-starts-unprivileged "$status" /tmp/start
+[ "$status" = 0 ] || exit 1
+
+timeout "$limit_s" ./stockade submit --json guests/hello.wat >/tmp/submit 2>&1
+grep -q 'hello from the jail' /tmp/submit
+say daemon-runs-a-job $? /tmp/submit
+grep -q '"cgroup":\["memory","pids","cpu"\]' /tmp/submit
+say daemon-states-its-walls $? /tmp/submit
+pid=$(systemctl show -p MainPID --value stockade.service)
+grep -q '/stockade.service/supervisor$' "/proc/$pid/cgroup"
+say daemon-sits-in-its-leaf $? "/proc/$pid/cgroup"
+[ "$(awk '/^Uid:/ { print $2 }' "/proc/$pid/status")" != 0 ] && grep -q '^CapEff:[[:space:]]*0*$' "/proc/$pid/status"
+say daemon-has-no-privilege $? "/proc/$pid/status"
+
+# SIGKILL to the daemon alone: nothing of it may be left when the unit has stopped, and it starts again.
+systemctl kill --kill-whom=main -s KILL stockade.service
+for _ in $(seq 100); do systemctl --quiet is-active stockade.service || break; sleep 0.2; done
+pgrep -f '/job/stockade' >/tmp/left 2>&1
+[ $? = 1 ]
+say killed-daemon-leaves-no-process $? /tmp/left
+systemctl reset-failed stockade.service
+timeout "$limit_s" systemctl start stockade.service >/tmp/restart 2>&1
+for _ in $(seq 100); do timeout 20 ./stockade submit guests/hello.wat >/tmp/again 2>&1 && break; sleep 0.2; done
+grep -q 'hello from the jail' /tmp/again
+say daemon-starts-again-after-a-kill $? /tmp/again
+timeout "$limit_s" systemctl stop stockade.service >/tmp/stop 2>&1
+[ "$(systemctl show -p Result --value stockade.service)" = success ]
+say daemon-stops-in-order $? /tmp/stop
+exit 0
