@@ -9,7 +9,10 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 
 use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, readlinkat, renameat};
 use nix::sys::prctl;
+use nix::sys::stat::{Mode, mkdirat};
+use stockade_sys::prctl::set_mdwe;
 
 /// Runs the probe `name`; `None` when there is none of that name.
 #[must_use]
@@ -18,17 +21,24 @@ pub fn run(name: &str) -> Option<String> {
     let outcome = match verb {
         "read" => read(object),
         "write" => write(object),
-        "make-directory" => std::fs::create_dir(object).map(|()| "ok".to_owned()),
+        "make-directory" => mkdirat(AT_FDCWD, object, Mode::S_IRWXU).map(|()| "ok".to_owned()).map_err(Into::into),
         "rename" => {
             let (from, to) = object.split_once(':')?;
-            std::fs::rename(from, to).map(|()| "ok".to_owned())
+            renameat(AT_FDCWD, from, AT_FDCWD, to).map(|()| "ok".to_owned()).map_err(Into::into)
         }
         "grow-file" => grow_file(object),
         "open-many" => open_many(object),
         "allocate" => allocate(object),
-        "namespace" => std::fs::read_link(format!("/proc/self/ns/{object}")).map(|link| link.display().to_string()),
+        "namespace" => readlinkat(AT_FDCWD, format!("/proc/self/ns/{object}").as_str())
+            .map(|link| link.display().to_string())
+            .map_err(Into::into),
         "map-executable" => stockade_sys::probe::map_executable().map(|()| "ok".to_owned()).map_err(Into::into),
         "make-executable" => stockade_sys::probe::make_executable().map(|()| "ok".to_owned()).map_err(Into::into),
+        // By its own layer, on a process that could otherwise do it.
+        "make-executable-with-mdwe" => set_mdwe()
+            .and_then(|()| stockade_sys::probe::make_executable())
+            .map(|()| "ok".to_owned())
+            .map_err(Into::into),
         "dumpable" => prctl::get_dumpable().map(|on| on.to_string()).map_err(Into::into),
         "no-new-privs" => prctl::get_no_new_privs().map(|on| on.to_string()).map_err(Into::into),
         "threads" => stockade_sys::solo::threads().map(|count| count.to_string()).map_err(std::io::Error::other),
