@@ -67,12 +67,7 @@ pub fn run_order(entry: Option<&str>) -> RunOrder {
         arguments: Vec::new(),
         environment: Vec::new(),
         directories: Vec::new(),
-        limits: RunLimits {
-            deadline_us: 30_000_000,
-            memory_bytes: 32 << 20,
-            fuel: None,
-            input_bytes: None,
-        },
+        limits: RunLimits { deadline_us: 30_000_000, memory_bytes: 32 << 20, fuel: None, input_bytes: None },
     }
 }
 
