@@ -257,7 +257,7 @@ mod tests {
             || {
                 let count = |what: &str| std::fs::read_dir(format!("/proc/self/{what}")).unwrap().count();
                 let (threads, fds) = (count("task"), count("fd"));
-                let warm = warm(&SETTINGS).unwrap();
+                let _warm = warm(&SETTINGS).unwrap();
                 assert_eq!(count("task"), threads);
                 assert_eq!(count("fd"), fds);
             },

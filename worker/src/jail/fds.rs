@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use stockade_sys::fds::FdsError;
 use stockade_sys::solo::SingleThreaded;
 
-use super::{Ledger, LockError, solo::Alone};
+use super::{Ledger, LockError, seccomp::announce_violations, solo::Alone};
 
 /// The link's number. The allow-lists and the `SIGSYS` handler know it.
 pub const LINK_FD: i32 = 3;
@@ -52,5 +52,6 @@ pub fn settle(alone: Alone, fds: WorkerFds) -> Result<(Bare, WorkerFds), LockErr
         settled.try_into().map_err(|_| FdsError::Number { number: LINK_FD })?;
     let [null_input, null_output, stderr_log, link, output, stdout_log] = settled;
     let fds = WorkerFds { null_input, null_output, stderr_log, link, output, stdout_log };
+    announce_violations()?;
     Ok((Bare { ledger: alone.ledger, solo: newborn.into_solo() }, fds))
 }

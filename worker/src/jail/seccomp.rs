@@ -137,11 +137,12 @@ pub fn apply(policy: Policy, _solo: &SingleThreaded) -> Result<(), seccompiler::
     seccompiler::apply_filter(policy.program())
 }
 
-/// Arranges for a forbidden call to be named on the link before it kills. To be called before the first filter.
+/// Arranges for a forbidden call to be named on the link before it kills. Done as soon as the link is at its
+/// number: the zygote's filter is in force already.
 ///
 /// # Errors
 /// When the kernel refuses the handler.
-pub fn announce_violations() -> Result<(), LockError> {
+pub(super) fn announce_violations() -> Result<(), LockError> {
     sigsys::install(LINK_FD, notice())
         .map_err(|errno| LockError::Kernel { call: "rt_sigaction(SIGSYS)", errno })
 }
@@ -167,7 +168,6 @@ pub fn install(walled: Walled, role: Role) -> Result<Locked, LockError> {
         let reason = format!("the kernel has no PR_SET_MDWE: {errno}");
         ledger.lacks(Layer::Mdwe, reason, "boot Linux 6.3 or later, or do not require mdwe")?;
     }
-    announce_violations()?;
     let filtered = match apply(Policy::of_lock(role), &solo) {
         Ok(()) => true,
         Err(error) => {

@@ -51,14 +51,15 @@ fn run(rig: &Rig, fork: &ForkOrder, artifact: &OwnedFd, order: &RunOrder) -> End
     let (said, exit) = worker.conversation();
     match said.as_slice() {
         [FromWorker::Finished(report)] if exit == Exit::Code(0) => report.ending.clone(),
-        [FromWorker::Forbidden(number)] => Ending::SetupFailed(format!("forbidden: {:?}", syscall_name(*number))),
+        [FromWorker::Forbidden(number)] => {
+            Ending::SetupFailed(format!("forbidden: {:?}", syscall_name(*number)))
+        }
         other => panic!("the worker said {other:?} and ended with {exit:?}"),
     }
 }
 
 fn order(fuel: Option<u64>) -> RunOrder {
-    let limits =
-        RunLimits { deadline_us: DEADLINE_US, memory_bytes: 32 << 20, fuel, input_bytes: Some(8) };
+    let limits = RunLimits { deadline_us: DEADLINE_US, memory_bytes: 32 << 20, fuel, input_bytes: Some(8) };
     RunOrder { limits, ..run_order(None) }
 }
 
@@ -91,14 +92,16 @@ struct Call {
     name: &'static str,
     parameters: &'static str,
     arguments: &'static str,
+    /// `fdflags` the file is opened with.
+    open_flags: u16,
 }
 
 const fn call(name: &'static str, parameters: &'static str, arguments: &'static str) -> Call {
-    Call { name, parameters, arguments }
+    Call { name, parameters, arguments, open_flags: 0 }
 }
 
 /// Memory: 100 `file`, 110 `new`, 120 `below`, 130 `link`; 200 one buffer of 16 bytes at 300; 400 an event.
-const CALLS: [Call; 31] = [
+const CALLS: [Call; 32] = [
     call("fd_advise", "i32 i64 i64 i32", "$file 0 0 0"),
     call("fd_allocate", "i32 i64 i64", "$file 0 100"),
     call("fd_close", "i32", "$file"),
@@ -118,6 +121,8 @@ const CALLS: [Call; 31] = [
     call("fd_sync", "i32", "$file"),
     call("fd_tell", "i32 i32", "$file 504"),
     call("fd_write", "i32 i32 i32 i32", "$file 200 1 504"),
+    // To a file opened for appending.
+    Call { open_flags: 1, ..call("fd_write", "i32 i32 i32 i32", "$file 200 1 504") },
     call("path_create_directory", "i32 i32 i32", "3 110 3"),
     call("path_filestat_get", "i32 i32 i32 i32 i32", "3 0 100 4 504"),
     call("path_filestat_set_times", "i32 i32 i32 i32 i64 i64 i32", "3 0 100 4 1 1 5"),
@@ -141,7 +146,7 @@ fn guest(call: &Call) -> String {
             value => format!("({kind}.const {value})"),
         })
         .collect();
-    let Call { name, parameters, .. } = call;
+    let Call { name, parameters, open_flags, .. } = call;
     format!(
         r#"(module
   (import "wasi_snapshot_preview1" "{name}" (func $call (param {parameters}) (result i32)))
@@ -157,7 +162,7 @@ fn guest(call: &Call) -> String {
   (data (i32.const 424) "\40\42\0f\00")
   (func (export "_start") (local $file i32)
     (if (call $open (i32.const 3) (i32.const 0) (i32.const 100) (i32.const 4) (i32.const 0)
-          (i64.const 0x1fffffff) (i64.const 0x1fffffff) (i32.const 0) (i32.const 700))
+          (i64.const 0x1fffffff) (i64.const 0x1fffffff) (i32.const {open_flags}) (i32.const 700))
       (then (call $exit (i32.const 120))))
     (local.set $file (i32.load (i32.const 700)))
     (call $exit (call $call {pushed}))))"#
