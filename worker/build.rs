@@ -16,8 +16,13 @@ use policy::{Policy, PolicyError};
 
 /// File name, constant, and the policies every one of whose rules must be admitted there too, because their
 /// filters stack.
-const POLICIES: [(&str, &str); 5] =
-    [("zygote", "ZYGOTE"), ("lock", "LOCK"), ("run", "RUN"), ("run-files", "RUN_FILES"), ("compile", "COMPILE")];
+const POLICIES: [(&str, &str); 5] = [
+    ("zygote", "ZYGOTE"),
+    ("lock", "LOCK"),
+    ("run", "RUN"),
+    ("run-files", "RUN_FILES"),
+    ("compile", "COMPILE"),
+];
 
 /// Inner filters are installed on top of outer ones; the kernel takes the strictest answer.
 const STACKED: [(&str, &str); 4] =

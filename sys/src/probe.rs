@@ -80,7 +80,6 @@ fn in_child<F: FnOnce(SingleThreaded), C: FnOnce() -> i32>(prepare: F, call: C) 
     waitpid(child, None)
 }
 
-
 /// Maps a page that can be executed, and gives it back.
 ///
 /// # Errors

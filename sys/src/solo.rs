@@ -12,7 +12,9 @@ use nix::sched::{CloneFlags, unshare};
 #[derive(Debug, thiserror::Error)]
 pub enum SoloError {
     /// The process has other threads.
-    #[error("this process has more than one thread, so it cannot fork or lock itself; do so before starting any")]
+    #[error(
+        "this process has more than one thread, so it cannot fork or lock itself; do so before starting any"
+    )]
     Threads,
     /// The kernel would not say.
     #[error("unshare(CLONE_THREAD), which asks the kernel whether this process has one thread, failed")]

@@ -14,13 +14,19 @@ use seccompiler::{
 use crate::policy::{Condition, Policy, PolicyError, Rule};
 
 /// Writes `NAME`, the program, and `NAME_RULES`, the table it was made from.
-pub(crate) fn write(text: &mut String, constant: &str, policy: &Policy, architecture: &str) -> Result<(), PolicyError> {
+pub(crate) fn write(
+    text: &mut String,
+    constant: &str,
+    policy: &Policy,
+    architecture: &str,
+) -> Result<(), PolicyError> {
     let program = compile(&policy.rules, architecture)
         .map_err(|source| PolicyError::Compile { file: policy.file.clone(), source })?;
     let _ = writeln!(text, "pub(super) const {constant}: &[seccompiler::sock_filter] = &[");
     for step in program {
         let (code, jt, jf, k) = (step.code, step.jt, step.jf, step.k);
-        let _ = writeln!(text, "    seccompiler::sock_filter {{ code: {code}, jt: {jt}, jf: {jf}, k: {k} }},");
+        let _ =
+            writeln!(text, "    seccompiler::sock_filter {{ code: {code}, jt: {jt}, jf: {jf}, k: {k} }},");
     }
     let _ = writeln!(text, "];\npub(super) const {constant}_RULES: &[Rule] = &[");
     for rule in &policy.rules {
@@ -51,7 +57,8 @@ fn condition(condition: &Condition) -> Result<SeccompCondition, BackendError> {
 
 fn write_rule(text: &mut String, rule: &Rule) {
     let (syscall, number, reason) = (&rule.syscall, rule.number, &rule.reason);
-    let _ = writeln!(text, "    Rule {{ syscall: {syscall:?}, number: {number}, reason: {reason:?}, when: &[");
+    let _ =
+        writeln!(text, "    Rule {{ syscall: {syscall:?}, number: {number}, reason: {reason:?}, when: &[");
     for condition in &rule.when {
         let Condition { argument, name, wide, mask, value } = condition;
         let _ = writeln!(

@@ -102,7 +102,8 @@ pub(crate) fn read_names(file: &Path) -> Result<Vec<(u32, String)>, PolicyError>
     let text = text_of(file)?;
     let mut names = Vec::new();
     for (line, entry) in (1..).zip(text.lines()) {
-        let parsed = entry.split_once(' ').and_then(|(number, name)| Some((number.parse().ok()?, name.to_owned())));
+        let parsed =
+            entry.split_once(' ').and_then(|(number, name)| Some((number.parse().ok()?, name.to_owned())));
         names.push(parsed.ok_or_else(|| PolicyError::File {
             file: file.to_owned(),
             problem: format!("line {line} is not a number and a name"),
@@ -131,10 +132,16 @@ pub(crate) fn read(file: &Path, architecture: &str, names: &[(u32, String)]) -> 
     let mut rules: Vec<Rule> = Vec::new();
     for (index, raw) in (1..).zip(raw.rules) {
         let name = raw.syscall.clone();
-        let problem = |problem| PolicyError::Rule { file: file.to_owned(), rule: index, syscall: name.clone(), problem };
+        let problem = |problem| PolicyError::Rule {
+            file: file.to_owned(),
+            rule: index,
+            syscall: name.clone(),
+            problem,
+        };
         let rule = check_rule(raw, names).map_err(problem)?;
         let twice = |other: &Rule| other.number == rule.number && other.when == rule.when;
-        let shadowed = |other: &Rule| other.number == rule.number && other.when.is_empty() != rule.when.is_empty();
+        let shadowed =
+            |other: &Rule| other.number == rule.number && other.when.is_empty() != rule.when.is_empty();
         if rules.iter().any(twice) {
             return Err(problem("is there twice".to_owned()));
         }
@@ -156,7 +163,10 @@ impl Policy {
                     file: self.file.clone(),
                     rule: index,
                     syscall: rule.syscall.clone(),
-                    problem: format!("is not allowed by {}, on which this filter stacks", outer.file.display()),
+                    problem: format!(
+                        "is not allowed by {}, on which this filter stacks",
+                        outer.file.display()
+                    ),
                 });
             }
         }
@@ -201,7 +211,9 @@ fn number_of(value: Value) -> Result<u64, String> {
         Value::Number(number) => Ok(number),
         Value::Names(names) => names.split('|').map(str::trim).try_fold(0, |sum, name| {
             let known = CONSTANTS.iter().find(|(known, _)| *known == name);
-            known.map(|(_, number)| sum | number).ok_or(format!("names {name}, which build/policy.rs does not know"))
+            known
+                .map(|(_, number)| sum | number)
+                .ok_or(format!("names {name}, which build/policy.rs does not know"))
         }),
     }
 }

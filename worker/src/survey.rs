@@ -67,7 +67,8 @@ fn landlock() -> Finding {
             let used = abi_in_force();
             let mut finding = Finding::present(Layer::Landlock, Some(format!("ABI {used}")));
             if used < abi {
-                finding.reason = Some(format!("the kernel has ABI {abi}, of which this release handles {used}"));
+                finding.reason =
+                    Some(format!("the kernel has ABI {abi}, of which this release handles {used}"));
             }
             finding
         }
@@ -120,16 +121,20 @@ fn no_new_privs() -> Finding {
 fn rlimits() -> Finding {
     match rlimit::Resource::DATA.get() {
         Ok(_) => Finding::present(Layer::Rlimits, None),
-        Err(error) => {
-            Finding::absent(Layer::Rlimits, format!("limits cannot be read: {error}"), "do not filter prlimit64")
-        }
+        Err(error) => Finding::absent(
+            Layer::Rlimits,
+            format!("limits cannot be read: {error}"),
+            "do not filter prlimit64",
+        ),
     }
 }
 
 fn capabilities() -> Finding {
     match caps::read(None, CapSet::Permitted) {
         Ok(_) => Finding::present(Layer::Capabilities, None),
-        Err(error) => Finding::absent(Layer::Capabilities, error.to_string(), "do not filter capget and capset"),
+        Err(error) => {
+            Finding::absent(Layer::Capabilities, error.to_string(), "do not filter capget and capset")
+        }
     }
 }
 

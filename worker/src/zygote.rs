@@ -93,9 +93,8 @@ struct Zygote {
 pub fn serve(control: OwnedFd, behaviour: Behaviour) -> ! {
     let mut buffer = vec![0; HEADER_BYTES + LINK_MESSAGE_BYTES_MAX];
     let ended = match get_warm(&control, &mut buffer) {
-        Ok(Some((zygote, report))) => {
-            answer(&control, &FromZygote::Warm(report), None).and_then(|()| zygote.obey(&control, &behaviour, &mut buffer))
-        }
+        Ok(Some((zygote, report))) => answer(&control, &FromZygote::Warm(report), None)
+            .and_then(|()| zygote.obey(&control, &behaviour, &mut buffer)),
         Ok(None) => Ok(()),
         Err(error) => {
             // A supervisor that is gone needs no answer, one that is there sees the exit status as well.
@@ -198,7 +197,9 @@ impl Zygote {
         loop {
             let outcome = match link::receive(control.as_fd(), buffer, LINK_FDS_MAX) {
                 Ok(received) if received.length == 0 => return Ok(()),
-                Ok(received) => self.fork(buffer.get(..received.length).unwrap_or_default(), received.fds, behaviour),
+                Ok(received) => {
+                    self.fork(buffer.get(..received.length).unwrap_or_default(), received.fds, behaviour)
+                }
                 Err(LinkError::Truncated { .. }) => Err((ForkOperation::Order, Errno::EMSGSIZE)),
                 Err(LinkError::TooManyFds { .. }) => Err((ForkOperation::Order, Errno::E2BIG)),
                 Err(error) => return Err(error.into()),
@@ -220,7 +221,8 @@ impl Zygote {
         behaviour: &Behaviour,
     ) -> Result<Forked, (ForkOperation, Errno)> {
         let broken = |errno| (ForkOperation::Order, errno);
-        let message = frame::decode_packet(packet, LINK_MESSAGE_BYTES_MAX).map_err(|_| broken(Errno::EBADMSG))?;
+        let message =
+            frame::decode_packet(packet, LINK_MESSAGE_BYTES_MAX).map_err(|_| broken(Errno::EBADMSG))?;
         let ToZygote::Fork(order) = message else { return Err(broken(Errno::EPROTO)) };
         let (pipes, leaf) = sort(&order, fds).ok_or(broken(Errno::EBADF))?;
         let solo = SingleThreaded::probe().map_err(|_| (ForkOperation::Clone, Errno::EINVAL))?;
@@ -245,7 +247,8 @@ impl Zygote {
 /// The order's descriptors by name: exactly as many as it announces, or none.
 fn sort(order: &ForkOrder, fds: Vec<OwnedFd>) -> Option<(PipeEnds, Option<OwnedFd>)> {
     let mut fds = fds.into_iter();
-    let pipes = PipeEnds { link: fds.next()?, output: fds.next()?, stdout_log: fds.next()?, stderr_log: fds.next()? };
+    let pipes =
+        PipeEnds { link: fds.next()?, output: fds.next()?, stdout_log: fds.next()?, stderr_log: fds.next()? };
     let leaf = if order.into_leaf { Some(fds.next()?) } else { None };
     if fds.next().is_some() { None } else { Some((pipes, leaf)) }
 }
@@ -256,7 +259,10 @@ mod tests {
 
     #[test]
     fn data_of_a_status_file_is_read_in_bytes() {
-        assert_eq!(parse_data_bytes("VmPeak:\t 9 kB\nVmData:\t    1536 kB\nVmStk:\t1 kB\n"), Some(1536 << 10));
+        assert_eq!(
+            parse_data_bytes("VmPeak:\t 9 kB\nVmData:\t    1536 kB\nVmStk:\t1 kB\n"),
+            Some(1536 << 10)
+        );
         assert_eq!(parse_data_bytes("VmPeak:\t 9 kB\n"), None);
     }
 }

@@ -1,6 +1,13 @@
 //! From the order to fork to a worker's report that it is locked, as a supervisor sees it.
 //!
 //! Prints the median and the 99th percentile, beside an echo over a socket pair in the same run.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a measurement that cannot go on says so by panicking"
+)]
 
 #[path = "../tests/jail/rig.rs"]
 #[expect(dead_code, reason = "the tests use the rest of it")]

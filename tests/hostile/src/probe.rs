@@ -21,7 +21,9 @@ pub fn run(name: &str) -> Option<String> {
     let outcome = match verb {
         "read" => read(object),
         "write" => write(object),
-        "make-directory" => mkdirat(AT_FDCWD, object, Mode::S_IRWXU).map(|()| "ok".to_owned()).map_err(Into::into),
+        "make-directory" => {
+            mkdirat(AT_FDCWD, object, Mode::S_IRWXU).map(|()| "ok".to_owned()).map_err(Into::into)
+        }
         "rename" => {
             let (from, to) = object.split_once(':')?;
             renameat(AT_FDCWD, from, AT_FDCWD, to).map(|()| "ok".to_owned()).map_err(Into::into)
@@ -32,8 +34,12 @@ pub fn run(name: &str) -> Option<String> {
         "namespace" => readlinkat(AT_FDCWD, format!("/proc/self/ns/{object}").as_str())
             .map(|link| link.display().to_string())
             .map_err(Into::into),
-        "map-executable" => stockade_sys::probe::map_executable().map(|()| "ok".to_owned()).map_err(Into::into),
-        "make-executable" => stockade_sys::probe::make_executable().map(|()| "ok".to_owned()).map_err(Into::into),
+        "map-executable" => {
+            stockade_sys::probe::map_executable().map(|()| "ok".to_owned()).map_err(Into::into)
+        }
+        "make-executable" => {
+            stockade_sys::probe::make_executable().map(|()| "ok".to_owned()).map_err(Into::into)
+        }
         // By its own layer, on a process that could otherwise do it.
         "make-executable-with-mdwe" => set_mdwe()
             .and_then(|()| stockade_sys::probe::make_executable())
@@ -41,7 +47,9 @@ pub fn run(name: &str) -> Option<String> {
             .map_err(Into::into),
         "dumpable" => prctl::get_dumpable().map(|on| on.to_string()).map_err(Into::into),
         "no-new-privs" => prctl::get_no_new_privs().map(|on| on.to_string()).map_err(Into::into),
-        "threads" => stockade_sys::solo::threads().map(|count| count.to_string()).map_err(std::io::Error::other),
+        "threads" => {
+            stockade_sys::solo::threads().map(|count| count.to_string()).map_err(std::io::Error::other)
+        }
         "open-fds" => Ok(format!("{:?}", stockade_sys::fds::open_below(64))),
         "ids" => Ok(format!("{}:{}", nix::unistd::getuid(), nix::unistd::getgid())),
         _ => return None,
@@ -59,14 +67,26 @@ fn read(path: &str) -> std::io::Result<String> {
 }
 
 fn write(path: &str) -> std::io::Result<String> {
-    OpenOptions::new().write(true).create(true).truncate(true).open(path)?.write_all(b"x").map(|()| "ok".to_owned())
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(path)?
+        .write_all(b"x")
+        .map(|()| "ok".to_owned())
 }
 
 /// `BYTES:PATH`
 fn grow_file(object: &str) -> std::io::Result<String> {
     let (bytes, path) = object.split_once(':').ok_or(std::io::ErrorKind::InvalidInput)?;
     let bytes: u64 = bytes.parse().map_err(std::io::Error::other)?;
-    OpenOptions::new().write(true).create(true).truncate(true).open(path)?.set_len(bytes).map(|()| "ok".to_owned())
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(path)?
+        .set_len(bytes)
+        .map(|()| "ok".to_owned())
 }
 
 /// `COUNT:PATH`

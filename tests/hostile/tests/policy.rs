@@ -2,6 +2,12 @@
 //!
 //! Each call is made in a child of its own that put the filters on the way a worker does. A call counts as allowed
 //! when the child is not killed by SIGSYS, whatever the call then says about its senseless arguments.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on says so by panicking"
+)]
 
 use std::process::ExitCode;
 
@@ -22,17 +28,66 @@ const STACKS: [(&str, &[Policy]); 5] = [
 
 /// Shut in every worker, once it is locked: by name, so that a rule that opens one shows here.
 const DOORS: [&str; 46] = [
-    "socket", "connect", "bind", "listen", "accept", "accept4", "socketpair", "sendmsg", "sendmmsg", "execve",
-    "execveat", "ptrace", "process_vm_readv", "process_vm_writev", "bpf", "io_uring_setup", "io_uring_enter",
-    "userfaultfd", "clone", "clone3", "fork", "vfork", "unshare", "setns", "keyctl", "add_key", "request_key",
-    "memfd_create", "mount", "umount2", "pivot_root", "chroot", "kill", "tkill", "tgkill", "pidfd_open",
-    "pidfd_send_signal", "pidfd_getfd", "perf_event_open", "init_module", "finit_module", "kexec_load", "setuid",
-    "setresuid", "capset", "personality",
+    "socket",
+    "connect",
+    "bind",
+    "listen",
+    "accept",
+    "accept4",
+    "socketpair",
+    "sendmsg",
+    "sendmmsg",
+    "execve",
+    "execveat",
+    "ptrace",
+    "process_vm_readv",
+    "process_vm_writev",
+    "bpf",
+    "io_uring_setup",
+    "io_uring_enter",
+    "userfaultfd",
+    "clone",
+    "clone3",
+    "fork",
+    "vfork",
+    "unshare",
+    "setns",
+    "keyctl",
+    "add_key",
+    "request_key",
+    "memfd_create",
+    "mount",
+    "umount2",
+    "pivot_root",
+    "chroot",
+    "kill",
+    "tkill",
+    "tgkill",
+    "pidfd_open",
+    "pidfd_send_signal",
+    "pidfd_getfd",
+    "perf_event_open",
+    "init_module",
+    "finit_module",
+    "kexec_load",
+    "setuid",
+    "setresuid",
+    "capset",
+    "personality",
 ];
 
 /// Shut in a worker without granted directories, once it is sealed.
 const FILE_DOORS: [&str; 10] = [
-    "open", "openat", "openat2", "creat", "newfstatat", "statx", "unlinkat", "readlinkat", "getdents64", "recvmsg",
+    "open",
+    "openat",
+    "openat2",
+    "creat",
+    "newfstatat",
+    "statx",
+    "unlinkat",
+    "readlinkat",
+    "getdents64",
+    "recvmsg",
 ];
 
 /// The kernel itself lets these two past every filter: uprobes that root places in a process use them. Called by
@@ -56,8 +111,15 @@ fn main() -> ExitCode {
         check_other_entries(&solo, name, stack, &mut tally);
     }
     check_prot(&solo, &mut tally);
-    println!("{} calls allowed and {} killed as the policies say, {} not", tally.allowed, tally.killed, tally.wrong);
-    if tally.wrong == 0 && tally.allowed > 100 && tally.killed > 1000 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    println!(
+        "{} calls allowed and {} killed as the policies say, {} not",
+        tally.allowed, tally.killed, tally.wrong
+    );
+    if tally.wrong == 0 && tally.allowed > 100 && tally.killed > 1000 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 #[derive(Default)]
@@ -94,13 +156,15 @@ fn put_on(stack: &[Policy], alone: &SingleThreaded) {
 
 fn holds(condition: &Condition, arguments: &[u64; 6]) -> bool {
     let value = arguments[usize::from(condition.argument)];
-    let compared = condition.mask.unwrap_or(u64::MAX) & if condition.wide { u64::MAX } else { u64::from(u32::MAX) };
+    let compared =
+        condition.mask.unwrap_or(u64::MAX) & if condition.wide { u64::MAX } else { u64::from(u32::MAX) };
     value & compared == condition.value
 }
 
 /// What the files say of a call. All filters of a stack must admit it.
 fn admits(stack: &[Policy], number: u32, arguments: &[u64; 6]) -> bool {
-    let rule_admits = |rule: &&Rule| rule.number == number && rule.when.iter().all(|one| holds(one, arguments));
+    let rule_admits =
+        |rule: &&Rule| rule.number == number && rule.when.iter().all(|one| holds(one, arguments));
     stack.iter().all(|policy| policy.rules().iter().any(|rule| rule_admits(&rule)))
 }
 
@@ -134,8 +198,16 @@ fn check_rules(solo: &SingleThreaded, name: &str, stack: &[Policy], tally: &mut 
     let policy = *stack.last().unwrap();
     for rule in policy.rules().iter().filter(|rule| rule.syscall != NEEDS_A_SIGNAL_FRAME) {
         let right = right_arguments(rule);
-        assert!(admits(stack, rule.number, &right), "{name}: {} is not admitted by its own rule", rule.syscall);
-        tally.expect(&format!("{name}: {}{right:x?}", rule.syscall), true, call(solo, stack, rule.number, right));
+        assert!(
+            admits(stack, rule.number, &right),
+            "{name}: {} is not admitted by its own rule",
+            rule.syscall
+        );
+        tally.expect(
+            &format!("{name}: {}{right:x?}", rule.syscall),
+            true,
+            call(solo, stack, rule.number, right),
+        );
         for condition in rule.when {
             let mut missed = 0;
             for value in wrong_values(policy, rule, condition) {
@@ -148,7 +220,12 @@ fn check_rules(solo: &SingleThreaded, name: &str, stack: &[Policy], tally: &mut 
                 let what = format!("{name}: {}{wrong:x?}", rule.syscall);
                 tally.expect(&what, false, call(solo, stack, rule.number, wrong));
             }
-            assert!(missed > 0, "{name}: no wrong value was found for {} of {}", condition.name, rule.syscall);
+            assert!(
+                missed > 0,
+                "{name}: no wrong value was found for {} of {}",
+                condition.name,
+                rule.syscall
+            );
         }
     }
 }
@@ -217,9 +294,12 @@ fn check_prot(solo: &SingleThreaded, tally: &mut Tally) {
     let mmap = syscall_number("mmap").unwrap();
     let anonymous = |protection| [0, 4096, protection, 0x22, SENSELESS, 0];
     let (read, write, execute) = (1, 2, 4);
-    for (name, stack, executable) in
-        [("lock", STACKS[1].1, true), ("run", STACKS[2].1, false), ("run-files", STACKS[3].1, false), ("compile", STACKS[4].1, false)]
-    {
+    for (name, stack, executable) in [
+        ("lock", STACKS[1].1, true),
+        ("run", STACKS[2].1, false),
+        ("run-files", STACKS[3].1, false),
+        ("compile", STACKS[4].1, false),
+    ] {
         let cases = [(read | write, true), (read | execute, executable), (read | write | execute, false)];
         for (protection, allowed) in cases {
             let ended = call(solo, stack, mmap, anonymous(protection));

@@ -165,7 +165,9 @@ pub enum LockError {
         errno: nix::errno::Errno,
     },
     /// A granted directory cannot be opened.
-    #[error("granted directory {path} cannot be opened by the worker; check that it exists and that its user may enter it")]
+    #[error(
+        "granted directory {path} cannot be opened by the worker; check that it exists and that its user may enter it"
+    )]
     Directory {
         /// Its path on the host.
         path: String,
@@ -186,10 +188,14 @@ impl LockError {
         let (layer, fix) = match self {
             Self::Missing(missing) => return missing,
             Self::Fds(_) => ("descriptors", "run on Linux 5.14 or later"),
-            Self::Identity { .. } => ("identity", "run the daemon with CAP_SETUID and CAP_SETGID, or do not set worker ids"),
+            Self::Identity { .. } => {
+                ("identity", "run the daemon with CAP_SETUID and CAP_SETGID, or do not set worker ids")
+            }
             Self::Orphan { .. } => ("parent", "none is needed: the worker is ending with its supervisor"),
             Self::Kernel { .. } => ("no-new-privs", "run on Linux 5.14 or later, and do not filter prctl"),
-            Self::Directory { .. } => ("landlock", "grant a directory that exists and that the worker's user may enter"),
+            Self::Directory { .. } => {
+                ("landlock", "grant a directory that exists and that the worker's user may enter")
+            }
             Self::LandlockHollow => ("landlock", "report this kernel: its Landlock does not do what it says"),
         };
         MissingLayer { layer: layer.to_owned(), reason: format!("{self}{source}"), fix: fix.to_owned() }

@@ -64,7 +64,9 @@ impl Namespaces {
 pub fn enter(_solo: &SingleThreaded, policy: NamespacePolicy) -> Result<Namespaces, NamespacesError> {
     let without = |reason| Ok(Namespaces { entered: &[], missing: Some(reason) });
     match policy {
-        NamespacePolicy::Off => return without("namespaces are switched off by the configuration".to_owned()),
+        NamespacePolicy::Off => {
+            return without("namespaces are switched off by the configuration".to_owned());
+        }
         NamespacePolicy::Auto => {}
     }
     let (uid, gid) = (geteuid(), getegid());
@@ -102,7 +104,11 @@ pub fn known_obstacle() -> Option<&'static str> {
     const OBSTACLES: [(&str, &str, &str); 4] = [
         ("/proc/sys/user/max_user_namespaces", "0", "the sysctl user.max_user_namespaces is 0"),
         ("/proc/sys/user/max_net_namespaces", "0", "the sysctl user.max_net_namespaces is 0"),
-        ("/proc/sys/kernel/unprivileged_userns_clone", "0", "the sysctl kernel.unprivileged_userns_clone is 0"),
+        (
+            "/proc/sys/kernel/unprivileged_userns_clone",
+            "0",
+            "the sysctl kernel.unprivileged_userns_clone is 0",
+        ),
         (
             "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
             "1",

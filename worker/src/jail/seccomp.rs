@@ -143,7 +143,8 @@ pub fn apply(policy: Policy, _solo: &SingleThreaded) -> Result<(), seccompiler::
 /// # Errors
 /// When the kernel refuses the handler.
 pub(super) fn announce_violations() -> Result<(), LockError> {
-    sigsys::install(LINK_FD, notice()).map_err(|errno| LockError::Kernel { call: "rt_sigaction(SIGSYS)", errno })
+    sigsys::install(LINK_FD, notice())
+        .map_err(|errno| LockError::Kernel { call: "rt_sigaction(SIGSYS)", errno })
 }
 
 /// The notice with number 0; the handler writes the number over its last four bytes.

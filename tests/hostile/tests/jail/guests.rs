@@ -51,14 +51,15 @@ fn run(rig: &Rig, fork: &ForkOrder, artifact: &OwnedFd, order: &RunOrder) -> End
     let (said, exit) = worker.conversation();
     match said.as_slice() {
         [FromWorker::Finished(report)] if exit == Exit::Code(0) => report.ending.clone(),
-        [FromWorker::Forbidden(number)] => Ending::SetupFailed(format!("forbidden: {:?}", syscall_name(*number))),
+        [FromWorker::Forbidden(number)] => {
+            Ending::SetupFailed(format!("forbidden: {:?}", syscall_name(*number)))
+        }
         other => panic!("the worker said {other:?} and ended with {exit:?}"),
     }
 }
 
 fn order(fuel: Option<u64>) -> RunOrder {
-    let limits =
-        RunLimits { deadline_us: DEADLINE_US, memory_bytes: 32 << 20, fuel, input_bytes: Some(8) };
+    let limits = RunLimits { deadline_us: DEADLINE_US, memory_bytes: 32 << 20, fuel, input_bytes: Some(8) };
     RunOrder { limits, ..run_order(None) }
 }
 

@@ -30,7 +30,11 @@ fn forbidden_call_is_named_on_the_link_and_kills_with_sigsys() {
     check_forbidden(&rig, "exec", &["execve"]);
     check_forbidden(&rig, "kill-parent", &["getppid", "kill"]);
     check_forbidden(&rig, "thread", &["rt_sigaction", "rt_sigprocmask", "clone3"]);
-    check_forbidden(&rig, "fork-bomb", &["pipe2", "socketpair", "rt_sigprocmask", "clone3", "clone", "vfork", "poll"]);
+    check_forbidden(
+        &rig,
+        "fork-bomb",
+        &["pipe2", "socketpair", "rt_sigprocmask", "clone3", "clone", "vfork", "poll"],
+    );
 }
 
 #[test]
