@@ -2,6 +2,8 @@
 //!
 //! Owns: the module list of the supervisor's side, in the order in which it is best read.
 //! Never: holds unsafe code.
+#![doc = "\n"]
+#![doc = include_str!("ARCHITECTURE.md")]
 #![forbid(unsafe_code)]
 
 pub mod cli;

@@ -73,12 +73,27 @@ say daemon-sits-in-its-leaf $? "/proc/$pid/cgroup"
 [ "$(awk '/^Uid:/ { print $2 }' "/proc/$pid/status")" != 0 ] && grep -q '^CapEff:[[:space:]]*0*$' "/proc/$pid/status"
 say daemon-has-no-privilege $? "/proc/$pid/status"
 
-# SIGKILL to the daemon alone: nothing of it may be left when the unit has stopped, and it starts again.
+# SIGKILL to the daemon alone, while a guest spins. With KillMode=process systemd leaves the rest to us: zygote
+# and workers must end by themselves.
+mkdir -p /run/systemd/system/stockade.service.d
+printf '[Service]\nKillMode=process\n' >/run/systemd/system/stockade.service.d/kill.conf
+systemctl daemon-reload
+running() { ls -l /proc/[0-9]*/exe 2>/dev/null | grep -c '/job/stockade$'; }
+timeout 60 ./stockade submit --timeout 60s guests/spin.wat >/tmp/spin 2>&1 &
+client=$!
+for _ in $(seq 100); do ./stockade ps 2>/dev/null | grep -q running && break; sleep 0.2; done
+./stockade ps >/tmp/ps 2>&1
+# Daemon, zygote and worker at the least: what must be gone later is there now.
+grep -q running /tmp/ps && [ "$(running)" -ge 3 ]
+say guest-spins-in-the-daemon $? /tmp/ps
 systemctl kill --kill-whom=main -s KILL stockade.service
-for _ in $(seq 100); do systemctl --quiet is-active stockade.service || break; sleep 0.2; done
-pgrep -f '/job/stockade' >/tmp/left 2>&1
+wait "$client"
+for _ in $(seq 50); do [ "$(running)" = 0 ] && break; sleep 0.1; done
+ls -l /proc/[0-9]*/exe 2>/dev/null | grep '/job/stockade$' >/tmp/left
 [ $? = 1 ]
 say killed-daemon-leaves-no-process $? /tmp/left
+rm -r /run/systemd/system/stockade.service.d
+systemctl daemon-reload
 systemctl reset-failed stockade.service
 timeout "$limit_s" systemctl start stockade.service >/tmp/restart 2>&1
 for _ in $(seq 100); do timeout 20 ./stockade submit guests/hello.wat >/tmp/again 2>&1 && break; sleep 0.2; done

@@ -11,7 +11,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use stockade_sys::memfd;
 use stockade_wire::bytes::ByteBuf;
 use stockade_wire::client::{Refusal, RefusalReason, Statistics};
 use stockade_wire::job::{Bill, Digest, JobResult, ModuleSource, Outcome, Phase, Walls};
@@ -180,12 +179,13 @@ async fn attempt(
     };
     let place = place.map_err(|error| outcome::internal("places", error.to_string()))?;
     record.bill.queue_us = Some(micros_since(queued, Instant::now()));
+    tracing::debug!(queue_us = record.bill.queue_us, "place free");
     core.counters.borrow_mut().running += 1;
     let input_bytes = descriptor.borrow().is_none().then_some(input.0.len() as u64);
     record.bill.input_bytes = input_bytes;
     let input = match descriptor.take() {
-        Some(fd) => Ok(fd),
-        None => memfd::sealed("stockade-input", &input.0),
+        Some(fd) => Ok(Rc::new(fd)),
+        None => core.input(&input.0),
     };
     let outcome = match input {
         Ok(input) => {
@@ -202,7 +202,7 @@ async fn attempt(
 /// What one run needs.
 pub(super) struct Work {
     pub(super) artifact: Rc<Artifact>,
-    pub(super) input: OwnedFd,
+    pub(super) input: Rc<OwnedFd>,
     pub(super) input_bytes: Option<u64>,
     pub(super) deadline: Instant,
 }
@@ -250,6 +250,7 @@ async fn artifact_for(
         cause = job.stop_asked() => return Err(outcome::stopped_waiting(cause)),
     };
     record.bill.compile_us = Some(micros_since(since, Instant::now()));
+    tracing::debug!(compile_us = record.bill.compile_us, compiled = landed.is_ok(), "module ready");
     landed.map_err(|outcome| outcome.as_ref().clone())
 }
 
@@ -303,7 +304,10 @@ async fn assigned(pool: &Rc<Pool>, job: &Job, work: &Work, record: &mut Record) 
         job.enter(Phase::Running);
         let order = work.order(job);
         match run::assign(&worker, order, work.artifact.fd(), work.input.as_fd()).await {
-            Ok(()) => return Ok(worker),
+            Ok(()) => {
+                tracing::debug!(pid = worker.pid(), fork_us = record.bill.fork_us, "worker has the job");
+                return Ok(worker);
+            }
             Err(error) => tracing::warn!(%error, pid = worker.pid(), "worker took no order; trying another"),
         }
     }
@@ -343,6 +347,7 @@ fn conclude(end: &RunEnd, record: &mut Record) -> Outcome {
     } else {
         record.bill.run_us = Some(micros_since(end.started, end.exited));
     }
+    tracing::debug!(ended = ?end.ended, told = ?end.told, "worker reaped");
     let Some(ended) = &end.ended else {
         return outcome::internal("not_reaped", "the kernel did not say how the worker ended".to_owned());
     };

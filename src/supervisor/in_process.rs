@@ -90,8 +90,8 @@ impl InProcess {
         let artifact = work.artifact.fd().try_clone_to_owned()?;
         let ((output, their_output), (stdout, their_stdout), (stderr, their_stderr)) =
             (pipe()?, pipe()?, pipe()?);
-        let stdio =
-            Stdio { input: work.input, output: their_output, stdout: their_stdout, stderr: their_stderr };
+        let input = work.input.try_clone()?;
+        let stdio = Stdio { input, output: their_output, stdout: their_stdout, stderr: their_stderr };
         let stop = Arc::new(AtomicBool::new(false));
         let mode = DeveloperMode::new(Arc::clone(&self.ticker), Arc::clone(&stop));
         let warm = Arc::clone(&self.warm);

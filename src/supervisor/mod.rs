@@ -34,11 +34,13 @@ mod start;
 mod worker;
 mod zygote;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use stockade_sys::memfd;
 use stockade_wire::bytes::ByteBuf;
 use stockade_wire::client::{Refusal, Statistics};
 use stockade_wire::job::{
@@ -93,7 +95,7 @@ pub enum Input {
     Submitted,
     /// A descriptor of the caller's own, such as a terminal or a pipe: only for `stockade run`, where the caller
     /// is the supervisor's own process.
-    Descriptor(std::os::fd::OwnedFd),
+    Descriptor(OwnedFd),
 }
 
 struct Core {
@@ -108,6 +110,8 @@ struct Core {
     started: Instant,
     draining: Cell<bool>,
     job_over: Notify,
+    /// What jobs without input read: one sealed file for all, made when the first needs it.
+    no_input: OnceCell<Rc<OwnedFd>>,
 }
 
 #[derive(Default)]
@@ -287,6 +291,19 @@ impl Core {
             layers: self.layers.clone(),
             own_uid: self.own_uid,
         }
+    }
+
+    /// A sealed file that holds `bytes`.
+    fn input(&self, bytes: &[u8]) -> std::io::Result<Rc<OwnedFd>> {
+        let sealed = || memfd::sealed("stockade-input", bytes).map(Rc::new);
+        if !bytes.is_empty() {
+            return sealed();
+        }
+        if let Some(empty) = self.no_input.get() {
+            return Ok(Rc::clone(empty));
+        }
+        let empty = sealed()?;
+        Ok(Rc::clone(self.no_input.get_or_init(|| empty)))
     }
 
     async fn all_over(&self) {

@@ -3,7 +3,7 @@
 //! Owns: the order of the start and every reason to refuse it.
 //! Never: degrades: a required layer that is missing is an error that names it, the reason and the fix.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Instant;
@@ -84,6 +84,7 @@ impl Startup {
             started: Instant::now(),
             draining: Cell::new(false),
             job_over: Notify::new(),
+            no_input: OnceCell::new(),
             config,
         };
         Ok(Supervisor::new(core))

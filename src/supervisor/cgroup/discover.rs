@@ -341,5 +341,4 @@ fn names(controllers: &[Controller]) -> String {
 }
 
 #[cfg(test)]
-#[path = "discover_tests.rs"]
 mod tests;

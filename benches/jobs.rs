@@ -1,0 +1,287 @@
+//! What a job costs, as ratios to what the machine itself takes, measured in one run.
+//!
+//! Owns: the figures the README prints: `cargo bench --bench jobs` makes them again.
+//! Never: asserts a time; a noisy machine is no reason to fail.
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a measurement that cannot be taken has nothing better to do than to stop"
+)]
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use stockade_wire::CLIENT_PROTOCOL_VERSION;
+use stockade_wire::client::{FromDaemon, ToDaemon};
+use stockade_wire::frame::{self, HEADER_BYTES};
+use stockade_wire::job::{JobResult, LimitsWanted, ModuleSource, Submission, Verdict};
+use stockade_wire::limits::FRAME_BODY_BYTES_MAX;
+
+const NOOP: &str = r#"(module (func (export "noop") (result i32) i32.const 0))"#;
+const SPIN: &str = r#"(module (func (export "_start") (loop $l br $l)) (memory (export "memory") 1))"#;
+
+const ECHO_BYTES: usize = 256;
+const WARM_UP: usize = 200;
+
+fn main() {
+    // `cargo test --benches` passes a flag of the test harness; a short run then shows that the bench works.
+    let short = std::env::args().any(|argument| argument == "--test");
+    let rounds = if short { 50 } else { 5_000 };
+    let echo = two_hop_echo(rounds);
+    println!("two-hop Unix socket echo, {ECHO_BYTES} B       {}", echo.line(None));
+
+    let daemon = Daemon::start();
+    println!("start to accepting                     {:>8.1} ms", daemon.started.as_secs_f64() * 1e3);
+    let mut client = Connection::open(&daemon.socket);
+    let noop = submission(NOOP, None);
+    let first = client.run(&noop);
+    assert_eq!(first.outcome.verdict, Verdict::Completed, "{:?}", first.outcome);
+    let noop = Submission { module: ModuleSource::Digest(first.module), ..noop };
+    for _ in 0..WARM_UP.min(rounds) {
+        client.run(&noop);
+    }
+    let before = resident_kib(daemon.child.id());
+    let (mut views, mut bills) = (Samples::default(), Bills::default());
+    for _ in 0..rounds {
+        let since = Instant::now();
+        let result = client.run(&noop);
+        views.push(since.elapsed());
+        bills.add(&result);
+    }
+    println!("no-op job, fresh process, one at a time  {}", views.line(Some(&echo)));
+    bills.print();
+    for clients in [2, 4, 8] {
+        let per_second = throughput(&daemon.socket, &noop, clients, rounds);
+        println!("no-op jobs, fresh, {clients} clients            {per_second:>8.0} /s");
+    }
+    let after = resident_kib(daemon.child.id());
+    println!("supervisor resident memory             {before:>8} KiB before, {after} KiB after these jobs");
+    println!("idle warm worker, PSS                  {:>8} KiB", idle_worker_pss_kib(daemon.child.id()));
+    let late = lateness(&mut client, if short { 3 } else { 100 });
+    println!("spinning guest, deadline to result       {}", late.line(Some(&echo)));
+}
+
+/// Durations, and what to say of them.
+#[derive(Default)]
+struct Samples(Vec<Duration>);
+
+impl Samples {
+    fn push(&mut self, sample: Duration) {
+        self.0.push(sample);
+    }
+
+    fn percentile(&self, hundredth: usize) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_unstable();
+        sorted[(sorted.len() - 1) * hundredth / 100].as_secs_f64() * 1e6
+    }
+
+    fn line(&self, floor: Option<&Self>) -> String {
+        let (p50, p99) = (self.percentile(50), self.percentile(99));
+        let ratio = floor
+            .map_or_else(String::new, |floor| format!("  {:>5.1} × the echo", p50 / floor.percentile(50)));
+        format!("p50 {p50:>8.1} µs  p99 {p99:>8.1} µs{ratio}")
+    }
+}
+
+/// Where the time of a job goes, from its own bill.
+#[derive(Default)]
+struct Bills([Samples; 6]);
+
+impl Bills {
+    const NAMES: [&str; 6] = ["queue", "compile", "fork", "load", "run", "teardown"];
+
+    fn add(&mut self, result: &JobResult) {
+        let bill = &result.bill;
+        let parts =
+            [bill.queue_us, bill.compile_us, bill.fork_us, bill.load_us, bill.run_us, bill.teardown_us];
+        for (samples, part) in self.0.iter_mut().zip(parts) {
+            samples.push(Duration::from_micros(part.unwrap_or(0)));
+        }
+    }
+
+    fn print(&self) {
+        for (name, samples) in Self::NAMES.iter().zip(&self.0) {
+            println!("    of which {name:<10}                  p50 {:>8.0} µs", samples.percentile(50));
+        }
+    }
+}
+
+/// A message to a neighbour's neighbour and back: what any daemon with a worker behind it takes at least.
+fn two_hop_echo(rounds: usize) -> Samples {
+    fn hop(mut from: UnixStream, mut to: Option<UnixStream>) {
+        let mut buffer = [0; ECHO_BYTES];
+        while from.read_exact(&mut buffer).is_ok() {
+            if let Some(next) = &mut to {
+                next.write_all(&buffer).unwrap();
+                next.read_exact(&mut buffer).unwrap();
+            }
+            from.write_all(&buffer).unwrap();
+        }
+    }
+    let (mut client, middle) = UnixStream::pair().unwrap();
+    let (middle_out, end) = UnixStream::pair().unwrap();
+    let threads = [
+        std::thread::spawn(move || hop(middle, Some(middle_out))),
+        std::thread::spawn(move || hop(end, None)),
+    ];
+    let mut samples = Samples::default();
+    let mut buffer = [7; ECHO_BYTES];
+    for _ in 0..rounds {
+        let since = Instant::now();
+        client.write_all(&buffer).unwrap();
+        client.read_exact(&mut buffer).unwrap();
+        samples.push(since.elapsed());
+    }
+    drop(client);
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    samples
+}
+
+fn throughput(socket: &Path, job: &Submission, clients: usize, rounds: usize) -> f64 {
+    let since = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..clients {
+            scope.spawn(|| {
+                let mut client = Connection::open(socket);
+                for _ in 0..rounds / clients {
+                    client.run(job);
+                }
+            });
+        }
+    });
+    (rounds / clients * clients) as f64 / since.elapsed().as_secs_f64()
+}
+
+fn lateness(client: &mut Connection, rounds: usize) -> Samples {
+    let timeout = Duration::from_millis(20);
+    let spin = submission(SPIN, Some(timeout));
+    let first = client.run(&spin);
+    assert_eq!(first.outcome.verdict, Verdict::TimedOut, "{:?}", first.outcome);
+    let spin = Submission { module: ModuleSource::Digest(first.module), ..spin };
+    let mut samples = Samples::default();
+    for _ in 0..rounds {
+        let since = Instant::now();
+        client.run(&spin);
+        samples.push(since.elapsed().saturating_sub(timeout));
+    }
+    samples
+}
+
+fn submission(text: &str, timeout: Option<Duration>) -> Submission {
+    Submission {
+        module: ModuleSource::Bytes(text.as_bytes().to_vec().into()),
+        name: "bench".to_owned(),
+        entry: None,
+        arguments: Vec::new(),
+        input: Vec::new().into(),
+        environment: Vec::new(),
+        directories: Vec::new(),
+        profile: None,
+        limits: LimitsWanted {
+            timeout_us: timeout.map(|timeout| u64::try_from(timeout.as_micros()).unwrap()),
+            ..LimitsWanted::default()
+        },
+        isolation: None,
+        tenant: None,
+        require: Vec::new(),
+        traceparent: None,
+    }
+}
+
+/// A client that does nothing but wait: its own time counts as little as it can.
+struct Connection(UnixStream);
+
+impl Connection {
+    fn open(socket: &Path) -> Self {
+        let mut connection = Self(UnixStream::connect(socket).unwrap());
+        connection.send(&ToDaemon::Hello { version: CLIENT_PROTOCOL_VERSION, agent: "bench".to_owned() });
+        assert!(matches!(connection.receive(), FromDaemon::Hello { .. }));
+        connection
+    }
+
+    fn run(&mut self, submission: &Submission) -> Box<JobResult> {
+        self.send(&ToDaemon::Submit { request: 1, wait: true, submission: Box::new(submission.clone()) });
+        loop {
+            match self.receive() {
+                FromDaemon::Accepted { .. } => {}
+                FromDaemon::Finished { result, .. } => return result,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn send(&mut self, message: &ToDaemon) {
+        self.0.write_all(&frame::encode(message, FRAME_BODY_BYTES_MAX).unwrap()).unwrap();
+    }
+
+    fn receive(&mut self) -> FromDaemon {
+        let mut header = [0; HEADER_BYTES];
+        self.0.read_exact(&mut header).unwrap();
+        let mut body = vec![0; frame::body_length(header, FRAME_BODY_BYTES_MAX).unwrap()];
+        self.0.read_exact(&mut body).unwrap();
+        stockade_wire::codec::decode(&body).unwrap()
+    }
+}
+
+/// A daemon of its own, with nothing cached but what this run makes.
+struct Daemon {
+    child: Child,
+    socket: PathBuf,
+    started: Duration,
+    _directory: tempfile::TempDir,
+}
+
+impl Daemon {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("socket");
+        let since = Instant::now();
+        let child = Command::new(env!("CARGO_BIN_EXE_stockade"))
+            .arg("serve")
+            .env("STOCKADE_SOCKET", &socket)
+            .env("STOCKADE_CACHE_DIRECTORY", directory.path().join("cache"))
+            .env("STOCKADE_LOG_FILTER", "warn")
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        while UnixStream::connect(&socket).is_err() {
+            assert!(since.elapsed() < Duration::from_secs(20), "the daemon does not accept");
+            std::thread::yield_now();
+        }
+        Self { child, socket, started: since.elapsed(), _directory: directory }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Workers and zygote die with it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn resident_kib(pid: u32) -> u64 {
+    kib_of(&format!("/proc/{pid}/status"), "VmRSS:")
+}
+
+/// The proportional share of one idle worker: what one more of them costs.
+fn idle_worker_pss_kib(supervisor: u32) -> u64 {
+    let children = std::fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children")).unwrap();
+    let workers = children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok());
+    let shares = workers.map(|pid| kib_of(&format!("/proc/{pid}/smaps_rollup"), "Pss_Anon:"));
+    shares.filter(|share| *share > 0).min().unwrap_or(0)
+}
+
+fn kib_of(file: &str, field: &str) -> u64 {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(field));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
