@@ -1,6 +1,6 @@
 //! From the order to fork to a worker's report that it is locked, as a supervisor sees it.
 //!
-//! Prints the median and the 99th percentile, beside an echo over a socket pair in the same run.
+//! Prints the 10th, 50th and 99th percentile, beside an echo over a socket pair in the same run.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -52,5 +52,10 @@ fn echo() -> Duration {
 
 fn print(what: &str, times: &mut [Duration]) {
     times.sort_unstable();
-    println!("{what}: p50 {:?}, p99 {:?}", times[times.len() / 2], times[times.len() * 99 / 100]);
+    println!(
+        "{what}: p10 {:?}, p50 {:?}, p99 {:?}",
+        times[times.len() / 10],
+        times[times.len() / 2],
+        times[times.len() * 99 / 100]
+    );
 }
