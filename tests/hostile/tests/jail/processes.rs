@@ -1,6 +1,8 @@
 //! The zygote and its workers as processes.
 
+use std::io::{BufRead, BufReader};
 use std::os::fd::AsFd;
+use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 use stockade_sys::link;
@@ -163,3 +165,37 @@ const HELLO: &str = r#"
     (i32.store (i32.const 4) (i32.const 6))
     (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))
 "#;
+
+/// Set in the process that plays the supervisor which is killed.
+const DOOMED: &str = "STOCKADE_TEST_DOOMED_SUPERVISOR";
+
+#[test]
+fn zygote_and_a_spinning_worker_die_with_a_supervisor_that_is_killed() {
+    if std::env::var_os(DOOMED).is_some() {
+        let rig = Rig::start();
+        let (worker, _) = rig.locked(&fork_order(Role::Run));
+        // It looks at nothing: no end of file and no SIGTERM reaches it.
+        worker.run(&run_order(Some("ignore-sigterm")));
+        println!("pids {} {}", rig.zygote.id(), worker.pid);
+        loop {
+            std::thread::park();
+        }
+    }
+    let mut doomed = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "--nocapture"])
+        .arg("processes::zygote_and_a_spinning_worker_die_with_a_supervisor_that_is_killed")
+        .env(DOOMED, "1")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(doomed.stdout.take().unwrap()).lines();
+    let pids =
+        lines.find_map(|line| line.unwrap().split_once("pids ").map(|(_, pids)| pids.to_owned())).unwrap();
+    let watched: Vec<_> = pids.split(' ').map(|pid| pidfd::open(pid.parse().unwrap()).unwrap()).collect();
+    assert_eq!(watched.len(), 2);
+    doomed.kill().unwrap();
+    doomed.wait().unwrap();
+    for pidfd in &watched {
+        wait_readable(pidfd.as_fd(), "the end of an orphan");
+    }
+}

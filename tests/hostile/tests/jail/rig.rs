@@ -25,22 +25,22 @@ use stockade_wire::zygote::{
 /// Nothing here takes longer on a machine that works.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-pub struct Rig {
-    pub control: OwnedFd,
-    pub zygote: Child,
-    pub warm: WarmReport,
+pub(crate) struct Rig {
+    pub(crate) control: OwnedFd,
+    pub(crate) zygote: Child,
+    pub(crate) warm: WarmReport,
 }
 
-pub struct Worker {
-    pub pid: u32,
-    pub pidfd: OwnedFd,
-    pub link: OwnedFd,
-    pub output: File,
-    pub stdout_log: File,
-    pub stderr_log: File,
+pub(crate) struct Worker {
+    pub(crate) pid: u32,
+    pub(crate) pidfd: OwnedFd,
+    pub(crate) link: OwnedFd,
+    pub(crate) output: File,
+    pub(crate) stdout_log: File,
+    pub(crate) stderr_log: File,
 }
 
-pub fn configuration() -> ZygoteConfig {
+pub(crate) fn configuration() -> ZygoteConfig {
     ZygoteConfig {
         supervisor_pid: std::process::id(),
         memory_bytes_max: 64 << 20,
@@ -50,7 +50,7 @@ pub fn configuration() -> ZygoteConfig {
     }
 }
 
-pub fn fork_order(role: Role) -> ForkOrder {
+pub(crate) fn fork_order(role: Role) -> ForkOrder {
     ForkOrder {
         role,
         into_leaf: false,
@@ -60,7 +60,7 @@ pub fn fork_order(role: Role) -> ForkOrder {
     }
 }
 
-pub fn run_order(entry: Option<&str>) -> RunOrder {
+pub(crate) fn run_order(entry: Option<&str>) -> RunOrder {
     RunOrder {
         name: "guest".to_owned(),
         entry: entry.map(str::to_owned),
@@ -71,35 +71,35 @@ pub fn run_order(entry: Option<&str>) -> RunOrder {
     }
 }
 
-pub fn grant(host: &Path, guest: &str, writable: bool) -> DirectoryGrant {
+pub(crate) fn grant(host: &Path, guest: &str, writable: bool) -> DirectoryGrant {
     DirectoryGrant { host: host.to_str().unwrap().to_owned(), guest: guest.to_owned(), writable }
 }
 
-pub fn hostile() -> PathBuf {
+pub(crate) fn hostile() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_stockade-hostile"))
 }
 
 /// What a probe says without a jail around it.
-pub fn unjailed(probe: &str) -> String {
+pub(crate) fn unjailed(probe: &str) -> String {
     let done = Command::new(hostile()).args(["probe", probe]).output().unwrap();
     assert!(done.status.success(), "probe {probe} could not be run: {done:?}");
     String::from_utf8(done.stdout).unwrap().trim_end().to_owned()
 }
 
 impl Rig {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_with(&hostile(), &configuration()).unwrap()
     }
 
     /// Under another file name, which chooses a misbehaviour before the order.
-    pub fn start_named(name: &str) -> (Self, tempfile::TempDir) {
+    pub(crate) fn start_named(name: &str) -> (Self, tempfile::TempDir) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(name);
         std::os::unix::fs::symlink(hostile(), &path).unwrap();
         (Self::start_with(&path, &configuration()).unwrap(), directory)
     }
 
-    pub fn start_with(program: &Path, config: &ZygoteConfig) -> Result<Self, String> {
+    pub(crate) fn start_with(program: &Path, config: &ZygoteConfig) -> Result<Self, String> {
         let (control, theirs) = link::pair().unwrap();
         let zygote = Command::new(program)
             .arg("zygote")
@@ -117,7 +117,7 @@ impl Rig {
         }
     }
 
-    pub fn fork(&self, order: &ForkOrder) -> Result<Worker, (ForkOperation, i32)> {
+    pub(crate) fn fork(&self, order: &ForkOrder) -> Result<Worker, (ForkOperation, i32)> {
         let (link, their_link) = link::pair().unwrap();
         let (output, their_output) = pipe();
         let (stdout_log, their_stdout) = pipe();
@@ -133,18 +133,18 @@ impl Rig {
         }
     }
 
-    pub fn send(&self, message: &ToZygote, fds: &[BorrowedFd<'_>]) {
+    pub(crate) fn send(&self, message: &ToZygote, fds: &[BorrowedFd<'_>]) {
         let packet = frame::encode(message, LINK_MESSAGE_BYTES_MAX).unwrap();
         link::send(self.control.as_fd(), &packet, fds).unwrap();
     }
 
-    pub fn answer(&self) -> (FromZygote, Option<OwnedFd>) {
+    pub(crate) fn answer(&self) -> (FromZygote, Option<OwnedFd>) {
         let (message, mut fds) = receive(self.control.as_fd(), 1).expect("the zygote is gone");
         (message, fds.pop())
     }
 
     /// Forks a worker and takes its report.
-    pub fn locked(&self, order: &ForkOrder) -> (Worker, JailReport) {
+    pub(crate) fn locked(&self, order: &ForkOrder) -> (Worker, JailReport) {
         let worker = self.fork(order).unwrap();
         match worker.receive() {
             Some(FromWorker::Locked(report)) => (worker, report),
@@ -153,14 +153,14 @@ impl Rig {
     }
 
     /// One hostile entry in a worker of `role`: what it says, and how it ends.
-    pub fn misbehave(&self, role: Role, entry: &str) -> (Vec<FromWorker>, Exit) {
+    pub(crate) fn misbehave(&self, role: Role, entry: &str) -> (Vec<FromWorker>, Exit) {
         let (worker, _) = self.locked(&fork_order(role));
         worker.run(&run_order(Some(entry)));
         worker.conversation()
     }
 
     /// One probe in a worker locked as `order` says.
-    pub fn probe(&self, order: &ForkOrder, probe: &str) -> String {
+    pub(crate) fn probe(&self, order: &ForkOrder, probe: &str) -> String {
         let (worker, _) = self.locked(order);
         worker.run(&run_order(Some(&format!("probe:{probe}"))));
         let (said, exit) = worker.conversation();
@@ -183,33 +183,33 @@ impl Drop for Rig {
 }
 
 impl Worker {
-    pub fn receive(&self) -> Option<FromWorker> {
+    pub(crate) fn receive(&self) -> Option<FromWorker> {
         receive(self.link.as_fd(), 0).map(|(message, _)| message)
     }
 
-    pub fn order(&self, order: &ToWorker, fds: &[BorrowedFd<'_>]) {
+    pub(crate) fn order(&self, order: &ToWorker, fds: &[BorrowedFd<'_>]) {
         let packet = frame::encode(order, LINK_MESSAGE_BYTES_MAX).unwrap();
         link::send(self.link.as_fd(), &packet, fds).unwrap();
     }
 
     /// An order to run with nothing to run: for entries that misbehave before they look.
-    pub fn run(&self, order: &RunOrder) {
+    pub(crate) fn run(&self, order: &RunOrder) {
         let nothing = memfd::sealed("nothing", b"").unwrap();
         self.order(&ToWorker::Run(order.clone()), &[nothing.as_fd(), nothing.as_fd()]);
     }
 
     /// Everything it says until it ends, and how it ends.
-    pub fn conversation(&self) -> (Vec<FromWorker>, Exit) {
+    pub(crate) fn conversation(&self) -> (Vec<FromWorker>, Exit) {
         let said = std::iter::from_fn(|| self.receive()).collect();
         (said, self.end())
     }
 
-    pub fn end(&self) -> Exit {
+    pub(crate) fn end(&self) -> Exit {
         wait_readable(self.pidfd.as_fd(), "the end of a worker");
         pidfd::reap(self.pidfd.as_fd()).unwrap().expect("a readable pidfd means a dead process").exit
     }
 
-    pub fn text(mut file: &File) -> String {
+    pub(crate) fn text(mut file: &File) -> String {
         let mut text = String::new();
         file.read_to_string(&mut text).unwrap();
         text
@@ -225,7 +225,7 @@ impl Drop for Worker {
 }
 
 /// Compiles WebAssembly text in a jailed worker and returns the sealed artifact.
-pub fn compiled(rig: &Rig, text: &str) -> OwnedFd {
+pub(crate) fn compiled(rig: &Rig, text: &str) -> OwnedFd {
     let (worker, _) = rig.locked(&fork_order(Role::Compile));
     let module = memfd::sealed("module", text.as_bytes()).unwrap();
     let artifact = memfd::create("artifact").unwrap();
@@ -243,13 +243,13 @@ pub fn compiled(rig: &Rig, text: &str) -> OwnedFd {
     artifact.into()
 }
 
-pub fn pipe() -> (File, OwnedFd) {
+pub(crate) fn pipe() -> (File, OwnedFd) {
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
     (File::from(read), write)
 }
 
 /// One message with its descriptors; `None` at the end of file.
-pub fn receive<T>(link: BorrowedFd<'_>, fds_max: usize) -> Option<(T, Vec<OwnedFd>)>
+pub(crate) fn receive<T>(link: BorrowedFd<'_>, fds_max: usize) -> Option<(T, Vec<OwnedFd>)>
 where
     T: for<'de> serde::Deserialize<'de>,
 {
@@ -267,7 +267,7 @@ where
     Some((message.unwrap(), received.fds))
 }
 
-pub fn wait_readable(fd: BorrowedFd<'_>, what: &str) {
+pub(crate) fn wait_readable(fd: BorrowedFd<'_>, what: &str) {
     let until = Instant::now() + DEADLINE;
     loop {
         let left = until.saturating_duration_since(Instant::now());
