@@ -112,6 +112,7 @@ impl InProcess {
             output_cut,
             report: Some(&report),
             forbidden: None,
+            crashed: false,
             panicked: None,
             protocol: None,
         });

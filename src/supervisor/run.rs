@@ -14,6 +14,7 @@ use tokio::net::unix::pipe::Receiver;
 use super::cgroup::LeafUsage;
 use super::job::Job;
 use super::job::ladder::{self, Cause, Effect, Event, Rung, Waits};
+use super::link::ExchangeError;
 use super::worker::Worker;
 
 /// Most bytes read from one pipe before the others get their turn: a flooding worker starves nobody.
@@ -32,12 +33,21 @@ pub(crate) struct RunEnd {
     pub(crate) replies: Replies,
     /// It wrote more output than allowed.
     pub(crate) output_cut: bool,
+    /// It died without having read its order.
+    pub(crate) order_unread: bool,
     /// When the order was sent.
     pub(crate) started: Instant,
     /// When the reply came.
     pub(crate) replied: Option<Instant>,
     /// When the worker was seen to have exited.
     pub(crate) exited: Instant,
+}
+
+impl RunEnd {
+    /// Whether the job is as it was before: its worker died, of nothing that Stockade did, with its order unread.
+    pub(crate) fn never_began(&self) -> bool {
+        self.order_unread && self.told.is_none() && self.replies.report.is_none()
+    }
 }
 
 /// When and how a run is to be stopped.
@@ -103,7 +113,7 @@ pub(crate) async fn assign(
     order: RunOrder,
     artifact: BorrowedFd<'_>,
     input: BorrowedFd<'_>,
-) -> Result<(), super::link::ExchangeError> {
+) -> Result<(), ExchangeError> {
     worker.link.send(&ToWorker::Run(order), &[artifact, input]).await
 }
 
@@ -111,7 +121,7 @@ pub(crate) async fn assign(
 pub(crate) async fn follow(mut worker: Worker, job: &Job, rules: StopRules) -> RunEnd {
     let mut course = Course::new(&worker, job, rules);
     course.watch().await;
-    let Course { rung, replies, replied, started, output_cut, .. } = course;
+    let Course { rung, replies, replied, started, output_cut, order_unread, .. } = course;
     let exited = Instant::now();
     let leaf = worker.leaf_usage();
     let ended = worker.reap();
@@ -124,7 +134,7 @@ pub(crate) async fn follow(mut worker: Worker, job: &Job, rules: StopRules) -> R
         | Rung::KillSent { .. }
         | Rung::Leaving { .. } => None,
     };
-    RunEnd { ended, leaf, told, replies, output_cut, started, replied, exited }
+    RunEnd { ended, leaf, told, replies, output_cut, order_unread, started, replied, exited }
 }
 
 /// The state of one run while it goes on.
@@ -139,6 +149,7 @@ struct Course<'a> {
     cpu_before: Option<Duration>,
     cpu_check: Option<Instant>,
     output_cut: bool,
+    order_unread: bool,
     open: Open,
 }
 
@@ -165,16 +176,28 @@ impl<'a> Course<'a> {
             cpu_before: rules.cpu.and_then(|_| worker.cpu_time()),
             cpu_check: rules.cpu.map(|limit| started + limit),
             output_cut: false,
+            order_unread: false,
             open: Open { link: true, output: true, stdout: true, stderr: true, stop: true },
         }
     }
 
+    /// In the order of what must not wait: a worker that floods its pipes makes those ready at every turn, and is
+    /// to be stopped, and seen to have died, all the same.
     async fn watch(&mut self) {
         let worker = self.worker;
         loop {
             let due = earliest(ladder::due(self.rung), self.cpu_check);
+            if due.is_some_and(|due| due <= Instant::now()) {
+                self.tick();
+                continue;
+            }
             tokio::select! {
                 biased;
+                cause = self.job.stop_asked(), if self.open.stop => {
+                    self.open.stop = false;
+                    self.event(Event::Stop(cause));
+                }
+                () = worker.exited() => break,
                 message = worker.link.receive(0), if self.open.link => self.message(message),
                 ready = worker.output.readable(), if self.open.output => {
                     self.open.output = ready.is_ok() && self.output();
@@ -185,12 +208,7 @@ impl<'a> Course<'a> {
                 ready = worker.stderr.readable(), if self.open.stderr => {
                     self.open.stderr = ready.is_ok() && self.log(LogStream::Stderr);
                 }
-                () = worker.exited() => break,
                 () = sleep_until(due), if due.is_some() => self.tick(),
-                cause = self.job.stop_asked(), if self.open.stop => {
-                    self.open.stop = false;
-                    self.event(Event::Stop(cause));
-                }
             }
         }
         self.drain();
@@ -260,6 +278,8 @@ impl<'a> Course<'a> {
                 }
             }
             Ok(None) => self.open.link = false,
+            // What it said before it died is still to come.
+            Err(ExchangeError::Unread) => self.order_unread = true,
             Err(error) => {
                 self.open.link = false;
                 self.replies.broken.get_or_insert_with(|| format!("sent what is no message: {error}"));
@@ -286,7 +306,7 @@ impl<'a> Course<'a> {
     }
 }
 
-type Received = Result<Option<(FromWorker, Vec<OwnedFd>)>, super::link::ExchangeError>;
+type Received = Result<Option<(FromWorker, Vec<OwnedFd>)>, ExchangeError>;
 
 /// Reads what is there, at most one turn's worth; `false` when there will be no more.
 fn turn(pipe: &Receiver, take: impl FnOnce(&[u8])) -> bool {

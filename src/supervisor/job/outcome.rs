@@ -32,6 +32,8 @@ pub(crate) struct Evidence<'a> {
     pub(crate) report: Option<&'a RunReport>,
     /// The system call it said it was stopped at.
     pub(crate) forbidden: Option<&'a str>,
+    /// That call is the one a native crash makes.
+    pub(crate) crashed: bool,
     /// What it said when its own code panicked.
     pub(crate) panicked: Option<&'a str>,
     /// How it broke the protocol.
@@ -45,7 +47,7 @@ const SIGXFSZ: i32 = nix::libc::SIGXFSZ;
 /// The outcome that `evidence` amounts to.
 pub(crate) fn judge(evidence: &Evidence<'_>) -> Outcome {
     if evidence.exit == Exit::Signal(SIGSYS) {
-        return jail_violation(evidence.forbidden);
+        return if evidence.crashed { crashed() } else { jail_violation(evidence.forbidden) };
     }
     if evidence.exit == Exit::Signal(SIGKILL) && evidence.oom_kills.is_some_and(|kills| kills > 0) {
         return ended(
@@ -154,6 +156,13 @@ pub(crate) fn jail_violation(forbidden: Option<&str>) -> Outcome {
         Blame::Ambiguous,
         &format!("the worker made the system call {name}, which its jail forbids, and was killed"),
     )
+}
+
+/// The outcome of a worker whose native code crashed: the calls that a crash makes are forbidden, too.
+fn crashed() -> Outcome {
+    let message = "the worker's native code crashed or aborted: a fault, no stack left, or more memory than the job's \
+                   limit and jail.data_headroom_bytes allow; give the job more with --memory";
+    lost("crashed", message.to_owned())
 }
 
 fn stopped(cause: Cause, stage: Stage, protocol: Option<&str>) -> Outcome {
@@ -352,6 +361,7 @@ mod tests {
             output_cut: false,
             report: None,
             forbidden: None,
+            crashed: false,
             panicked: None,
             protocol: None,
         }
@@ -456,6 +466,10 @@ mod tests {
     fn sigsys_names_the_system_call_where_it_is_known() {
         let outcome = judge(&Evidence { forbidden: Some("socket"), ..evidence(Exit::Signal(SIGSYS)) });
         assert_eq!(outcome.reason.as_deref(), Some("seccomp:socket"));
+        // A crash is told by a call, and is no attempt to get out.
+        let crash = Evidence { forbidden: Some("rt_sigprocmask"), crashed: true, ..evidence(Exit::Signal(SIGSYS)) };
+        let outcome = judge(&crash);
+        assert_eq!((outcome.verdict, outcome.reason.as_deref()), (Verdict::WorkerLost, Some("crashed")));
         // Claiming it without dying of it is a lie.
         let outcome = judge(&Evidence { forbidden: Some("socket"), ..evidence(Exit::Code(0)) });
         assert_eq!(outcome.verdict, Verdict::WorkerLost);

@@ -86,14 +86,14 @@ fn workers_that_die_before_their_lock_open_the_circuit_until_its_window_is_over(
 #[test]
 fn open_circuit_does_not_touch_jobs_that_have_their_worker() {
     alone(async || {
-        let rig = rig_that_becomes("die-before-lock").await;
-        rig.executable.becomes("stockade-hostile");
-        signal(zygote().unwrap(), Signal::SIGKILL);
-        serves_again(&rig).await;
+        let rig = rig_that_becomes("stockade-hostile").await;
+        rig.assert_serves().await;
         let running = rig.submit(crate::rig::submission(crate::rig::SPIN));
         rig.running(&running).await;
+        let zygotes = rig.supervisor.statistics().zygote_starts;
         rig.executable.becomes("die-before-lock");
         signal(zygote().unwrap(), Signal::SIGKILL);
+        eventually("another zygote", || rig.supervisor.statistics().zygote_starts > zygotes).await;
         refused(&rig).await;
         rig.cancel(&running);
         assert_eq!(rig.result(&running).await.outcome.verdict, Verdict::Cancelled);

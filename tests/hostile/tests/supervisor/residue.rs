@@ -13,6 +13,7 @@ const SLACK_KIB: u64 = 4 << 10;
 async fn rig(warm: usize) -> Rig {
     let mut config = config();
     config.pool.warm = warm;
+    config.results.bytes_max = 1 << 20;
     config.queue.jobs_max = 1000;
     config.queue.jobs_per_caller_max = 1000;
     let rig = Rig::start_with(config).await;
