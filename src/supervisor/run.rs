@@ -150,6 +150,8 @@ struct Course<'a> {
     cpu_check: Option<Instant>,
     output_cut: bool,
     order_unread: bool,
+    /// The last turn was not enough for what was in a pipe.
+    flooded: bool,
     open: Open,
 }
 
@@ -177,6 +179,7 @@ impl<'a> Course<'a> {
             cpu_check: rules.cpu.map(|limit| started + limit),
             output_cut: false,
             order_unread: false,
+            flooded: false,
             open: Open { link: true, output: true, stdout: true, stderr: true, stop: true },
         }
     }
@@ -209,6 +212,9 @@ impl<'a> Course<'a> {
                     self.open.stderr = ready.is_ok() && self.log(LogStream::Stderr);
                 }
                 () = sleep_until(due), if due.is_some() => self.tick(),
+            }
+            if std::mem::take(&mut self.flooded) {
+                tokio::task::yield_now().await;
             }
         }
         self.drain();
@@ -289,38 +295,52 @@ impl<'a> Course<'a> {
     }
 
     fn output(&mut self) -> bool {
-        let open = turn(&self.worker.output, |bytes| self.output_cut |= !self.job.add_output(bytes));
+        let turn = turn(&self.worker.output, |bytes| self.output_cut |= !self.job.add_output(bytes));
         if self.output_cut {
             self.event(Event::Stop(Cause::OutputLimit));
         }
         // Reading on would only make room for more of what is thrown away.
-        open && !self.output_cut
+        self.flooded |= turn == Turn::Full;
+        turn != Turn::Over && !self.output_cut
     }
 
-    fn log(&self, stream: LogStream) -> bool {
+    fn log(&mut self, stream: LogStream) -> bool {
         let pipe = match stream {
             LogStream::Stdout => &self.worker.stdout,
             LogStream::Stderr => &self.worker.stderr,
         };
-        turn(pipe, |bytes| self.job.log(stream, bytes))
+        let turn = turn(pipe, |bytes| self.job.log(stream, bytes));
+        self.flooded |= turn == Turn::Full;
+        turn != Turn::Over
     }
 }
 
 type Received = Result<Option<(FromWorker, Vec<OwnedFd>)>, ExchangeError>;
 
-/// Reads what is there, at most one turn's worth; `false` when there will be no more.
-fn turn(pipe: &Receiver, take: impl FnOnce(&[u8])) -> bool {
+/// What became of one turn at a pipe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// There was less than a turn's worth.
+    Part,
+    /// There was a whole turn's worth, and there is more or soon will be.
+    Full,
+    /// There will be no more.
+    Over,
+}
+
+/// Reads what is there, at most one turn's worth.
+fn turn(pipe: &Receiver, take: impl FnOnce(&[u8])) -> Turn {
     let mut buffer = [0; TURN_BYTES];
     match pipe.try_read(&mut buffer) {
-        Ok(0) => false,
+        Ok(0) => Turn::Over,
         Ok(length) => {
             take(buffer.get(..length).unwrap_or_default());
-            true
+            if length == TURN_BYTES { Turn::Full } else { Turn::Part }
         }
-        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => true,
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Turn::Part,
         Err(error) => {
             tracing::warn!(%error, "worker's pipe failed");
-            false
+            Turn::Over
         }
     }
 }
