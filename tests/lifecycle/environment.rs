@@ -1,0 +1,32 @@
+//! What the zygote and its workers take over from whoever started the supervisor: nothing.
+
+use crate::family::Family;
+use crate::rig::{Daemon, SPIN};
+
+#[test]
+fn nothing_of_the_environment_reaches_the_zygote_or_a_worker() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("not run: root, to read another process's environment");
+        return;
+    }
+    let daemon = Daemon::start(&[
+        ("LD_PRELOAD", "/nowhere/evil.so"),
+        ("LD_LIBRARY_PATH", "/nowhere"),
+        ("RUST_BACKTRACE", "full"),
+        ("RUST_LOG", "info"),
+        ("WASMTIME_BACKTRACE_DETAILS", "1"),
+        ("MALLOC_CONF", "junk:true"),
+        ("SECRET", "hunter2"),
+    ]);
+    let _client = daemon.submit(SPIN, &["--timeout", "10m"]);
+    let family = Family::of(daemon.pid(), &[("stockade:run", 2)]);
+    family.wait_for_guests(1);
+    for member in family.members.iter().filter(|member| member.pid != daemon.pid()) {
+        let environment = std::fs::read(format!("/proc/{}/environ", member.pid)).unwrap();
+        assert_eq!(String::from_utf8_lossy(&environment), "", "{}", member.name);
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", member.pid)).unwrap();
+        assert!(!maps.contains("/nowhere"), "{}", member.name);
+        let status = std::fs::read_to_string(format!("/proc/{}/status", member.pid)).unwrap();
+        assert!(status.contains("Threads:\t1\n"), "{}: {status}", member.name);
+    }
+}
