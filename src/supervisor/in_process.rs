@@ -28,10 +28,8 @@ use super::drive::Work;
 use super::job::Job;
 use super::job::ladder::Cause;
 use super::job::outcome::{self, Evidence};
+use super::streams::turn;
 use crate::config::Config;
-
-/// Bytes read from one stream before the others get their turn.
-const TURN_BYTES: usize = 64 << 10;
 
 /// Why the developer's mode cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -190,18 +188,6 @@ pub(super) fn no_walls() -> Walls {
         fix: "unset STOCKADE_MODE, or set mode = \"jailed\"".to_owned(),
     });
     Walls { missing: missing.to_vec(), ..Walls::default() }
-}
-
-fn turn(pipe: &Receiver, take: impl FnOnce(&[u8])) -> bool {
-    let mut buffer = [0; TURN_BYTES];
-    match pipe.try_read(&mut buffer) {
-        Ok(0) => false,
-        Ok(length) => {
-            take(buffer.get(..length).unwrap_or_default());
-            true
-        }
-        Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
-    }
 }
 
 fn pipe() -> std::io::Result<(Receiver, OwnedFd)> {

@@ -31,6 +31,7 @@ mod pool;
 mod readiness;
 mod run;
 mod start;
+mod streams;
 mod worker;
 mod zygote;
 

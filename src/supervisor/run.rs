@@ -9,15 +9,12 @@ use std::time::{Duration, Instant};
 use stockade_sys::pidfd::Ended;
 use stockade_wire::job::{LogStream, Phase, Stage};
 use stockade_wire::worker::{FromWorker, RunOrder, RunReport, ToWorker};
-use tokio::net::unix::pipe::Receiver;
 
 use super::cgroup::LeafUsage;
 use super::job::Job;
 use super::job::ladder::{self, Cause, Effect, Event, Rung, Waits};
+use super::streams::{rest, turn};
 use super::worker::Worker;
-
-/// Most bytes read from one pipe before the others get their turn: a flooding worker starves nobody.
-const TURN_BYTES: usize = 64 << 10;
 
 /// What is known of a worker's run once it is over.
 #[derive(Debug)]
@@ -287,31 +284,6 @@ impl<'a> Course<'a> {
 }
 
 type Received = Result<Option<(FromWorker, Vec<OwnedFd>)>, super::link::ExchangeError>;
-
-/// Reads what is there, at most one turn's worth; `false` when there will be no more.
-fn turn(pipe: &Receiver, take: impl FnOnce(&[u8])) -> bool {
-    let mut buffer = [0; TURN_BYTES];
-    match pipe.try_read(&mut buffer) {
-        Ok(0) => false,
-        Ok(length) => {
-            take(buffer.get(..length).unwrap_or_default());
-            true
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => true,
-        Err(error) => {
-            tracing::warn!(%error, "worker's pipe failed");
-            false
-        }
-    }
-}
-
-/// Reads what is left after the exit. Past Tokio, whose idea of readiness may be older than the last write.
-fn rest(pipe: &Receiver, mut take: impl FnMut(&[u8])) {
-    let mut buffer = [0; TURN_BYTES];
-    while let Ok(length @ 1..) = nix::unistd::read(pipe, &mut buffer) {
-        take(buffer.get(..length).unwrap_or_default());
-    }
-}
 
 async fn sleep_until(due: Option<Instant>) {
     if let Some(due) = due {
