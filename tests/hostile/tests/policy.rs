@@ -267,6 +267,7 @@ fn check_doors(solo: &SingleThreaded, name: &str, stack: &[Policy], tally: &mut 
     }
 }
 
+#[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "there are no other entries"))]
 fn check_other_entries(solo: &SingleThreaded, name: &str, stack: &[Policy], tally: &mut Tally) {
     #[cfg(target_arch = "x86_64")]
     {

@@ -168,8 +168,11 @@ fn no_descriptor_of_the_supervisor_reaches_a_worker() {
     let probed = rig.probe(&fork_order(Role::Run), "open-fds");
     // The standing six, the artifact and the input.
     assert_eq!(probed, "[0, 1, 2, 3, 4, 5, 6, 7]");
-    let zygote: Vec<_> = std::fs::read_dir(format!("/proc/{}/fd", rig.zygote.id())).unwrap().collect();
-    assert_eq!(zygote.len(), 5, "standard streams, control and /dev/null: {zygote:?}");
+    match std::fs::read_dir(format!("/proc/{}/fd", rig.zygote.id())) {
+        Ok(entries) => assert_eq!(entries.count(), 5, "standard streams, control and /dev/null"),
+        // Not dumpable: an equal may not look.
+        Err(error) => assert!(!geteuid().is_root(), "{error}"),
+    }
     assert!(unjailed("open-fds").len() > "[0, 1, 2]".len(), "nothing leaked into the plain process");
     drop(leaked);
 }
