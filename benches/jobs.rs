@@ -244,7 +244,9 @@ impl Daemon {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("socket");
         let since = Instant::now();
-        let child = Command::new(env!("CARGO_BIN_EXE_stockade"))
+        // Another build can be measured by naming it.
+        let executable = std::env::var_os("STOCKADE_EXECUTABLE");
+        let child = Command::new(executable.unwrap_or_else(|| env!("CARGO_BIN_EXE_stockade").into()))
             .arg("serve")
             .env("STOCKADE_SOCKET", &socket)
             .env("STOCKADE_CACHE_DIRECTORY", directory.path().join("cache"))

@@ -22,7 +22,7 @@ use self::circuit::Circuit;
 use super::cgroup::{Controller, LeafLimits, Tree};
 use super::job::Caller;
 use super::worker::{Birth, Graveyard, Worker, WorkerError, layers_held};
-use super::zygote::Zygote;
+use super::zygote::{Zygote, ZygoteError};
 use crate::config::Config;
 
 /// Why no worker could be had.
@@ -62,6 +62,8 @@ pub(crate) struct Pool {
     coming: Cell<usize>,
     compilers: Semaphore,
     circuit: RefCell<Circuit>,
+    /// When the next zygote is started, if that has to wait.
+    zygote_waits_until: Cell<Option<Instant>>,
     forks: Cell<u64>,
     closed: Cell<bool>,
 }
@@ -88,6 +90,7 @@ impl Pool {
             coming: Cell::new(0),
             compilers: Semaphore::new(config.pool.compilers_max),
             circuit: RefCell::new(circuit),
+            zygote_waits_until: Cell::new(None),
             forks: Cell::new(0),
             closed: Cell::new(false),
             config,
@@ -111,7 +114,8 @@ impl Pool {
 
     /// Time until the circuit closes, when it is open.
     pub(crate) fn unavailable(&self, now: Instant) -> Option<Duration> {
-        self.circuit.borrow().open_for(now)
+        let zygote = self.zygote_waits_until.get().and_then(|until| until.checked_duration_since(now));
+        self.circuit.borrow().open_for(now).max(zygote.filter(|left| !left.is_zero()))
     }
 
     /// A locked worker for a job: an idle one, or one forked for it when the job has directories, since a jail
@@ -200,9 +204,14 @@ impl Pool {
         }
         self.forks.set(self.forks.get() + 1);
         let born = Worker::born(birth, &self.zygote, self.tree.as_ref(), &self.graveyard).await;
-        // A directory that cannot be granted is its submitter's failure, and must not stop everybody else.
-        if born.is_err() && birth.directories.is_empty() {
-            self.circuit.borrow_mut().failed(Instant::now());
+        // A directory that cannot be granted is its submitter's failure, and must not stop everybody else; and a
+        // zygote that waits has been counted where it failed.
+        match &born {
+            Err(WorkerError::Zygote(ZygoteError::CircuitOpen { retry_after })) => {
+                self.zygote_waits_until.set(Some(Instant::now() + *retry_after));
+            }
+            Err(_) if birth.directories.is_empty() => self.circuit.borrow_mut().failed(Instant::now()),
+            Ok(_) | Err(_) => {}
         }
         Ok(born?)
     }

@@ -1,37 +1,38 @@
-//! How often a zygote may be started.
+//! How often a zygote may fail before the next one has to wait.
 //!
-//! Owns: the count of starts in a window.
+//! Owns: the count of failures in a window.
 //! Never: reads a clock, starts anything.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// At most `burst` starts in any `window`; further ones wait, so that a crash loop costs a bounded amount.
+/// At most `burst` failures in any `window`; after that the next start waits, so that a crash loop costs a bounded
+/// amount. A zygote that is replaced in its turn has not failed.
 #[derive(Debug)]
 pub(super) struct RestartBudget {
     burst: usize,
     window: Duration,
-    starts: VecDeque<Instant>,
+    failures: VecDeque<Instant>,
 }
 
 impl RestartBudget {
     /// A budget with nothing spent. `burst` is at least 1.
     pub(super) fn new(burst: u32, window: Duration) -> Self {
-        Self { burst: burst.max(1) as usize, window, starts: VecDeque::new() }
+        Self { burst: burst.max(1) as usize, window, failures: VecDeque::new() }
     }
 
-    /// Notes a start.
-    pub(super) fn started(&mut self, now: Instant) {
-        self.starts.push_back(now);
-        while self.starts.len() > self.burst {
-            self.starts.pop_front();
+    /// Notes a failure.
+    pub(super) fn failed(&mut self, now: Instant) {
+        self.failures.push_back(now);
+        while self.failures.len() > self.burst {
+            self.failures.pop_front();
         }
     }
 
     /// When the next start is allowed: `now`, or later when the window is full.
     pub(super) fn next_start(&self, now: Instant) -> Instant {
-        match self.starts.front() {
-            Some(oldest) if self.starts.len() >= self.burst => now.max(*oldest + self.window),
+        match self.failures.front() {
+            Some(oldest) if self.failures.len() >= self.burst => now.max(*oldest + self.window),
             Some(_) | None => now,
         }
     }
@@ -42,11 +43,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn starts_within_the_burst_are_allowed_at_once() {
+    fn start_after_few_failures_is_allowed_at_once() {
         let t = Instant::now();
         let mut budget = RestartBudget::new(3, Duration::from_secs(10));
         for _ in 0..2 {
-            budget.started(t);
+            budget.failed(t);
         }
         assert_eq!(budget.next_start(t), t);
     }
@@ -57,11 +58,11 @@ mod tests {
         let window = Duration::from_secs(10);
         let mut budget = RestartBudget::new(3, window);
         for second in 0..3 {
-            budget.started(t + Duration::from_secs(second));
+            budget.failed(t + Duration::from_secs(second));
         }
         let now = t + Duration::from_secs(3);
         assert_eq!(budget.next_start(now), t + window);
-        budget.started(t + window);
+        budget.failed(t + window);
         assert_eq!(budget.next_start(t + window), t + Duration::from_secs(1) + window);
     }
 }

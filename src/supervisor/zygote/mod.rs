@@ -129,8 +129,7 @@ impl Zygote {
     /// # Errors
     /// When it cannot be started or warmed; nothing is left running then.
     pub(crate) async fn start(settings: Settings) -> Result<(Self, WarmReport), ZygoteError> {
-        let mut budget = RestartBudget::new(settings.restart_burst, settings.restart_window);
-        budget.started(Instant::now());
+        let budget = RestartBudget::new(settings.restart_burst, settings.restart_window);
         let (process, report) = Process::start(&settings).await?;
         let (sender, receiver) = mpsc::channel(REQUESTS_MAX);
         let starts = std::rc::Rc::new(std::cell::Cell::new(1));
@@ -178,20 +177,18 @@ enum Over {
 
 impl Keeper {
     async fn keep(mut self, first: Process) {
-        let mut current = Some(first);
+        let mut process = first;
         loop {
-            let process = match current.take() {
-                Some(process) => process,
-                None => match self.start_again().await {
-                    Some(process) => process,
-                    None => return,
-                },
-            };
             match self.serve(process).await {
                 Over::Stopping => return,
                 Over::Retired => tracing::debug!("zygote retired; a fresh one gets a new address layout"),
-                Over::Failed => tracing::warn!("zygote lost; starting another"),
+                Over::Failed => {
+                    tracing::warn!("zygote lost; starting another");
+                    self.budget.failed(Instant::now());
+                }
             }
+            let Some(next) = self.start_again().await else { return };
+            process = next;
         }
     }
 
@@ -227,21 +224,14 @@ impl Keeper {
         over
     }
 
-    /// Starts the next zygote when the budget allows it; refuses requests until then.
+    /// Starts the next zygote. Requests wait for it, unless the budget makes it wait itself: then they are refused.
     async fn start_again(&mut self) -> Option<Process> {
         loop {
-            let at = self.budget.next_start(Instant::now());
-            loop {
-                tokio::select! {
-                    biased;
-                    () = tokio::time::sleep_until(at.into()) => break,
-                    request = self.requests.recv() => {
-                        let retry_after = at.saturating_duration_since(Instant::now());
-                        let _ = request?.reply.send(Err(ZygoteError::CircuitOpen { retry_after }));
-                    }
-                }
+            let now = Instant::now();
+            let at = self.budget.next_start(now);
+            if at > now {
+                self.refuse_until(at).await?;
             }
-            self.budget.started(Instant::now());
             self.starts.set(self.starts.get() + 1);
             match Process::start(&self.settings).await {
                 Ok((process, report)) if report.engine_fingerprint == self.fingerprint => {
@@ -252,6 +242,21 @@ impl Keeper {
                     process.end().await;
                 }
                 Err(error) => tracing::error!(%error, "zygote does not start"),
+            }
+            self.budget.failed(Instant::now());
+        }
+    }
+
+    /// Refuses requests for a while; `None` when the supervisor wants no more workers.
+    async fn refuse_until(&mut self, at: Instant) -> Option<()> {
+        loop {
+            tokio::select! {
+                biased;
+                () = tokio::time::sleep_until(at.into()) => return Some(()),
+                request = self.requests.recv() => {
+                    let retry_after = at.saturating_duration_since(Instant::now());
+                    let _ = request?.reply.send(Err(ZygoteError::CircuitOpen { retry_after }));
+                }
             }
         }
     }
