@@ -351,14 +351,13 @@ fn conclude(end: &RunEnd, record: &mut Record) -> Outcome {
     let Some(ended) = &end.ended else {
         return outcome::internal("not_reaped", "the kernel did not say how the worker ended".to_owned());
     };
-    let forbidden = replies.forbidden.map(outcome::syscall_name);
     outcome::judge(&Evidence {
         exit: ended.exit,
         oom_kills: leaf.and_then(|leaf| leaf.oom_kills),
         told: end.told,
         output_cut: end.output_cut,
         report: replies.report.as_ref(),
-        forbidden: forbidden.as_deref(),
+        forbidden: replies.forbidden,
         panicked: replies.panicked.as_deref(),
         protocol: replies.broken.as_deref(),
     })

@@ -13,6 +13,7 @@ use stockade_wire::limits::GUEST_TEXT_BYTES_MAX;
 use stockade_wire::worker::{
     CompileFailure, CompileFailureKind, CompileReason, Ending, LinkFault, RunReport, TrapCode,
 };
+use stockade_worker::jail::seccomp::is_abort;
 
 use super::ladder::Cause;
 use crate::supervisor::logs::display::safe_text;
@@ -31,7 +32,7 @@ pub(crate) struct Evidence<'a> {
     /// Its one well-formed reply.
     pub(crate) report: Option<&'a RunReport>,
     /// The system call it said it was stopped at.
-    pub(crate) forbidden: Option<&'a str>,
+    pub(crate) forbidden: Option<u32>,
     /// What it said when its own code panicked.
     pub(crate) panicked: Option<&'a str>,
     /// How it broke the protocol.
@@ -144,9 +145,13 @@ pub(crate) fn ended(verdict: Verdict, reason: &str, blame: Blame, message: &str)
     }
 }
 
-/// The outcome of a worker that made a forbidden system call.
-pub(crate) fn jail_violation(forbidden: Option<&str>) -> Outcome {
-    let name = forbidden.unwrap_or("unknown");
+/// The outcome of a worker that died of SIGSYS, at the system call it named, if it named one.
+pub(crate) fn jail_violation(forbidden: Option<u32>) -> Outcome {
+    if forbidden.is_some_and(is_abort) {
+        let message = "the worker aborted: no memory left for itself, or its own stack was exhausted";
+        return lost("abort", message.to_owned());
+    }
+    let name = forbidden.map_or_else(|| "unknown".to_owned(), syscall_name);
     ended(
         Verdict::JailViolation,
         &format!("seccomp:{name}"),
@@ -454,11 +459,18 @@ mod tests {
 
     #[test]
     fn sigsys_names_the_system_call_where_it_is_known() {
-        let outcome = judge(&Evidence { forbidden: Some("socket"), ..evidence(Exit::Signal(SIGSYS)) });
+        let outcome = judge(&Evidence { forbidden: Some(41), ..evidence(Exit::Signal(SIGSYS)) });
         assert_eq!(outcome.reason.as_deref(), Some("seccomp:socket"));
         // Claiming it without dying of it is a lie.
-        let outcome = judge(&Evidence { forbidden: Some("socket"), ..evidence(Exit::Code(0)) });
+        let outcome = judge(&Evidence { forbidden: Some(41), ..evidence(Exit::Code(0)) });
         assert_eq!(outcome.verdict, Verdict::WorkerLost);
+    }
+
+    #[test]
+    fn sigsys_of_an_abort_is_no_violation() {
+        let sigprocmask = u32::try_from(nix::libc::SYS_rt_sigprocmask).unwrap();
+        let outcome = judge(&Evidence { forbidden: Some(sigprocmask), ..evidence(Exit::Signal(SIGSYS)) });
+        assert_eq!((outcome.verdict, outcome.reason.as_deref()), (Verdict::WorkerLost, Some("abort")));
     }
 
     #[test]

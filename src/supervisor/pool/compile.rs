@@ -150,7 +150,7 @@ fn not_compiled(end: End, exit: Option<Exit>, oom: bool) -> Outcome {
         End::CpuUp => limit("cpu_time", "compiling the module took more CPU time than compile.cpu allows"),
         End::Replied(Reply::NotCompiled(failure)) => outcome::not_compiled(&failure),
         End::Replied(Reply::Forbidden(number)) if exit == Some(Exit::Signal(nix::libc::SIGSYS)) => {
-            outcome::jail_violation(Some(&outcome::syscall_name(number)))
+            outcome::jail_violation(Some(number))
         }
         End::Replied(Reply::Panicked(text)) => lost(&text),
         End::Replied(_) => lost("the compile worker broke the protocol or died after its reply"),
