@@ -34,7 +34,8 @@ pub(crate) enum ExchangeError {
 #[derive(Debug)]
 pub(crate) struct Link<S, R> {
     socket: AsyncFd<OwnedFd>,
-    speaks: PhantomData<(fn(S), fn() -> R)>,
+    says: PhantomData<fn(S)>,
+    hears: PhantomData<fn() -> R>,
 }
 
 impl<S: Serialize, R: DeserializeOwned> Link<S, R> {
@@ -45,7 +46,7 @@ impl<S: Serialize, R: DeserializeOwned> Link<S, R> {
     pub(crate) fn new(socket: OwnedFd) -> Result<Self, ExchangeError> {
         set_nonblocking(&socket).map_err(ExchangeError::Socket)?;
         let socket = watch(socket).map_err(ExchangeError::Socket)?;
-        Ok(Self { socket, speaks: PhantomData })
+        Ok(Self { socket, says: PhantomData, hears: PhantomData })
     }
 
     /// Sends one message with copies of `fds`. Waits while the peer's queue is full.
