@@ -209,7 +209,8 @@ fn by_report(report: &RunReport) -> Outcome {
             Verdict::OutOfMemory,
             "memory_limit",
             Blame::Guest,
-            "the guest failed after its memory limit refused it more; give the job more with --memory",
+            "the guest failed after it was refused a larger memory or table; give the job more with --memory (a \
+             table has at most 65536 elements)",
         );
     }
     match &report.ending {

@@ -49,6 +49,9 @@ use ledger::Ledger;
 /// A deadline further away than this is as good as none.
 const DEADLINE_MAX: Duration = Duration::from_hours(24 * 365);
 
+/// Size of a page of Wasm memory: custom page sizes are off.
+const WASM_PAGE_BYTES: u64 = 64 << 10;
+
 /// Names by which a component's only entry may be asked for.
 const COMMAND_ENTRIES: [&str; 3] = ["run", "wasi:cli/run", entry::START];
 
@@ -90,6 +93,7 @@ pub struct Loaded {
     runtime: Runtime,
     deadline: Instant,
     memory_bytes_max: u64,
+    largest_memory_bytes: u64,
     load: Duration,
 }
 
@@ -101,6 +105,17 @@ enum Program {
 impl Program {
     const fn is_command(&self) -> bool {
         matches!(self, Self::Core { entry: Entry::Start, .. } | Self::Component(_))
+    }
+
+    /// The most that one of its memories begins with, bytes.
+    fn largest_memory_bytes(&self) -> u64 {
+        let required = match self {
+            Self::Core { pre, .. } => Some(pre.module().resources_required()),
+            // Unknown for one that imports modules, and so cannot be linked here.
+            Self::Component(pre) => pre.instance_pre().component().resources_required(),
+        };
+        let pages = required.and_then(|required| required.max_initial_memory_size).unwrap_or(0);
+        pages.saturating_mul(WASM_PAGE_BYTES)
     }
 }
 
@@ -133,6 +148,13 @@ pub fn load(warm: &Warm, order: &RunOrder, artifact: OwnedFd) -> Result<Loaded, 
     let build = || -> Result<Loaded, Ending> {
         let variant = Arc::clone(warm.variant(order.limits.fuel.is_some()));
         let program = link(&variant, order, artifact)?;
+        let memory_bytes_max = order.limits.memory_bytes.min(warm.settings().memory_bytes_max);
+        let largest_memory_bytes = program.largest_memory_bytes();
+        // The pool makes a memory accessible before it asks the ledger, and the process's own limit may be in the
+        // way of that.
+        if largest_memory_bytes > memory_bytes_max {
+            return Err(Ending::MemoryRefused(largest_memory_bytes));
+        }
         // With timers and without a driver for descriptors: it opens none and starts no thread.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
@@ -143,7 +165,8 @@ pub fn load(warm: &Warm, order: &RunOrder, artifact: OwnedFd) -> Result<Loaded, 
             program,
             runtime,
             deadline: received + wanted,
-            memory_bytes_max: order.limits.memory_bytes.min(warm.settings().memory_bytes_max),
+            memory_bytes_max,
+            largest_memory_bytes,
             load: received.elapsed(),
         })
     };
@@ -237,7 +260,7 @@ fn furnish(
             (streams, Exchange { input: None, output: Some(output) })
         }
     };
-    let ledger = Ledger::new(loaded.memory_bytes_max);
+    let ledger = Ledger::new(loaded.memory_bytes_max, loaded.largest_memory_bytes);
     let host = Host::new(order, ledger, streams).map_err(|error| setup(&error))?;
     let mut store = Store::new(&loaded.variant.engine, host);
     store.limiter(|host| &mut host.ledger);
