@@ -31,7 +31,7 @@ use stockade_sys::epoch::{self, EpochError};
 use stockade_wire::worker::{Ending, LinkFault, RunLimits, RunOrder, RunReport};
 use tokio::runtime::Runtime;
 use wasmtime::component::Component;
-use wasmtime::{InstancePre, Module, Store, Trap, UpdateDeadline};
+use wasmtime::{Engine, InstancePre, Module, Precompiled, Store, Trap, UpdateDeadline};
 use wasmtime_wasi::p2::bindings::CommandPre;
 
 pub use developer::{DeveloperMode, Ticker, TickerError};
@@ -88,7 +88,7 @@ enum Interruption {
 
 /// A guest that is ready to be instantiated. Nothing of it has run.
 pub struct Loaded {
-    variant: Arc<Variant>,
+    engine: Engine,
     program: Program,
     runtime: Runtime,
     deadline: Instant,
@@ -103,6 +103,13 @@ enum Program {
 }
 
 impl Program {
+    fn engine(&self) -> &Engine {
+        match self {
+            Self::Core { pre, .. } => pre.module().engine(),
+            Self::Component(command) => command.engine(),
+        }
+    }
+
     const fn is_command(&self) -> bool {
         matches!(self, Self::Core { entry: Entry::Start, .. } | Self::Component(_))
     }
@@ -132,7 +139,7 @@ impl Loaded {
     /// # Errors
     /// When the kernel refuses a handler or the timer.
     pub fn arm(&self) -> Result<(), EpochError> {
-        epoch::install(&self.variant.engine)?;
+        epoch::install(&self.engine)?;
         epoch::arm(self.deadline.saturating_duration_since(Instant::now()))
     }
 }
@@ -146,8 +153,8 @@ pub fn load(warm: &Warm, order: &RunOrder, artifact: OwnedFd) -> Result<Loaded, 
     let received = Instant::now();
     let wanted = Duration::from_micros(order.limits.deadline_us).min(DEADLINE_MAX);
     let build = || -> Result<Loaded, Ending> {
-        let variant = Arc::clone(warm.variant(order.limits.fuel.is_some()));
-        let program = link(&variant, order, artifact)?;
+        let variant = warm.variant(order.limits.fuel.is_some());
+        let program = link(variant, order, artifact)?;
         let memory_bytes_max = order.limits.memory_bytes.min(warm.settings().memory_bytes_max);
         let largest_memory_bytes = program.largest_memory_bytes();
         // The pool makes a memory accessible before it asks the ledger, and the process's own limit may be in the
@@ -161,7 +168,7 @@ pub fn load(warm: &Warm, order: &RunOrder, artifact: OwnedFd) -> Result<Loaded, 
             .build()
             .map_err(|error| setup(&error))?;
         Ok(Loaded {
-            variant,
+            engine: program.engine().clone(),
             program,
             runtime,
             deadline: received + wanted,
@@ -223,6 +230,11 @@ fn run(loaded: Loaded, interruption: Interruption, stdio: Stdio, order: &RunOrde
         };
     }
     let ended = Instant::now();
+    if matches!(interruption, Interruption::Signals)
+        && let Err(error) = epoch::disarm()
+    {
+        report.ending = setup(&error);
+    }
     let called = instantiated.unwrap_or(ended);
     report.load_us = micros(loaded.load.saturating_add(called.duration_since(began)));
     report.run_us = micros(ended.duration_since(called));
@@ -262,7 +274,7 @@ fn furnish(
     };
     let ledger = Ledger::new(loaded.memory_bytes_max, loaded.largest_memory_bytes);
     let host = Host::new(order, ledger, streams).map_err(|error| setup(&error))?;
-    let mut store = Store::new(&loaded.variant.engine, host);
+    let mut store = Store::new(&loaded.engine, host);
     store.limiter(|host| &mut host.ledger);
     set_limits(&mut store, &order.limits, interruption, loaded.deadline)
         .map_err(|error| Ending::SetupFailed(guest_text(&format!("limits cannot be set: {error:#}"))))?;
@@ -375,7 +387,11 @@ async fn enter(
 
 fn link(variant: &Variant, order: &RunOrder, artifact: OwnedFd) -> Result<Program, Ending> {
     let artifact = SealedArtifact::from_fd(artifact).map_err(|error| setup(&error))?;
-    match artifact.load(&variant.engine) {
+    let engine = match artifact.kind() {
+        Precompiled::Module => &variant.modules,
+        Precompiled::Component => &variant.components,
+    };
+    match artifact.load(engine) {
         Ok(LoadedArtifact::Module(module)) => link_module(variant, order, &module),
         Ok(LoadedArtifact::Component(component)) => link_command(variant, order, &component),
         Err(ArtifactError::Load(error)) if ending::beyond_the_pool(&error) => {
@@ -400,11 +416,6 @@ fn link_command(variant: &Variant, order: &RunOrder, component: &Component) -> R
         return Err(Ending::Unlinkable(LinkFault::NoEntry, guest_text(&message)));
     }
     let pre = variant.component.instantiate_pre(component).map_err(|error| unknown_import(&error))?;
-    // Makes a memfd, which it would otherwise do when instantiating, where a sealed worker may not. A module's
-    // image is the artifact itself.
-    component.initialize_copy_on_write_image().map_err(|error| {
-        Ending::SetupFailed(guest_text(&format!("initial memory cannot be laid out: {error:#}")))
-    })?;
     let command = CommandPre::new(pre).map_err(|error| {
         let message = format!("the component does not export wasi:cli/run: {error:#}");
         Ending::Unlinkable(LinkFault::NoEntry, guest_text(&message))
