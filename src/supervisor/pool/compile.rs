@@ -46,7 +46,7 @@ impl Compile for Rc<Pool> {
             Need { directories: &[], caller: Caller::NOBODY, memory_bytes: self.config.compile.memory_bytes };
         let mut birth = self.birth(Role::Compile, &need);
         birth.rlimits.file_bytes = self.config.compile.artifact_bytes;
-        let mut worker = self.make(&birth).await.map_err(|error| failed("no compile worker", &error))?;
+        let mut worker = self.make(birth).await.map_err(|error| failed("no compile worker", &error))?;
         let source = memfd::sealed("stockade-module", module)
             .map_err(|error| failed("no memory for the module", &error))?;
         let artifact = memfd::create("stockade-artifact")

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use stockade_wire::job::{DirectoryGrant, Layer, MissingLayer, Walls};
 use stockade_wire::worker::Role;
 use stockade_wire::zygote::{Identity, ProcessLimits};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use self::circuit::Circuit;
 use super::cgroup::{Controller, LeafLimits, Tree};
@@ -130,11 +130,11 @@ impl Pool {
                 self.fit(&worker, need.memory_bytes);
                 return Ok(worker);
             }
-            let worker = self.make(&self.birth(Role::Run, need)).await?;
+            let worker = self.make(self.birth(Role::Run, need)).await?;
             self.refill();
             return Ok(worker);
         }
-        self.make(&self.birth(Role::RunFiles, need)).await
+        self.make(self.birth(Role::RunFiles, need)).await
     }
 
     fn take_idle(&self) -> Option<Worker> {
@@ -168,7 +168,7 @@ impl Pool {
                     caller: Caller::NOBODY,
                     memory_bytes: pool.config.ceilings.memory_bytes,
                 };
-                let made = pool.make(&pool.birth(Role::Run, &need)).await;
+                let made = pool.make(pool.birth(Role::Run, &need)).await;
                 pool.coming.set(pool.coming.get() - 1);
                 match made {
                     Ok(worker) if !pool.closed.get() => pool.idle.borrow_mut().push_back(worker),
@@ -198,22 +198,36 @@ impl Pool {
         }
     }
 
-    async fn make(&self, birth: &Birth) -> Result<Worker, PoolError> {
+    /// Makes a worker in a task of its own: whoever asked may stop waiting at any point, and what was forked by then
+    /// still has somebody to reap it.
+    async fn make(self: &Rc<Self>, birth: Birth) -> Result<Worker, PoolError> {
         if let Some(retry_after) = self.unavailable(Instant::now()) {
             return Err(PoolError::CircuitOpen { retry_after });
         }
         self.forks.set(self.forks.get() + 1);
-        let born = Worker::born(birth, &self.zygote, self.tree.as_ref(), &self.graveyard).await;
-        // A directory that cannot be granted is its submitter's failure, and must not stop everybody else; and a
-        // zygote that waits has been counted where it failed.
-        match &born {
+        let (asker, answer) = oneshot::channel();
+        let pool = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let born = Worker::born(&birth, &pool.zygote, pool.tree.as_ref(), &pool.graveyard).await;
+            pool.note(&birth, &born);
+            // Unwanted by now, it is dropped here, and goes to the graveyard.
+            let _ = asker.send(born);
+        });
+        let born =
+            answer.await.unwrap_or_else(|_| Err(WorkerError::BrokeOff("it was not waited for".to_owned())));
+        Ok(born?)
+    }
+
+    /// Counts failures. A directory that cannot be granted is its submitter's, and must not stop everybody else; a
+    /// zygote that waits has been counted where it failed.
+    fn note(&self, birth: &Birth, born: &Result<Worker, WorkerError>) {
+        match born {
             Err(WorkerError::Zygote(ZygoteError::CircuitOpen { retry_after })) => {
                 self.zygote_waits_until.set(Some(Instant::now() + *retry_after));
             }
             Err(_) if birth.directories.is_empty() => self.circuit.borrow_mut().failed(Instant::now()),
             Ok(_) | Err(_) => {}
         }
-        Ok(born?)
     }
 
     fn birth(&self, role: Role, need: &Need<'_>) -> Birth {
