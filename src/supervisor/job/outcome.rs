@@ -75,7 +75,8 @@ pub(crate) fn judge(evidence: &Evidence<'_>) -> Outcome {
 }
 
 /// The outcome of a job that was refused.
-pub(crate) fn denied(refusal: &Refusal) -> Outcome {
+#[must_use]
+pub fn denied(refusal: &Refusal) -> Outcome {
     Outcome {
         verdict: Verdict::Denied,
         reason: Some(refusal_code(refusal.reason).to_owned()),
