@@ -62,9 +62,9 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, CodecError> {
 /// When `body` is not one message of type `T`, or has bytes left over after it.
 pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, CodecError> {
     let (message, used) = match body.len() {
-        0..=SMALL => decode_within::<T, SMALL>(body),
-        ..=MEDIUM => decode_within::<T, MEDIUM>(body),
-        ..=LARGE => decode_within::<T, LARGE>(body),
+        length if length <= SMALL => decode_within::<T, SMALL>(body),
+        length if length <= MEDIUM => decode_within::<T, MEDIUM>(body),
+        length if length <= LARGE => decode_within::<T, LARGE>(body),
         _ => decode_within::<T, FRAME_BODY_BYTES_MAX>(body),
     }?;
     if used != body.len() {
