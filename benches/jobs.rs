@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
+    clippy::panic,
     clippy::indexing_slicing,
     reason = "a measurement that cannot be taken has nothing better to do than to stop"
 )]

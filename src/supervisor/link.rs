@@ -34,7 +34,7 @@ pub(crate) enum ExchangeError {
 #[derive(Debug)]
 pub(crate) struct Link<S, R> {
     socket: AsyncFd<OwnedFd>,
-    speaks: PhantomData<(fn(S), fn() -> R)>,
+    speaks: PhantomData<fn(S) -> R>,
 }
 
 impl<S: Serialize, R: DeserializeOwned> Link<S, R> {

@@ -104,7 +104,9 @@ impl Graveyard {
             }
         };
         for (_, leaf) in self.unreaped.borrow_mut().extract_if(.., gone) {
-            leaf.map(remove);
+            if let Some(leaf) = leaf {
+                remove(leaf);
+            }
         }
     }
 
@@ -179,7 +181,9 @@ impl Worker {
 
     /// Removes its leaf. To be called once it is reaped and the leaf's figures are read.
     pub(crate) fn remove_leaf(&mut self) {
-        self.process.leaf.take().map(remove);
+        if let Some(leaf) = self.process.leaf.take() {
+            remove(leaf);
+        }
     }
 
     /// Whether it has already exited, seen without waiting.

@@ -155,7 +155,7 @@ impl<C: Compile + 'static> Artifacts<C> {
     }
 
     async fn fly(&self, key: Key, module: Option<Rc<Vec<u8>>>) -> Result<Rc<Artifact>, Outcome> {
-        if let Some(artifact) = self.from_disk(key).await {
+        if let Some(artifact) = self.read_from_disk(key).await {
             self.hits.set(self.hits.get() + 1);
             return Ok(artifact);
         }
@@ -172,7 +172,7 @@ impl<C: Compile + 'static> Artifacts<C> {
         Ok(Rc::new(artifact))
     }
 
-    async fn from_disk(&self, key: Key) -> Option<Rc<Artifact>> {
+    async fn read_from_disk(&self, key: Key) -> Option<Rc<Artifact>> {
         let disk = Arc::clone(self.disk.as_ref()?);
         let loaded = tokio::task::spawn_blocking(move || disk.load(key)).await.ok()?;
         match loaded {
