@@ -105,6 +105,12 @@ pub(crate) fn not_compiled(failure: &CompileFailure) -> Outcome {
     ended(verdict, reason, Blame::Guest, &failure.message)
 }
 
+/// The outcome of a job whose module took too long to compile.
+pub(crate) fn compile_timeout() -> Outcome {
+    let message = "compiling the module took longer than compile.timeout allows";
+    ended(Verdict::CompileLimit, "timeout", Blame::Guest, message)
+}
+
 /// The outcome of a job that was stopped before it had a worker.
 pub(crate) fn stopped_waiting(cause: Cause) -> Outcome {
     match cause {

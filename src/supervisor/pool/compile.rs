@@ -146,7 +146,7 @@ fn not_compiled(end: End, exit: Option<Exit>, oom: bool) -> Outcome {
         return limit("memory", "compiling the module took more memory than compile.memory allows");
     }
     match end {
-        End::TimeUp => limit("timeout", "compiling the module took longer than compile.timeout allows"),
+        End::TimeUp => outcome::compile_timeout(),
         End::CpuUp => limit("cpu_time", "compiling the module took more CPU time than compile.cpu allows"),
         End::Replied(Reply::NotCompiled(failure)) => outcome::not_compiled(&failure),
         End::Replied(Reply::Forbidden(number)) if exit == Some(Exit::Signal(nix::libc::SIGSYS)) => {

@@ -34,7 +34,7 @@ use wasmtime::component::Component;
 use wasmtime::{Engine, InstancePre, Module, Precompiled, Store, Trap, UpdateDeadline};
 use wasmtime_wasi::p2::bindings::CommandPre;
 
-pub use developer::{DeveloperMode, Ticker, TickerError};
+pub use developer::{CpuLimit, DeveloperMode, Ticker, TickerError};
 pub(crate) use ending::cut;
 pub use host::HostError;
 pub(crate) use host::{Host, link_component, link_core};
@@ -83,7 +83,7 @@ enum Interruption {
     /// The handlers of [`epoch`] move the epoch on, once.
     Signals,
     /// The ticker moves it on again and again, and the guest looks.
-    Flag(Arc<AtomicBool>),
+    Flag { stop: Arc<AtomicBool>, cpu: Option<CpuLimit> },
 }
 
 /// A guest that is ready to be instantiated. Nothing of it has run.
@@ -195,7 +195,7 @@ pub fn load(warm: &Warm, order: &RunOrder, artifact: OwnedFd) -> Result<Loaded, 
 pub fn execute(loaded: Loaded, confinement: Confinement<'_>, stdio: Stdio, order: &RunOrder) -> RunReport {
     let interruption = match confinement {
         Confinement::Sealed(_) => Interruption::Signals,
-        Confinement::Developer(mode) => Interruption::Flag(mode.stop),
+        Confinement::Developer(mode) => Interruption::Flag { stop: mode.stop, cpu: mode.cpu },
     };
     run(loaded, interruption, stdio, order)
 }
@@ -294,10 +294,12 @@ fn set_limits(
     store.set_epoch_deadline(1);
     match interruption {
         Interruption::Signals => store.epoch_deadline_trap(),
-        Interruption::Flag(stop) => {
+        Interruption::Flag { stop, cpu } => {
             let stop = Arc::clone(stop);
+            let cpu_is_up = cpu.clone().map(CpuLimit::begun);
             store.epoch_deadline_callback(move |_| {
-                if stop.load(Ordering::Relaxed) || Instant::now() >= deadline {
+                let cpu_is_up = cpu_is_up.as_ref().is_some_and(|up| up());
+                if stop.load(Ordering::Relaxed) || Instant::now() >= deadline || cpu_is_up {
                     return Err(Trap::Interrupt.into());
                 }
                 Ok(UpdateDeadline::Continue(1))
@@ -312,7 +314,7 @@ fn already_over(interruption: &Interruption, deadline: Instant) -> bool {
     Instant::now() >= deadline
         || match interruption {
             Interruption::Signals => epoch::deadline_passed() || epoch::stopping(),
-            Interruption::Flag(stop) => stop.load(Ordering::Relaxed),
+            Interruption::Flag { stop, .. } => stop.load(Ordering::Relaxed),
         }
 }
 
@@ -323,7 +325,7 @@ async fn until<F: Future>(work: F, deadline: Instant, interruption: &Interruptio
     loop {
         let next = match interruption {
             Interruption::Signals => deadline,
-            Interruption::Flag(_) => deadline.min(Instant::now() + developer::TICK * 10),
+            Interruption::Flag { .. } => deadline.min(Instant::now() + developer::TICK * 10),
         };
         if let Ok(done) = tokio::time::timeout_at(next.into(), &mut work).await {
             return Some(done);
