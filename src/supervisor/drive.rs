@@ -257,7 +257,6 @@ async fn artifact_for(
 async fn execute(core: &Core, job: &Rc<Job>, work: Work, record: &mut Record) -> Result<Outcome, Outcome> {
     match &core.executor {
         Executor::Jailed { pool, .. } => {
-            let worker = assigned(pool, job, &work, record).await?;
             let rules = StopRules {
                 deadline: work.deadline,
                 waits: Waits {
@@ -266,7 +265,16 @@ async fn execute(core: &Core, job: &Rc<Job>, work: Work, record: &mut Record) ->
                 },
                 cpu: job.admitted.limits.cpu,
             };
-            Ok(conclude(&run::follow(worker, job, rules).await, record))
+            for _ in 0..ASSIGN_TRIES {
+                let Some(worker) = assigned(pool, job, &work, record).await? else { continue };
+                let end = run::follow(worker, job, rules).await;
+                if !end.never_began() {
+                    return Ok(conclude(&end, record));
+                }
+                tracing::warn!("worker died with its order unread; trying another");
+            }
+            let message = format!("{ASSIGN_TRIES} workers died before they had their order");
+            Err(outcome::internal("no_worker", message))
         }
         Executor::InProcess { host, .. } => {
             job.enter(Phase::Running);
@@ -280,8 +288,13 @@ async fn execute(core: &Core, job: &Rc<Job>, work: Work, record: &mut Record) ->
     }
 }
 
-/// A worker that has the job's order. One that died before it could take it is replaced, a few times.
-async fn assigned(pool: &Rc<Pool>, job: &Job, work: &Work, record: &mut Record) -> Result<Worker, Outcome> {
+/// A worker that was sent the job's order; `None` when it died before it could be.
+async fn assigned(
+    pool: &Rc<Pool>,
+    job: &Job,
+    work: &Work,
+    record: &mut Record,
+) -> Result<Option<Worker>, Outcome> {
     let admitted = &job.admitted;
     let need = Need {
         directories: &admitted.directories,
@@ -289,29 +302,29 @@ async fn assigned(pool: &Rc<Pool>, job: &Job, work: &Work, record: &mut Record) 
         memory_bytes: admitted.limits.memory_bytes,
     };
     let since = Instant::now();
-    for _ in 0..ASSIGN_TRIES {
-        let taken = tokio::select! {
-            biased;
-            cause = job.stop_asked() => return Err(outcome::stopped_waiting(cause)),
-            taken = pool.take(&need) => taken,
-            () = tokio::time::sleep_until(work.deadline.into()) => {
-                return Err(outcome::stopped_waiting(Cause::Deadline));
-            }
-        };
-        let worker = taken.map_err(|error| no_worker(&error))?;
-        record.bill.fork_us = Some(micros_since(since, Instant::now()));
-        record.walls = pool.walls(&worker);
-        job.enter(Phase::Running);
-        let order = work.order(job);
-        match run::assign(&worker, order, work.artifact.fd(), work.input.as_fd()).await {
-            Ok(()) => {
-                tracing::debug!(pid = worker.pid(), fork_us = record.bill.fork_us, "worker has the job");
-                return Ok(worker);
-            }
-            Err(error) => tracing::warn!(%error, pid = worker.pid(), "worker took no order; trying another"),
+    let taken = tokio::select! {
+        biased;
+        cause = job.stop_asked() => return Err(outcome::stopped_waiting(cause)),
+        taken = pool.take(&need) => taken,
+        () = tokio::time::sleep_until(work.deadline.into()) => {
+            return Err(outcome::stopped_waiting(Cause::Deadline));
+        }
+    };
+    let worker = taken.map_err(|error| no_worker(&error))?;
+    record.bill.fork_us = Some(micros_since(since, Instant::now()));
+    record.walls = pool.walls(&worker);
+    job.enter(Phase::Running);
+    let order = work.order(job);
+    match run::assign(&worker, order, work.artifact.fd(), work.input.as_fd()).await {
+        Ok(()) => {
+            tracing::debug!(pid = worker.pid(), fork_us = record.bill.fork_us, "worker has the job");
+            Ok(Some(worker))
+        }
+        Err(error) => {
+            tracing::warn!(%error, pid = worker.pid(), "worker took no order; trying another");
+            Ok(None)
         }
     }
-    Err(outcome::internal("no_worker", format!("{ASSIGN_TRIES} workers died before they had their order")))
 }
 
 /// A layer that is missing for this job alone is its grants' doing; anything else is ours.

@@ -1,14 +1,23 @@
 //! A worker seen from outside, through `/proc`.
 //!
-//! Owns: reading what the kernel says of a locked worker, and comparing it with what a locked worker must be.
+//! Owns: reading what the kernel says of a locked worker, and comparing it with what a locked worker must be and with
+//! what the worker reports.
 //! Never: asks the worker.
 //!
-//! Landlock has no trace in `/proc`: of that layer there is only the worker's word, given before it saw a byte
-//! of its job. The rest is the kernel's.
+//! A worker reports before it has seen a byte of its job, so a false report is a fault and no attack; but it is from
+//! reports that results and refusals are made, and a worker whose report is not true gets no job. Landlock has no
+//! trace in `/proc`: of that layer there is the worker's word, which may not go beyond what its zygote found. The
+//! namespaces are the zygote's, and cannot be others.
 
 use std::path::PathBuf;
 
-use stockade_wire::zygote::Identity;
+use stockade_wire::worker::JailReport;
+use stockade_wire::zygote::{Identity, WarmReport};
+
+use super::logs::display::safe_text;
+
+/// Most of a report's word that an error repeats, bytes.
+const SHOWN_BYTES_MAX: usize = 64;
 
 /// Why a worker is not lent out.
 #[derive(Debug, thiserror::Error)]
@@ -38,17 +47,34 @@ pub(crate) enum InspectError {
         /// What it must say.
         wanted: String,
     },
+    /// The worker says something else than the kernel or its zygote.
+    #[error("worker reports {what} as {reported}, which is not so: it is {found}")]
+    False {
+        /// Of what.
+        what: &'static str,
+        /// The worker's word.
+        reported: String,
+        /// The kernel's, or the zygote's.
+        found: String,
+    },
 }
 
-/// Reads `/proc/PID/status` of a worker that has not been reaped and checks it. One short read.
+/// Reads `/proc/PID/status` of a worker that has not been reaped, and checks it and the worker's report. One short
+/// read.
 ///
 /// # Errors
-/// When the kernel says the worker is not locked, or nothing can be learnt.
-pub(crate) fn inspect(pid: u32, identity: Option<Identity>) -> Result<(), InspectError> {
+/// When the kernel says the worker is not locked, when the report is not true, or when nothing can be learnt.
+pub(crate) fn inspect(
+    pid: u32,
+    identity: Option<Identity>,
+    report: &JailReport,
+    zygote: &WarmReport,
+) -> Result<(), InspectError> {
     let path = PathBuf::from(format!("/proc/{pid}/status"));
     let status =
         std::fs::read_to_string(&path).map_err(|source| InspectError::Read { path: path.clone(), source })?;
-    check(&status, identity)
+    check(&status, identity)?;
+    compare(report, &status, zygote)
 }
 
 fn check(status: &str, identity: Option<Identity>) -> Result<(), InspectError> {
@@ -67,6 +93,41 @@ fn check(status: &str, identity: Option<Identity>) -> Result<(), InspectError> {
         must_be(status, "Groups", "")?;
     }
     Ok(())
+}
+
+/// The report against a status that has been checked.
+fn compare(report: &JailReport, status: &str, zygote: &WarmReport) -> Result<(), InspectError> {
+    same("the seccomp mode", report.seccomp_mode, 2)?;
+    same("no-new-privs", report.no_new_privs, true)?;
+    same("the emptiness of its capabilities", report.capabilities_empty, true)?;
+    same("its user", report.uid.to_string().as_str(), real_id(status, "Uid")?)?;
+    same("its group", report.gid.to_string().as_str(), real_id(status, "Gid")?)?;
+    same("its namespaces", report.namespaces.join(" "), zygote.namespaces.join(" "))?;
+    // A worker may have found reason to do without.
+    if report.landlock_abi != 0 {
+        same("the Landlock ABI", report.landlock_abi, zygote.landlock_abi)?;
+    }
+    Ok(())
+}
+
+fn same<T: PartialEq + ToString>(what: &'static str, reported: T, found: T) -> Result<(), InspectError> {
+    if reported == found {
+        return Ok(());
+    }
+    Err(InspectError::False {
+        what,
+        reported: shown(&reported.to_string()),
+        found: shown(&found.to_string()),
+    })
+}
+
+fn shown(text: &str) -> String {
+    format!("\"{}\"", safe_text(text, SHOWN_BYTES_MAX))
+}
+
+/// The first of the four ids on a line.
+fn real_id<'s>(status: &'s str, name: &'static str) -> Result<&'s str, InspectError> {
+    field(status, name)?.split('\t').next().ok_or(InspectError::Field { field: name })
 }
 
 fn field<'s>(status: &'s str, name: &'static str) -> Result<&'s str, InspectError> {
@@ -134,6 +195,51 @@ mod tests {
 
     #[test]
     fn own_process_is_no_locked_worker() {
-        inspect(std::process::id(), None).unwrap_err();
+        inspect(std::process::id(), None, &report(), &zygote()).unwrap_err();
+    }
+
+    fn report() -> JailReport {
+        JailReport {
+            landlock_abi: 7,
+            namespaces: vec!["net".to_owned(), "ipc".to_owned()],
+            no_new_privs: true,
+            seccomp_mode: 2,
+            capabilities_empty: true,
+            uid: 65534,
+            gid: 65534,
+            ..JailReport::default()
+        }
+    }
+
+    fn zygote() -> WarmReport {
+        WarmReport {
+            engine_fingerprint: String::new(),
+            threads: 1,
+            landlock_abi: 7,
+            namespaces: vec!["net".to_owned(), "ipc".to_owned()],
+            namespaces_missing: None,
+        }
+    }
+
+    #[test]
+    fn true_report_passes_also_without_landlock() {
+        compare(&report(), LOCKED, &zygote()).unwrap();
+        compare(&JailReport { landlock_abi: 0, ..report() }, LOCKED, &zygote()).unwrap();
+    }
+
+    #[test]
+    fn report_that_is_false_in_anything_is_told_apart() {
+        for (said, what) in [
+            (JailReport { seccomp_mode: 1, ..report() }, "seccomp"),
+            (JailReport { no_new_privs: false, ..report() }, "no-new-privs"),
+            (JailReport { capabilities_empty: false, ..report() }, "capabilities"),
+            (JailReport { uid: 0, ..report() }, "user"),
+            (JailReport { gid: 0, ..report() }, "group"),
+            (JailReport { namespaces: Vec::new(), ..report() }, "namespaces"),
+            (JailReport { landlock_abi: 8, ..report() }, "Landlock"),
+        ] {
+            let error = compare(&said, LOCKED, &zygote()).unwrap_err().to_string();
+            assert!(error.contains(what), "{error}");
+        }
     }
 }

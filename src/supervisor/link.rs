@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::readiness::watch;
+use nix::errno::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use stockade_sys::link::{self, LinkError, Received};
@@ -15,6 +15,8 @@ use stockade_wire::frame::{self, FrameError, HEADER_BYTES};
 use stockade_wire::limits::LINK_MESSAGE_BYTES_MAX;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+use super::readiness::watch;
 
 /// Why a message could not be exchanged.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +30,9 @@ pub(crate) enum ExchangeError {
     /// What was in it was.
     #[error(transparent)]
     Frame(#[from] FrameError),
+    /// The peer is gone and has not read what it was sent. Said once, before what the peer itself had sent.
+    #[error("the other end of the link went away without reading what it was sent")]
+    Unread,
 }
 
 /// One end of a link that sends `S` and receives `R`.
@@ -66,7 +71,8 @@ impl<S: Serialize, R: DeserializeOwned> Link<S, R> {
     /// Dropping the future loses no message.
     ///
     /// # Errors
-    /// When the packet is too large, carries too many descriptors or is no message.
+    /// When the packet is too large, carries too many descriptors or is no message; [`ExchangeError::Unread`] when
+    /// the peer died with something of ours unread, after which there may be more to receive.
     pub(crate) async fn receive(&self, fds_max: usize) -> Result<Option<Message<R>>, ExchangeError> {
         let packet = self
             .socket
@@ -89,7 +95,10 @@ pub(crate) type Message<R> = (R, Vec<OwnedFd>);
 fn decode<R: DeserializeOwned>(
     packet: Result<Packet, LinkError>,
 ) -> Result<Option<Message<R>>, ExchangeError> {
-    let (packet, received) = packet?;
+    let (packet, received) = packet.map_err(|error| match error {
+        LinkError::System { errno: Errno::ECONNRESET, .. } => ExchangeError::Unread,
+        error => error.into(),
+    })?;
     if received.length == 0 {
         return Ok(None);
     }

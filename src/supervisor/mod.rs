@@ -19,6 +19,7 @@
 mod admission;
 mod artifact;
 pub mod cgroup;
+mod child;
 mod drive;
 mod follow;
 mod in_process;

@@ -13,6 +13,7 @@ use stockade_wire::worker::{FromWorker, RunOrder, RunReport, ToWorker};
 use super::cgroup::LeafUsage;
 use super::job::Job;
 use super::job::ladder::{self, Cause, Effect, Event, Rung, Waits};
+use super::link::ExchangeError;
 use super::streams::{rest, turn};
 use super::worker::Worker;
 
@@ -29,12 +30,21 @@ pub(crate) struct RunEnd {
     pub(crate) replies: Replies,
     /// It wrote more output than allowed.
     pub(crate) output_cut: bool,
+    /// It died without having read its order.
+    pub(crate) order_unread: bool,
     /// When the order was sent.
     pub(crate) started: Instant,
     /// When the reply came.
     pub(crate) replied: Option<Instant>,
     /// When the worker was seen to have exited.
     pub(crate) exited: Instant,
+}
+
+impl RunEnd {
+    /// Whether the job is as it was before: its worker died, of nothing that Stockade did, with its order unread.
+    pub(crate) fn never_began(&self) -> bool {
+        self.order_unread && self.told.is_none() && self.replies.report.is_none()
+    }
 }
 
 /// When and how a run is to be stopped.
@@ -100,7 +110,7 @@ pub(crate) async fn assign(
     order: RunOrder,
     artifact: BorrowedFd<'_>,
     input: BorrowedFd<'_>,
-) -> Result<(), super::link::ExchangeError> {
+) -> Result<(), ExchangeError> {
     worker.link.send(&ToWorker::Run(order), &[artifact, input]).await
 }
 
@@ -108,7 +118,7 @@ pub(crate) async fn assign(
 pub(crate) async fn follow(mut worker: Worker, job: &Job, rules: StopRules) -> RunEnd {
     let mut course = Course::new(&worker, job, rules);
     course.watch().await;
-    let Course { rung, replies, replied, started, output_cut, .. } = course;
+    let Course { rung, replies, replied, started, output_cut, order_unread, .. } = course;
     let exited = Instant::now();
     let leaf = worker.leaf_usage();
     let ended = worker.reap();
@@ -121,7 +131,7 @@ pub(crate) async fn follow(mut worker: Worker, job: &Job, rules: StopRules) -> R
         | Rung::KillSent { .. }
         | Rung::Leaving { .. } => None,
     };
-    RunEnd { ended, leaf, told, replies, output_cut, started, replied, exited }
+    RunEnd { ended, leaf, told, replies, output_cut, order_unread, started, replied, exited }
 }
 
 /// The state of one run while it goes on.
@@ -136,6 +146,7 @@ struct Course<'a> {
     cpu_before: Option<Duration>,
     cpu_check: Option<Instant>,
     output_cut: bool,
+    order_unread: bool,
     open: Open,
 }
 
@@ -162,16 +173,28 @@ impl<'a> Course<'a> {
             cpu_before: rules.cpu.and_then(|_| worker.cpu_time()),
             cpu_check: rules.cpu.map(|limit| started + limit),
             output_cut: false,
+            order_unread: false,
             open: Open { link: true, output: true, stdout: true, stderr: true, stop: true },
         }
     }
 
+    /// In the order of what must not wait: a worker that floods its pipes makes those ready at every turn, and is
+    /// to be stopped, and seen to have died, all the same.
     async fn watch(&mut self) {
         let worker = self.worker;
         loop {
             let due = earliest(ladder::due(self.rung), self.cpu_check);
+            if due.is_some_and(|due| due <= Instant::now()) {
+                self.tick();
+                continue;
+            }
             tokio::select! {
                 biased;
+                cause = self.job.stop_asked(), if self.open.stop => {
+                    self.open.stop = false;
+                    self.event(Event::Stop(cause));
+                }
+                () = worker.exited() => break,
                 message = worker.link.receive(0), if self.open.link => self.message(message),
                 ready = worker.output.readable(), if self.open.output => {
                     self.open.output = ready.is_ok() && self.output();
@@ -182,12 +205,7 @@ impl<'a> Course<'a> {
                 ready = worker.stderr.readable(), if self.open.stderr => {
                     self.open.stderr = ready.is_ok() && self.log(LogStream::Stderr);
                 }
-                () = worker.exited() => break,
                 () = sleep_until(due), if due.is_some() => self.tick(),
-                cause = self.job.stop_asked(), if self.open.stop => {
-                    self.open.stop = false;
-                    self.event(Event::Stop(cause));
-                }
             }
         }
         self.drain();
@@ -257,6 +275,8 @@ impl<'a> Course<'a> {
                 }
             }
             Ok(None) => self.open.link = false,
+            // What it said before it died is still to come.
+            Err(ExchangeError::Unread) => self.order_unread = true,
             Err(error) => {
                 self.open.link = false;
                 self.replies.broken.get_or_insert_with(|| format!("sent what is no message: {error}"));
@@ -283,7 +303,7 @@ impl<'a> Course<'a> {
     }
 }
 
-type Received = Result<Option<(FromWorker, Vec<OwnedFd>)>, super::link::ExchangeError>;
+type Received = Result<Option<(FromWorker, Vec<OwnedFd>)>, ExchangeError>;
 
 async fn sleep_until(due: Option<Instant>) {
     if let Some(due) = due {

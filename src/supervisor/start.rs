@@ -11,16 +11,18 @@ use std::time::Instant;
 use stockade_wire::job::{Isolation, Layer, MissingLayer, Walls};
 use stockade_wire::zygote::ZygoteConfig;
 use tokio::sync::{Notify, Semaphore};
+use tokio::time::timeout;
 
 use super::artifact::{Artifacts, DiskError};
 use super::cgroup::{CgroupError, Controller, Discovery, Tree};
+use super::child::Graveyard;
 use super::drive::Executor;
 use super::in_process::{InProcess, InProcessError};
 use super::job::Caller;
 use super::ledger::Ledger;
 use super::pool::{Need, Pool, PoolError};
 use super::zygote::{Settings, Zygote, ZygoteError};
-use super::{Core, Counters, Supervisor};
+use super::{CLOSE_TIMEOUT, Core, Counters, Supervisor};
 use crate::config::{Config, Mode};
 
 /// Why the supervisor does not start.
@@ -93,6 +95,21 @@ impl Startup {
 
 async fn jailed(config: &Rc<Config>, executable: PathBuf) -> Result<(Executor, Vec<Layer>), StartError> {
     let (tree, no_leaves) = leaves(config)?;
+    let graveyard = Graveyard::open();
+    let started = forked(config, executable, &graveyard, (tree, no_leaves)).await;
+    if started.is_err() && timeout(CLOSE_TIMEOUT, graveyard.deserted()).await.is_err() {
+        tracing::error!("processes are left that were killed; they go with this one");
+    }
+    graveyard.close();
+    started
+}
+
+async fn forked(
+    config: &Rc<Config>,
+    executable: PathBuf,
+    graveyard: &Rc<Graveyard>,
+    (tree, no_leaves): (Option<Tree>, Option<MissingLayer>),
+) -> Result<(Executor, Vec<Layer>), StartError> {
     let settings = Settings {
         executable,
         config: ZygoteConfig {
@@ -106,10 +123,11 @@ async fn jailed(config: &Rc<Config>, executable: PathBuf) -> Result<(Executor, V
         restart_burst: config.pool.restart_burst,
         restart_window: config.pool.restart_window,
     };
-    let (zygote, report) = Zygote::start(settings).await.map_err(zygote_error)?;
-    let pool = Rc::new(Pool::new(Rc::clone(config), zygote, tree, no_leaves));
+    let zygote = Zygote::start(settings, graveyard).await.map_err(zygote_error)?;
+    let fingerprint = zygote.report().engine_fingerprint.clone();
+    let pool = Rc::new(Pool::new(Rc::clone(config), zygote, Rc::clone(graveyard), tree, no_leaves));
     let layers = try_walls(&pool, config).await?;
-    let artifacts = Artifacts::new(Rc::clone(&pool), &config.cache, &report.engine_fingerprint)?;
+    let artifacts = Artifacts::new(Rc::clone(&pool), &config.cache, &fingerprint)?;
     pool.refill();
     Ok((Executor::Jailed { pool, artifacts: Rc::new(artifacts) }, layers))
 }
@@ -154,7 +172,7 @@ fn leaves(config: &Config) -> Result<(Option<Tree>, Option<MissingLayer>), Start
 /// Makes the first worker and looks at what holds it.
 async fn try_walls(pool: &Rc<Pool>, config: &Config) -> Result<Vec<Layer>, StartError> {
     let need = Need { directories: &[], caller: Caller::NOBODY, memory_bytes: config.ceilings.memory_bytes };
-    let worker = pool.take(&need).await.map_err(worker_error)?;
+    let worker = pool.first(&need).await.map_err(worker_error)?;
     let walls = pool.walls(&worker);
     let held = pool.layers_held(&worker);
     for layer in &config.jail.require {

@@ -1,30 +1,28 @@
 //! One worker seen from the supervisor: forked, locked, checked from outside, killed, reaped.
 //!
-//! Owns: a worker's descriptors and its leaf, from the fork to the exit. It is the only one that reaps it.
+//! Owns: a worker's link and pipes, from the fork to the exit.
 //! Never: knows the job it runs.
 
 use std::cell::RefCell;
-use std::os::fd::{AsFd, OwnedFd};
-use std::rc::Rc;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
-use nix::unistd::{Pid, pipe2};
+use nix::unistd::pipe2;
 use stockade_sys::link as packets;
-use stockade_sys::pidfd::{self, Ended};
+use stockade_sys::pidfd::Ended;
 use stockade_wire::job::{DirectoryGrant, Layer, MissingLayer};
 use stockade_wire::worker::{FromWorker, JailReport, Role, ToWorker};
 use stockade_wire::zygote::{ForkOrder, Identity, ProcessLimits};
-use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe::Receiver;
 use tokio::time::timeout;
 
 use super::cgroup::{CgroupError, Controller, Leaf, LeafLimits, LeafUsage, Tree};
+use super::child::{Child, as_pid};
 use super::inspect::{InspectError, inspect};
 use super::link::{ExchangeError, Link};
-use super::readiness::watch;
-use super::zygote::{WorkerFds, Zygote, ZygoteError};
+use super::zygote::{WorkerEnds, Zygote, ZygoteError};
 
 /// Why there is no locked worker.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +56,41 @@ pub(crate) enum WorkerError {
     OutsideLeaf,
 }
 
+impl WorkerError {
+    /// Whether another try may well go better: the zygote or the worker died of something that is not what the
+    /// worker was to be.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Self::Zygote(ZygoteError::Broken(_) | ZygoteError::Hung(_))
+            | Self::Link(_)
+            | Self::BrokeOff(_) => true,
+            Self::Zygote(_)
+            | Self::Prepare(_)
+            | Self::Leaf(_)
+            | Self::LayerMissing(_)
+            | Self::LockTimeout(_)
+            | Self::Inspect(_)
+            | Self::OutsideLeaf => false,
+        }
+    }
+
+    /// Whether it is a worker's failure. A zygote's is counted where it is replaced; and a directory that cannot be
+    /// granted is its submitter's, which must not stop everybody else.
+    pub(crate) fn counts(&self, birth: &Birth) -> bool {
+        match self {
+            Self::Zygote(error) => matches!(error, ZygoteError::NotForked { .. } | ZygoteError::Unwatched(_)),
+            Self::Prepare(_)
+            | Self::Link(_)
+            | Self::Leaf(_)
+            | Self::LayerMissing(_)
+            | Self::LockTimeout(_)
+            | Self::BrokeOff(_)
+            | Self::Inspect(_)
+            | Self::OutsideLeaf => birth.directories.is_empty(),
+        }
+    }
+}
+
 /// What a worker is to be.
 #[derive(Debug, Clone)]
 pub(crate) struct Birth {
@@ -76,48 +109,12 @@ pub(crate) struct Worker {
     pub(crate) stdout: Receiver,
     pub(crate) stderr: Receiver,
     pub(crate) report: JailReport,
-    process: Process,
-}
-
-/// The process itself. Dropped before it was reaped, it is killed and left to the [`Graveyard`].
-struct Process {
-    pid: u32,
-    pidfd: Option<AsyncFd<OwnedFd>>,
-    leaf: Option<Leaf>,
-    graveyard: Rc<Graveyard>,
-}
-
-/// Where workers end that nobody waited for.
-#[derive(Default)]
-pub(crate) struct Graveyard {
-    unreaped: RefCell<Vec<(OwnedFd, Option<Leaf>)>>,
-}
-
-impl Graveyard {
-    /// Reaps what has exited by now. Called regularly; never blocks.
-    pub(crate) fn sweep(&self) {
-        let gone = |(pidfd, _): &mut (OwnedFd, Option<Leaf>)| match pidfd::reap(pidfd.as_fd()) {
-            Ok(ended) => ended.is_some(),
-            Err(errno) => {
-                tracing::warn!(%errno, "worker could not be reaped");
-                true
-            }
-        };
-        for (_, leaf) in self.unreaped.borrow_mut().extract_if(.., gone) {
-            if let Some(leaf) = leaf {
-                remove(leaf);
-            }
-        }
-    }
-
-    /// How many are still to be reaped.
-    pub(crate) fn waiting(&self) -> usize {
-        self.unreaped.borrow().len()
-    }
+    child: Child,
 }
 
 impl Worker {
-    /// Forks a worker, waits until it reports that it is locked, and checks it from outside.
+    /// Forks a worker, waits until it reports that it is locked, and checks it from outside. A future that is
+    /// dropped midway leaves nothing behind.
     ///
     /// # Errors
     /// When any of that fails; the worker is killed then, and its leaf removed.
@@ -125,53 +122,48 @@ impl Worker {
         birth: &Birth,
         zygote: &Zygote,
         tree: Option<&RefCell<Tree>>,
-        graveyard: &Rc<Graveyard>,
     ) -> Result<Self, WorkerError> {
         let leaf = tree.map(|tree| tree.borrow_mut().create_leaf(&birth.leaf)).transpose()?;
         let (link, their_link) = packets::pair().map_err(ExchangeError::from)?;
         let (output, their_output) = pipe()?;
         let (stdout, their_stdout) = pipe()?;
         let (stderr, their_stderr) = pipe()?;
-        let directory = leaf.as_ref().map(|leaf| leaf.directory().try_clone_to_owned()).transpose();
-        let fds = WorkerFds {
-            link: their_link,
-            output: their_output,
-            stdout: their_stdout,
-            stderr: their_stderr,
-            leaf: directory.map_err(WorkerError::Prepare)?,
-        };
         let order = ForkOrder {
             role: birth.role,
-            into_leaf: fds.leaf.is_some(),
+            into_leaf: leaf.is_some(),
             identity: birth.identity,
             directories: birth.directories.clone(),
             rlimits: birth.rlimits,
         };
-        let forked = zygote.fork(order, fds).await?;
-        let pidfd = watch(forked.pidfd).map_err(WorkerError::Prepare)?;
-        let graveyard = Rc::clone(graveyard);
-        let process = Process { pid: forked.pid, pidfd: Some(pidfd), leaf, graveyard };
+        let ends = WorkerEnds {
+            link: their_link,
+            output: their_output,
+            stdout: their_stdout,
+            stderr: their_stderr,
+            leaf,
+        };
+        let child = zygote.fork(order, ends).await?;
         let link = Link::new(link)?;
         let report = timeout(birth.lock_timeout, locked(&link))
             .await
             .map_err(|_| WorkerError::LockTimeout(birth.lock_timeout))??;
-        inspect(process.pid, birth.identity)?;
-        if let Some(leaf) = &process.leaf
-            && !leaf.contains(as_pid(process.pid))?
+        inspect(child.pid(), birth.identity, &report, zygote.report())?;
+        if let Some(leaf) = child.leaf()
+            && !leaf.contains(as_pid(child.pid()))?
         {
             return Err(WorkerError::OutsideLeaf);
         }
-        Ok(Self { link, output, stdout, stderr, report, process })
+        Ok(Self { link, output, stdout, stderr, report, child })
     }
 
     /// Its process id.
     pub(crate) fn pid(&self) -> u32 {
-        self.process.pid
+        self.child.pid()
     }
 
     /// Its cgroup leaf, where there is one.
     pub(crate) fn leaf(&self) -> Option<&Leaf> {
-        self.process.leaf.as_ref()
+        self.child.leaf()
     }
 
     /// What its leaf says it used; `None` without a leaf.
@@ -181,36 +173,28 @@ impl Worker {
 
     /// Removes its leaf. To be called once it is reaped and the leaf's figures are read.
     pub(crate) fn remove_leaf(&mut self) {
-        if let Some(leaf) = self.process.leaf.take() {
-            remove(leaf);
-        }
+        self.child.remove_leaf();
     }
 
     /// Whether it has already exited, seen without waiting.
     pub(crate) fn is_gone(&self) -> bool {
-        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-        let Some(pidfd) = &self.process.pidfd else { return true };
-        let mut polled = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-        poll(&mut polled, PollTimeout::ZERO).map_or(true, |ready| ready > 0)
+        self.child.is_gone()
     }
 
     /// Returns when it has exited. Dropping the future loses nothing.
     pub(crate) async fn exited(&self) {
-        if let Some(pidfd) = &self.process.pidfd {
-            // An error means that the descriptor is of no use any more, which is as good as gone.
-            let _ = pidfd.readable().await;
-        }
+        self.child.exited().await;
     }
 
     /// SIGTERM, and SIGCONT so that a stopped process gets to see it.
     pub(crate) fn terminate(&self) {
-        self.process.signal(Signal::SIGTERM);
-        self.process.signal(Signal::SIGCONT);
+        self.child.signal(Signal::SIGTERM);
+        self.child.signal(Signal::SIGCONT);
     }
 
     /// SIGKILL through the pidfd, and `cgroup.kill` where there is a leaf.
     pub(crate) fn kill(&self) {
-        self.process.signal(Signal::SIGKILL);
+        self.child.signal(Signal::SIGKILL);
         if let Some(Err(error)) = self.leaf().map(Leaf::kill) {
             tracing::warn!(%error, pid = self.pid(), "cgroup.kill failed; SIGKILL was sent by pidfd");
         }
@@ -218,57 +202,12 @@ impl Worker {
 
     /// CPU time it has used so far, user and system, from the kernel.
     pub(crate) fn cpu_time(&self) -> Option<Duration> {
-        let clock = nix::time::ClockId::pid_cpu_clock_id(as_pid(self.pid())).ok()?;
-        let time = clock.now().ok()?;
-        Some(Duration::from(time))
+        self.child.cpu_time()
     }
 
     /// Reaps it. To be called once [`Worker::exited`] has returned.
     pub(crate) fn reap(&mut self) -> Option<Ended> {
-        let pidfd = self.process.pidfd.as_ref()?;
-        match pidfd::reap(pidfd.as_fd()) {
-            Ok(Some(ended)) => {
-                self.process.pidfd = None;
-                Some(ended)
-            }
-            Ok(None) => None,
-            Err(errno) => {
-                tracing::error!(%errno, pid = self.pid(), "worker could not be reaped");
-                self.process.pidfd = None;
-                None
-            }
-        }
-    }
-}
-
-impl Process {
-    fn signal(&self, signal: Signal) {
-        let Some(pidfd) = &self.pidfd else { return };
-        match pidfd::signal(pidfd.as_fd(), signal) {
-            // ESRCH: it exited in the meantime.
-            Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
-            Err(errno) => tracing::error!(%errno, pid = self.pid, %signal, "signal not sent"),
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.signal(Signal::SIGKILL);
-        if let Some(pidfd) = self.pidfd.take() {
-            self.graveyard.unreaped.borrow_mut().push((pidfd.into_inner(), self.leaf.take()));
-        }
-    }
-}
-
-fn as_pid(pid: u32) -> Pid {
-    // The kernel's own limit on pids, 2²², is far below where this would matter; 0 names no other process.
-    Pid::from_raw(i32::try_from(pid).unwrap_or(0))
-}
-
-fn remove(mut leaf: Leaf) {
-    if let Err(error) = leaf.remove() {
-        tracing::warn!(%error, "cgroup leaf not removed; the next start sweeps it");
+        self.child.reap()
     }
 }
 

@@ -51,7 +51,9 @@ fn daemon_told_to_stop_lets_running_jobs_end_and_leaves_nothing(mode: Mode) {
     }
     let (status, log, place) = daemon.end();
     assert_eq!(status, Some(0), "{log}");
-    for pid in &family { eprintln!("{pid} {:?}", fs::read_to_string(format!("/proc/{pid}/stat"))); }
+    for pid in &family {
+        eprintln!("{pid} {:?}", fs::read_to_string(format!("/proc/{pid}/stat")));
+    }
     assert!(!family.iter().any(|pid| exists(*pid)), "no process is left of {family:?}");
     assert!(!place.path("socket").exists() && !place.path("socket.lock").exists(), "nor a socket");
     assert!(log.contains("stopped"), "{log}");

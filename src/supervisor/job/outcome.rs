@@ -13,7 +13,7 @@ use stockade_wire::limits::GUEST_TEXT_BYTES_MAX;
 use stockade_wire::worker::{
     CompileFailure, CompileFailureKind, CompileReason, Ending, LinkFault, RunReport, TrapCode,
 };
-use stockade_worker::jail::seccomp::is_abort;
+use stockade_worker::jail::seccomp::is_crash;
 
 use super::ladder::Cause;
 use crate::supervisor::logs::display::safe_text;
@@ -154,9 +154,8 @@ pub(crate) fn ended(verdict: Verdict, reason: &str, blame: Blame, message: &str)
 
 /// The outcome of a worker that died of SIGSYS, at the system call it named, if it named one.
 pub(crate) fn jail_violation(forbidden: Option<u32>) -> Outcome {
-    if forbidden.is_some_and(is_abort) {
-        let message = "the worker aborted: no memory left for itself, or its own stack was exhausted";
-        return lost("abort", message.to_owned());
+    if forbidden.is_some_and(is_crash) {
+        return crashed();
     }
     let name = forbidden.map_or_else(|| "unknown".to_owned(), syscall_name);
     ended(
@@ -166,6 +165,13 @@ pub(crate) fn jail_violation(forbidden: Option<u32>) -> Outcome {
         Blame::Ambiguous,
         &format!("the worker made the system call {name}, which its jail forbids, and was killed"),
     )
+}
+
+/// The outcome of a worker whose native code crashed: the calls that a crash makes are forbidden, too.
+fn crashed() -> Outcome {
+    let message = "the worker's native code crashed or aborted: a fault, no stack left, or more memory than the job's \
+                   limit and jail.data_headroom_bytes allow; give the job more with --memory";
+    lost("crashed", message.to_owned())
 }
 
 fn stopped(cause: Cause, stage: Stage, protocol: Option<&str>) -> Outcome {
@@ -478,7 +484,7 @@ mod tests {
     fn sigsys_of_an_abort_is_no_violation() {
         let sigprocmask = u32::try_from(nix::libc::SYS_rt_sigprocmask).unwrap();
         let outcome = judge(&Evidence { forbidden: Some(sigprocmask), ..evidence(Exit::Signal(SIGSYS)) });
-        assert_eq!((outcome.verdict, outcome.reason.as_deref()), (Verdict::WorkerLost, Some("abort")));
+        assert_eq!((outcome.verdict, outcome.reason.as_deref()), (Verdict::WorkerLost, Some("crashed")));
     }
 
     #[test]

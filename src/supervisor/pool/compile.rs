@@ -11,11 +11,14 @@ use std::time::{Duration, Instant};
 use stockade_sys::{memfd, pidfd::Exit};
 use stockade_wire::job::{Blame, Outcome, Verdict};
 use stockade_wire::worker::{CompileFailure, CompileOrder, CompileReport, FromWorker, Role, ToWorker};
+use stockade_worker::jail::seccomp::is_crash;
 
 use super::{Need, Pool};
 use crate::supervisor::artifact::Compile;
 use crate::supervisor::job::{Caller, outcome};
+use crate::supervisor::link::ExchangeError;
 use crate::supervisor::worker::Worker;
+use crate::supervisor::zygote::closed;
 
 /// How often the compile worker's CPU time is looked at once its limit could be reached.
 const CPU_CHECK_MIN: Duration = Duration::from_millis(10);
@@ -46,7 +49,7 @@ impl Compile for Rc<Pool> {
             Need { directories: &[], caller: Caller::NOBODY, memory_bytes: self.config.compile.memory_bytes };
         let mut birth = self.birth(Role::Compile, &need);
         birth.rlimits.file_bytes = self.config.compile.artifact_bytes;
-        let mut worker = self.make(birth).await.map_err(|error| failed("no compile worker", &error))?;
+        let mut worker = self.make(&birth).await.map_err(|error| failed("no compile worker", &error))?;
         let source = memfd::sealed("stockade-module", module)
             .map_err(|error| failed("no memory for the module", &error))?;
         let artifact = memfd::create("stockade-artifact")
@@ -62,7 +65,11 @@ impl Compile for Rc<Pool> {
             .send(&order, &[source.as_fd(), artifact.as_fd()])
             .await
             .map_err(|error| failed("the compile worker took no order", &error))?;
-        let end = self.await_end(&worker).await;
+        let mut closing = self.zygote.closing();
+        let end = tokio::select! {
+            end = self.await_end(&worker) => end,
+            () = closed(&mut closing) => return Err(failed("not compiled", &"the supervisor is stopping")),
+        };
         worker.kill();
         worker.exited().await;
         let oom = worker.leaf_usage().and_then(|usage| usage.oom_kills).is_some_and(|kills| kills > 0);
@@ -90,6 +97,8 @@ impl Pool {
                     reply = Some(match message {
                         Ok(Some((message, _))) => read(message),
                         Ok(None) => return self.gone(worker).await,
+                        // It died before it took the order; its exit says the rest.
+                        Err(ExchangeError::Unread) => continue,
                         Err(_) => Reply::Nonsense,
                     });
                 }
@@ -145,13 +154,17 @@ fn not_compiled(end: End, exit: Option<Exit>, oom: bool) -> Outcome {
     if oom {
         return limit("memory", "compiling the module took more memory than compile.memory allows");
     }
+    let died_of_sigsys = exit == Some(Exit::Signal(nix::libc::SIGSYS));
     match end {
         End::TimeUp => outcome::compile_timeout(),
         End::CpuUp => limit("cpu_time", "compiling the module took more CPU time than compile.cpu allows"),
         End::Replied(Reply::NotCompiled(failure)) => outcome::not_compiled(&failure),
-        End::Replied(Reply::Forbidden(number)) if exit == Some(Exit::Signal(nix::libc::SIGSYS)) => {
-            outcome::jail_violation(Some(number))
-        }
+        // Without a leaf its only bound is RLIMIT_DATA, and an allocation that fails aborts.
+        End::Replied(Reply::Forbidden(number)) if died_of_sigsys && is_crash(number) => limit(
+            "crashed",
+            "the compiler crashed or aborted, most likely for want of memory or stack: see compile.memory_bytes",
+        ),
+        End::Replied(Reply::Forbidden(number)) if died_of_sigsys => outcome::jail_violation(Some(number)),
         End::Replied(Reply::Panicked(text)) => lost(&text),
         End::Replied(_) => lost("the compile worker broke the protocol or died after its reply"),
         End::Gone => match exit {

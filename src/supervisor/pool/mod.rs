@@ -16,14 +16,18 @@ use std::time::{Duration, Instant};
 use stockade_wire::job::{DirectoryGrant, Layer, MissingLayer, Walls};
 use stockade_wire::worker::Role;
 use stockade_wire::zygote::{Identity, ProcessLimits};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 
 use self::circuit::Circuit;
 use super::cgroup::{Controller, LeafLimits, Tree};
+use super::child::Graveyard;
 use super::job::Caller;
-use super::worker::{Birth, Graveyard, Worker, WorkerError, layers_held};
-use super::zygote::{Zygote, ZygoteError};
+use super::worker::{Birth, Worker, WorkerError, layers_held};
+use super::zygote::{Zygote, closed};
 use crate::config::Config;
+
+/// Workers tried for one need when zygotes or workers die on the way.
+const MAKE_TRIES: u32 = 3;
 
 /// Why no worker could be had.
 #[derive(Debug, thiserror::Error)]
@@ -62,8 +66,6 @@ pub(crate) struct Pool {
     coming: Cell<usize>,
     compilers: Semaphore,
     circuit: RefCell<Circuit>,
-    /// When the next zygote is started, if that has to wait.
-    zygote_waits_until: Cell<Option<Instant>>,
     forks: Cell<u64>,
     closed: Cell<bool>,
 }
@@ -72,6 +74,7 @@ impl Pool {
     pub(crate) fn new(
         config: Rc<Config>,
         zygote: Zygote,
+        graveyard: Rc<Graveyard>,
         tree: Option<Tree>,
         no_leaves: Option<MissingLayer>,
     ) -> Self {
@@ -85,12 +88,11 @@ impl Pool {
             tree: tree.map(RefCell::new),
             no_leaves,
             identity,
-            graveyard: Rc::default(),
+            graveyard,
             idle: RefCell::default(),
             coming: Cell::new(0),
             compilers: Semaphore::new(config.pool.compilers_max),
             circuit: RefCell::new(circuit),
-            zygote_waits_until: Cell::new(None),
             forks: Cell::new(0),
             closed: Cell::new(false),
             config,
@@ -114,7 +116,7 @@ impl Pool {
 
     /// Time until the circuit closes, when it is open.
     pub(crate) fn unavailable(&self, now: Instant) -> Option<Duration> {
-        let zygote = self.zygote_waits_until.get().and_then(|until| until.checked_duration_since(now));
+        let zygote = self.zygote.waits_until().and_then(|until| until.checked_duration_since(now));
         self.circuit.borrow().open_for(now).max(zygote.filter(|left| !left.is_zero()))
     }
 
@@ -130,11 +132,19 @@ impl Pool {
                 self.fit(&worker, need.memory_bytes);
                 return Ok(worker);
             }
-            let worker = self.make(self.birth(Role::Run, need)).await?;
+            let worker = self.make(&self.birth(Role::Run, need)).await?;
             self.refill();
             return Ok(worker);
         }
-        self.make(self.birth(Role::RunFiles, need)).await
+        self.make(&self.birth(Role::RunFiles, need)).await
+    }
+
+    /// The first worker, to look at and then to [`Pool::keep`].
+    ///
+    /// # Errors
+    /// When none can be made.
+    pub(crate) async fn first(&self, need: &Need<'_>) -> Result<Worker, PoolError> {
+        self.make(&self.birth(Role::Run, need)).await
     }
 
     fn take_idle(&self) -> Option<Worker> {
@@ -162,72 +172,72 @@ impl Pool {
             }
             self.coming.set(self.coming.get() + 1);
             let pool = Rc::clone(self);
+            let mut closing = self.zygote.closing();
             tokio::task::spawn_local(async move {
                 let need = Need {
                     directories: &[],
                     caller: Caller::NOBODY,
                     memory_bytes: pool.config.ceilings.memory_bytes,
                 };
-                let made = pool.make(pool.birth(Role::Run, &need)).await;
+                let birth = pool.birth(Role::Run, &need);
+                let made = tokio::select! {
+                    biased;
+                    () = closed(&mut closing) => return,
+                    made = pool.make(&birth) => made,
+                };
                 pool.coming.set(pool.coming.get() - 1);
                 match made {
-                    Ok(worker) if !pool.closed.get() => pool.idle.borrow_mut().push_back(worker),
-                    Ok(_) => {}
+                    Ok(worker) => pool.idle.borrow_mut().push_back(worker),
                     Err(error) => tracing::warn!(%error, "no idle worker"),
                 }
             });
         }
     }
 
-    /// Drops idle workers that died, reaps what is left to be reaped, and refills. Called regularly.
+    /// Drops idle workers that died, and refills. Called regularly.
     pub(crate) fn housekeep(self: &Rc<Self>) {
         self.idle.borrow_mut().retain(|worker| !worker.is_gone());
-        self.graveyard.sweep();
         self.refill();
     }
 
-    /// Ends every idle worker and returns when the last worker nobody waited for is reaped, or `within` is over.
+    /// Ends the zygote and every worker, and returns when the last is reaped, or `within` is over.
     pub(crate) async fn close(&self, within: Duration) {
         self.closed.set(true);
         self.idle.borrow_mut().clear();
-        let by = Instant::now() + within;
-        while self.graveyard.waiting() > 0 && Instant::now() < by {
-            self.graveyard.sweep();
-            // The kernel needs a moment for each; there is no event that covers them all.
-            tokio::time::sleep(Duration::from_millis(1)).await;
+        let gone = async {
+            self.zygote.close().await;
+            self.graveyard.deserted().await;
+        };
+        if tokio::time::timeout(within, gone).await.is_err() {
+            tracing::error!("processes are left that were killed; they go with this one");
         }
     }
 
-    /// Makes a worker in a task of its own: whoever asked may stop waiting at any point, and what was forked by then
-    /// still has somebody to reap it.
-    async fn make(self: &Rc<Self>, birth: Birth) -> Result<Worker, PoolError> {
+    async fn make(&self, birth: &Birth) -> Result<Worker, PoolError> {
+        let mut tries = 1;
+        loop {
+            match self.try_to_make(birth).await {
+                Err(PoolError::Worker(error)) if error.may_pass() && tries < MAKE_TRIES => {
+                    tracing::warn!(%error, "no worker; trying again");
+                    tries += 1;
+                }
+                made => return made,
+            }
+        }
+    }
+
+    async fn try_to_make(&self, birth: &Birth) -> Result<Worker, PoolError> {
         if let Some(retry_after) = self.unavailable(Instant::now()) {
             return Err(PoolError::CircuitOpen { retry_after });
         }
         self.forks.set(self.forks.get() + 1);
-        let (asker, answer) = oneshot::channel();
-        let pool = Rc::clone(self);
-        tokio::task::spawn_local(async move {
-            let born = Worker::born(&birth, &pool.zygote, pool.tree.as_ref(), &pool.graveyard).await;
-            pool.note(&birth, &born);
-            // Unwanted by now, it is dropped here, and goes to the graveyard.
-            let _ = asker.send(born);
-        });
-        let born =
-            answer.await.unwrap_or_else(|_| Err(WorkerError::BrokeOff("it was not waited for".to_owned())));
-        Ok(born?)
-    }
-
-    /// Counts failures. A directory that cannot be granted is its submitter's, and must not stop everybody else; a
-    /// zygote that waits has been counted where it failed.
-    fn note(&self, birth: &Birth, born: &Result<Worker, WorkerError>) {
-        match born {
-            Err(WorkerError::Zygote(ZygoteError::CircuitOpen { retry_after })) => {
-                self.zygote_waits_until.set(Some(Instant::now() + *retry_after));
-            }
-            Err(_) if birth.directories.is_empty() => self.circuit.borrow_mut().failed(Instant::now()),
-            Ok(_) | Err(_) => {}
+        let born = Worker::born(birth, &self.zygote, self.tree.as_ref()).await;
+        if let Err(error) = &born
+            && error.counts(birth)
+        {
+            self.circuit.borrow_mut().failed(Instant::now());
         }
+        Ok(born?)
     }
 
     fn birth(&self, role: Role, need: &Need<'_>) -> Birth {
@@ -291,5 +301,11 @@ impl Pool {
             fresh_process: true,
             missing,
         }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.graveyard.close();
     }
 }

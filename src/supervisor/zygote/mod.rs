@@ -9,20 +9,26 @@
 mod budget;
 mod process;
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use stockade_wire::zygote::{ForkOperation, ForkOrder, FromZygote, WarmReport, ZygoteConfig};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use budget::RestartBudget;
-use process::Process;
+use self::budget::RestartBudget;
+use self::process::Process;
+use super::cgroup::Leaf;
+use super::child::{Child, Graveyard};
 
 /// Time the zygote has to build its engine.
 const WARM_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time the zygote has to answer a fork order. A fork takes a tenth of a millisecond.
 const FORK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time it has for the fork it is at when the supervisor stops.
+const LAST_FORK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Fork orders that may wait for the zygote.
 const REQUESTS_MAX: usize = 64;
 
@@ -56,6 +62,9 @@ pub(crate) enum ZygoteError {
         #[source]
         source: std::io::Error,
     },
+    /// The worker was forked and cannot be watched; it was killed.
+    #[error("a forked worker cannot be watched")]
+    Unwatched(#[source] std::io::Error),
     /// It was started too often; wait.
     #[error("the zygote failed too often; it is started again in {retry_after:?}")]
     CircuitOpen {
@@ -82,87 +91,123 @@ pub(crate) struct Settings {
     pub(crate) restart_window: Duration,
 }
 
-/// A worker as it comes from the fork.
-#[derive(Debug)]
-pub(crate) struct Forked {
-    /// Its process id.
-    pub(crate) pid: u32,
-    /// Its descriptor; readable when it has exited.
-    pub(crate) pidfd: OwnedFd,
-}
-
-/// The descriptors of a new worker.
-#[derive(Debug)]
-pub(crate) struct WorkerFds {
+/// The worker's ends of what connects it with us, and the leaf it is to be born in.
+pub(crate) struct WorkerEnds {
     pub(crate) link: OwnedFd,
     pub(crate) output: OwnedFd,
     pub(crate) stdout: OwnedFd,
     pub(crate) stderr: OwnedFd,
-    /// Directory of the leaf to be born in.
-    pub(crate) leaf: Option<OwnedFd>,
+    pub(crate) leaf: Option<Leaf>,
 }
 
-impl WorkerFds {
+impl WorkerEnds {
     fn in_order(&self) -> Vec<BorrowedFd<'_>> {
         let mut fds = vec![self.link.as_fd(), self.output.as_fd(), self.stdout.as_fd(), self.stderr.as_fd()];
-        fds.extend(self.leaf.as_ref().map(AsFd::as_fd));
+        fds.extend(self.leaf.as_ref().map(Leaf::directory));
         fds
     }
 }
 
 struct Request {
     order: ForkOrder,
-    fds: WorkerFds,
-    reply: oneshot::Sender<Result<Forked, ZygoteError>>,
+    ends: WorkerEnds,
+    reply: oneshot::Sender<Result<Child, ZygoteError>>,
 }
 
-/// Asks the zygote, whichever it is by then.
-#[derive(Debug, Clone)]
+/// Asks the zygote, whichever it is by then. When the last of these is dropped, the zygote ends.
+#[derive(Clone)]
 pub(crate) struct Zygote {
     requests: mpsc::Sender<Request>,
-    starts: std::rc::Rc<std::cell::Cell<u64>>,
+    closing: watch::Sender<bool>,
+    report: Rc<WarmReport>,
+    state: Rc<State>,
+}
+
+/// What the keeper lets others see.
+#[derive(Default)]
+struct State {
+    starts: Cell<u64>,
+    waits_until: Cell<Option<Instant>>,
 }
 
 impl Zygote {
     /// Starts a zygote and waits until it is warm.
     ///
     /// # Errors
-    /// When it cannot be started or warmed; nothing is left running then.
-    pub(crate) async fn start(settings: Settings) -> Result<(Self, WarmReport), ZygoteError> {
-        let budget = RestartBudget::new(settings.restart_burst, settings.restart_window);
-        let (process, report) = Process::start(&settings).await?;
-        let (sender, receiver) = mpsc::channel(REQUESTS_MAX);
-        let starts = std::rc::Rc::new(std::cell::Cell::new(1));
-        let fingerprint = report.engine_fingerprint.clone();
-        let keeper = Keeper { settings, budget, fingerprint, starts: starts.clone(), requests: receiver };
+    /// When it cannot be started or warmed; it is in the graveyard then, if anywhere.
+    pub(crate) async fn start(settings: Settings, graveyard: &Rc<Graveyard>) -> Result<Self, ZygoteError> {
+        let (process, report) = Process::start(&settings, graveyard).await?;
+        let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
+        let (closing, closed) = watch::channel(false);
+        let (report, state) = (Rc::new(report), Rc::new(State::default()));
+        state.starts.set(1);
+        let keeper = Keeper {
+            budget: RestartBudget::new(settings.restart_burst, settings.restart_window),
+            settings,
+            report: Rc::clone(&report),
+            state: Rc::clone(&state),
+            requests: receiver,
+            graveyard: Rc::clone(graveyard),
+            closing: closed,
+        };
         tokio::task::spawn_local(keeper.keep(process));
-        Ok((Self { requests: sender, starts }, report))
+        Ok(Self { requests, closing, report, state })
     }
 
-    /// Forks one worker. Waits its turn.
+    /// Forks one worker. Waits its turn. A future that is dropped leaves nothing behind, whether the worker is
+    /// forked by then or not.
     ///
     /// # Errors
     /// When the zygote refuses, is gone, hangs or may not be started again yet.
-    pub(crate) async fn fork(&self, order: ForkOrder, fds: WorkerFds) -> Result<Forked, ZygoteError> {
+    pub(crate) async fn fork(&self, order: ForkOrder, ends: WorkerEnds) -> Result<Child, ZygoteError> {
         let (reply, answer) = oneshot::channel();
-        let request = Request { order, fds, reply };
+        let request = Request { order, ends, reply };
         self.requests.send(request).await.map_err(|_| ZygoteError::Stopping)?;
-        answer.await.map_err(|_| ZygoteError::Broken("it died while it was asked to fork".to_owned()))?
+        answer.await.map_err(|_| ZygoteError::Stopping)?
+    }
+
+    /// What the first zygote found; every later one found the same.
+    pub(crate) fn report(&self) -> &WarmReport {
+        &self.report
     }
 
     /// Times a zygote was started.
     pub(crate) fn starts(&self) -> u64 {
-        self.starts.get()
+        self.state.starts.get()
     }
+
+    /// When the next zygote is started, if that has to wait.
+    pub(crate) fn waits_until(&self) -> Option<Instant> {
+        self.state.waits_until.get()
+    }
+
+    /// Becomes true when the zygote is to end, and with it everything that could want a worker.
+    pub(crate) fn closing(&self) -> watch::Receiver<bool> {
+        self.closing.subscribe()
+    }
+
+    /// Ends the zygote, and returns when it is in the graveyard and everything that watches
+    /// [`Zygote::closing`] has ended as well.
+    pub(crate) async fn close(&self) {
+        self.closing.send_replace(true);
+        self.closing.closed().await;
+    }
+}
+
+/// Returns when `closing` says so, or there is nobody left who could.
+pub(crate) async fn closed(closing: &mut watch::Receiver<bool>) {
+    let _ = closing.wait_for(|closing| *closing).await;
 }
 
 /// The task that owns the process.
 struct Keeper {
     settings: Settings,
     budget: RestartBudget,
-    fingerprint: String,
-    starts: std::rc::Rc<std::cell::Cell<u64>>,
+    report: Rc<WarmReport>,
+    state: Rc<State>,
     requests: mpsc::Receiver<Request>,
+    graveyard: Rc<Graveyard>,
+    closing: watch::Receiver<bool>,
 }
 
 /// Why one zygote's time was over.
@@ -192,39 +237,52 @@ impl Keeper {
         }
     }
 
-    /// Serves requests with one zygote until it is over, and reaps it.
-    async fn serve(&mut self, mut process: Process) -> Over {
-        let mut forks = 0;
-        let over = loop {
-            if forks >= self.settings.forks_max {
-                break Over::Retired;
-            }
+    /// Serves requests with one zygote until it is over. It is killed then, if it lives, and buried.
+    async fn serve(&mut self, process: Process) -> Over {
+        for _ in 0..self.settings.forks_max {
             let request = tokio::select! {
                 biased;
-                () = process.exited() => break Over::Failed,
+                () = closed(&mut self.closing) => return Over::Stopping,
+                () = process.exited() => return Over::Failed,
                 request = self.requests.recv() => request,
             };
-            let Some(Request { order, fds, reply }) = request else { break Over::Stopping };
-            forks += 1;
-            let outcome = process.fork(&order, &fds.in_order()).await;
-            let broken = matches!(
-                outcome,
-                Err(ZygoteError::Broken(_) | ZygoteError::Hung(_) | ZygoteError::NotWarm(_))
-            );
+            let Some(Request { order, ends, reply }) = request else { return Over::Stopping };
+            if reply.is_closed() {
+                continue;
+            }
+            let outcome = self.fork(&process, &order, ends).await;
+            let broken = matches!(outcome, Err(ZygoteError::Broken(_) | ZygoteError::Hung(_)));
             if let Err(error) = &outcome {
                 tracing::warn!(%error, "fork failed");
             }
-            // Who asked may have given up; a worker nobody wants dies with its link.
+            // Who asked may have given up by now: then the child is dropped here, which ends and buries it.
             let _ = reply.send(outcome);
             if broken {
-                break Over::Failed;
+                return Over::Failed;
             }
+        }
+        Over::Retired
+    }
+
+    async fn fork(
+        &mut self,
+        process: &Process,
+        order: &ForkOrder,
+        ends: WorkerEnds,
+    ) -> Result<Child, ZygoteError> {
+        let fds = ends.in_order();
+        let (pid, pidfd) = tokio::select! {
+            biased;
+            // Also when closing: an answer that nobody took would be a child that nobody reaps.
+            forked = process.fork(order, &fds) => forked?,
+            () = patience(&mut self.closing) => return Err(ZygoteError::Hung(LAST_FORK_TIMEOUT)),
         };
-        process.end().await;
-        over
+        drop(fds);
+        Child::new(pid, pidfd, ends.leaf, &self.graveyard).map_err(ZygoteError::Unwatched)
     }
 
     /// Starts the next zygote. Requests wait for it, unless the budget makes it wait itself: then they are refused.
+    /// `None` when the supervisor wants no more workers.
     async fn start_again(&mut self) -> Option<Process> {
         loop {
             let now = Instant::now();
@@ -232,26 +290,39 @@ impl Keeper {
             if at > now {
                 self.refuse_until(at).await?;
             }
-            self.starts.set(self.starts.get() + 1);
-            match Process::start(&self.settings).await {
-                Ok((process, report)) if report.engine_fingerprint == self.fingerprint => {
-                    return Some(process);
-                }
-                Ok((process, _)) => {
-                    tracing::error!("the new zygote has another engine; was the executable replaced?");
-                    process.end().await;
-                }
+            self.state.starts.set(self.state.starts.get() + 1);
+            let started = tokio::select! {
+                biased;
+                () = closed(&mut self.closing) => return None,
+                started = Process::start(&self.settings, &self.graveyard) => started,
+            };
+            match started {
+                Ok((process, report)) if self.is_like_the_first(&report) => return Some(process),
+                Ok(_) => tracing::error!(
+                    "the new zygote has another engine or other walls than the first; was the executable replaced \
+                     or the kernel's configuration changed? restart the daemon"
+                ),
                 Err(error) => tracing::error!(%error, "zygote does not start"),
             }
             self.budget.failed(Instant::now());
         }
     }
 
+    /// What was admitted and cached relies on what the first one found.
+    fn is_like_the_first(&self, report: &WarmReport) -> bool {
+        let first = &self.report;
+        report.engine_fingerprint == first.engine_fingerprint
+            && report.namespaces == first.namespaces
+            && report.landlock_abi == first.landlock_abi
+    }
+
     /// Refuses requests for a while; `None` when the supervisor wants no more workers.
     async fn refuse_until(&mut self, at: Instant) -> Option<()> {
+        self.state.waits_until.set(Some(at));
         loop {
             tokio::select! {
                 biased;
+                () = closed(&mut self.closing) => return None,
                 () = tokio::time::sleep_until(at.into()) => return Some(()),
                 request = self.requests.recv() => {
                     let retry_after = at.saturating_duration_since(Instant::now());
@@ -262,11 +333,17 @@ impl Keeper {
     }
 }
 
+/// Returns when a fork may not take any longer because the supervisor is stopping.
+async fn patience(closing: &mut watch::Receiver<bool>) {
+    closed(closing).await;
+    tokio::time::sleep(LAST_FORK_TIMEOUT).await;
+}
+
 /// What the zygote may say in answer to a fork order.
-fn forked(answer: FromZygote, mut fds: Vec<OwnedFd>) -> Result<Forked, ZygoteError> {
+fn forked(answer: FromZygote, mut fds: Vec<OwnedFd>) -> Result<(u32, OwnedFd), ZygoteError> {
     match answer {
         FromZygote::Forked { pid } => match fds.pop() {
-            Some(pidfd) if fds.is_empty() => Ok(Forked { pid, pidfd }),
+            Some(pidfd) if fds.is_empty() => Ok((pid, pidfd)),
             _ => Err(ZygoteError::Broken("it forked and sent no pidfd".to_owned())),
         },
         FromZygote::NotForked { operation, errno } => {

@@ -3,67 +3,68 @@
 //! Owns: its start, its control socket, its end.
 //! Never: starts another.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
+use std::rc::Rc;
 
-use nix::sys::signal::Signal;
 use stockade_sys::{link, pidfd};
 use stockade_wire::zygote::{ForkOrder, FromZygote, ToZygote, WarmReport};
-use tokio::io::unix::AsyncFd;
 use tokio::time::timeout;
 
-use super::{FORK_TIMEOUT, Forked, Settings, WARM_TIMEOUT, ZygoteError, forked};
+use super::{FORK_TIMEOUT, Settings, WARM_TIMEOUT, ZygoteError, forked};
+use crate::supervisor::child::{Child, Graveyard};
 use crate::supervisor::link::Link;
-use crate::supervisor::readiness::watch;
 
 /// The role argument; `main` looks for it before anything else.
 const ROLE: &str = "zygote";
 
+/// A zygote. It holds nothing worth a grace: dropped, it is killed and buried.
 pub(super) struct Process {
-    pidfd: AsyncFd<OwnedFd>,
+    child: Child,
     control: Link<ToZygote, FromZygote>,
 }
 
 impl Process {
     /// Starts a zygote in a clean environment and waits until it is warm.
-    pub(super) async fn start(settings: &Settings) -> Result<(Self, WarmReport), ZygoteError> {
-        let mut process = Self::spawn(settings)?;
-        match timeout(WARM_TIMEOUT, process.warm(settings)).await {
-            Ok(Ok(report)) => Ok((process, report)),
-            Ok(Err(error)) => {
-                process.end().await;
-                Err(error)
-            }
-            Err(_) => {
-                process.end().await;
-                Err(ZygoteError::Hung(WARM_TIMEOUT))
-            }
-        }
+    pub(super) async fn start(
+        settings: &Settings,
+        graveyard: &Rc<Graveyard>,
+    ) -> Result<(Self, WarmReport), ZygoteError> {
+        let process = Self::spawn(settings, graveyard)?;
+        let warm = timeout(WARM_TIMEOUT, process.warm(settings)).await;
+        let report = warm.map_err(|_| ZygoteError::Hung(WARM_TIMEOUT))??;
+        Ok((process, report))
     }
 
-    fn spawn(settings: &Settings) -> Result<Self, ZygoteError> {
+    fn spawn(settings: &Settings, graveyard: &Rc<Graveyard>) -> Result<Self, ZygoteError> {
         let failed = |source| ZygoteError::Start { path: settings.executable.clone(), source };
         let broken = |error: &dyn std::fmt::Display| ZygoteError::Broken(error.to_string());
         let (ours, theirs) = link::pair().map_err(|error| broken(&error))?;
         // Standard descriptors are all it inherits: every other one of ours is close-on-exec.
-        let child = Command::new(&settings.executable)
+        let mut spawned = Command::new(&settings.executable)
             .arg0("stockade-zygote")
             .arg(ROLE)
             .env_clear()
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
+            // A group of its own, which its workers are born into: what a terminal sends to the foreground group,
+            // such as SIGINT, is for the supervisor to answer.
+            .process_group(0)
             .spawn()
             .map_err(failed)?;
-        // `Child` is let go without waiting: the pidfd is what reaps it, and nothing else does.
-        let pidfd = pidfd::open(child.id()).map_err(|errno| failed(errno.into()))?;
-        Ok(Self {
-            pidfd: watch(pidfd).map_err(failed)?,
-            control: Link::new(ours).map_err(|error| broken(&error))?,
-        })
+        let pidfd = pidfd::open(spawned.id()).map_err(|errno| {
+            // Without a pidfd nothing would ever reap it.
+            let _ = spawned.kill();
+            let _ = spawned.wait();
+            failed(errno.into())
+        })?;
+        // The standard library's handle is let go without waiting: from here on the pidfd is what reaps.
+        let child = Child::new(spawned.id(), pidfd, None, graveyard).map_err(failed)?;
+        Ok(Self { child, control: Link::new(ours).map_err(|error| broken(&error))? })
     }
 
-    async fn warm(&mut self, settings: &Settings) -> Result<WarmReport, ZygoteError> {
+    async fn warm(&self, settings: &Settings) -> Result<WarmReport, ZygoteError> {
         let config = ToZygote::Configure(settings.config.clone());
         match self.ask(&config, &[], 0).await? {
             (FromZygote::Warm(report), _) if is_fingerprint(&report.engine_fingerprint) => Ok(report),
@@ -72,11 +73,12 @@ impl Process {
         }
     }
 
+    /// Has it fork: the new process's id and pidfd.
     pub(super) async fn fork(
-        &mut self,
+        &self,
         order: &ForkOrder,
         fds: &[BorrowedFd<'_>],
-    ) -> Result<Forked, ZygoteError> {
+    ) -> Result<(u32, OwnedFd), ZygoteError> {
         let order = ToZygote::Fork(order.clone());
         let (answer, fds) = timeout(FORK_TIMEOUT, self.ask(&order, fds, 1))
             .await
@@ -85,7 +87,7 @@ impl Process {
     }
 
     async fn ask(
-        &mut self,
+        &self,
         message: &ToZygote,
         fds: &[BorrowedFd<'_>],
         fds_back_max: usize,
@@ -100,18 +102,8 @@ impl Process {
     }
 
     /// Returns when it has exited.
-    pub(super) async fn exited(&mut self) {
-        // An error means that the descriptor is of no use any more, which is as good as gone.
-        let _ = self.pidfd.readable().await;
-    }
-
-    /// Kills it if need be and reaps it. It holds nothing worth a grace.
-    pub(super) async fn end(mut self) {
-        let _ = pidfd::signal(self.pidfd.as_fd(), Signal::SIGKILL);
-        self.exited().await;
-        if let Err(errno) = pidfd::reap(self.pidfd.as_fd()) {
-            tracing::warn!(%errno, "zygote could not be reaped");
-        }
+    pub(super) async fn exited(&self) {
+        self.child.exited().await;
     }
 }
 

@@ -4,5 +4,6 @@
 //! Never: is part of the product; nothing in it goes round a layer.
 #![forbid(unsafe_code)]
 
+pub mod manners;
 pub mod misbehave;
 pub mod probe;

@@ -6,18 +6,26 @@
 //! ```
 #![forbid(unsafe_code)]
 
+use std::ffi::OsStr;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::ExitCode;
 
-use stockade_hostile::{misbehave, probe};
+use stockade_hostile::{manners, misbehave, probe};
 use stockade_worker::zygote;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args();
-    let own_name = arguments.next().unwrap_or_default();
+    let own_name = own_name(arguments.next().unwrap_or_default());
     match (arguments.next().as_deref(), arguments.next()) {
         (Some("zygote"), None) => match std::io::stdin().as_fd().try_clone_to_owned() {
-            Ok(control) => zygote::serve(control, misbehave::behaviour(&own_name)),
+            Ok(control) => match manners::of(&own_name) {
+                Some(answer) => {
+                    manners::serve(&control, answer);
+                    ExitCode::SUCCESS
+                }
+                None => zygote::serve(control, misbehave::behaviour(&own_name)),
+            },
             Err(error) => {
                 eprintln!("standard input is not there: {error}");
                 ExitCode::FAILURE
@@ -38,4 +46,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The name that chooses a misbehaviour: the one it was called by, or the file's when it was called by the
+/// supervisor, which has a name of its own for its zygotes.
+fn own_name(called: String) -> String {
+    if called != "stockade-zygote" {
+        return Path::new(&called).file_name().and_then(OsStr::to_str).unwrap_or_default().to_owned();
+    }
+    let file = std::env::current_exe().unwrap_or_default();
+    file.file_name().and_then(OsStr::to_str).unwrap_or_default().to_owned()
 }

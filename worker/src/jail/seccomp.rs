@@ -123,6 +123,14 @@ pub fn is_abort(number: u32) -> bool {
     syscall_name(number) == Some("rt_sigprocmask")
 }
 
+/// Whether `number` is the call by which a native crash shows: that of [`is_abort`], or the one by which a handler
+/// of SIGSEGV and its like, having found that the fault is not the guest's, lets it take its course. That one is not
+/// allowed either: whoever may set handlers may replace the one that tells of forbidden calls.
+#[must_use]
+pub fn is_crash(number: u32) -> bool {
+    is_abort(number) || syscall_name(number) == Some("rt_sigaction")
+}
+
 /// Number of the system call `name` on this architecture.
 #[must_use]
 pub fn syscall_number(name: &str) -> Option<u32> {

@@ -1,0 +1,238 @@
+//! Our child processes: signalled and reaped by pidfd, never lost.
+//!
+//! Owns: a child's pidfd and its leaf until the child is reaped. Nothing else reaps.
+//! Never: knows what the child is for.
+//!
+//! A [`Child`] that is dropped before it was reaped is killed, and the [`Graveyard`] reaps it as soon as it has
+//! exited: whoever stops waiting for one, at whatever point, leaves neither a process nor a zombie nor a leaf.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use stockade_sys::pidfd::{self, Ended};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
+
+use super::cgroup::Leaf;
+use super::readiness::watch;
+
+/// A child process. Dropped before it was reaped, it is killed and buried.
+pub(crate) struct Child {
+    pid: u32,
+    pidfd: Option<AsyncFd<OwnedFd>>,
+    leaf: Option<Leaf>,
+    graveyard: Rc<Graveyard>,
+}
+
+impl Child {
+    /// Takes over the child with this pidfd. Needs a Tokio runtime.
+    ///
+    /// # Errors
+    /// When the pidfd cannot be watched; the child is killed and reaped then.
+    pub(crate) fn new(
+        pid: u32,
+        pidfd: OwnedFd,
+        leaf: Option<Leaf>,
+        graveyard: &Rc<Graveyard>,
+    ) -> std::io::Result<Self> {
+        // Should it fail, the descriptor goes with it, and the child is reached by its pid alone. That is still its
+        // own: it is ours, and not reaped.
+        let pidfd = watch(pidfd).inspect_err(|_| end_by_pid(pid))?;
+        graveyard.unreaped.set(graveyard.unreaped.get() + 1);
+        Ok(Self { pid, pidfd: Some(pidfd), leaf, graveyard: Rc::clone(graveyard) })
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Its cgroup leaf, where there is one.
+    pub(crate) fn leaf(&self) -> Option<&Leaf> {
+        self.leaf.as_ref()
+    }
+
+    /// Removes its leaf. To be called once it is reaped and the leaf's figures are read.
+    pub(crate) fn remove_leaf(&mut self) {
+        self.leaf.take().map(remove);
+    }
+
+    /// Whether it has already exited, seen without waiting.
+    pub(crate) fn is_gone(&self) -> bool {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        let Some(pidfd) = &self.pidfd else { return true };
+        let mut polled = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        poll(&mut polled, PollTimeout::ZERO).map_or(true, |ready| ready > 0)
+    }
+
+    /// Returns when it has exited. Dropping the future loses nothing.
+    pub(crate) async fn exited(&self) {
+        if let Some(pidfd) = &self.pidfd {
+            // An error means that the descriptor is of no use any more, which is as good as gone.
+            let _ = pidfd.readable().await;
+        }
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let Some(pidfd) = &self.pidfd else { return };
+        match pidfd::signal(pidfd.as_fd(), signal) {
+            // ESRCH: it exited in the meantime.
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(errno) => tracing::error!(%errno, pid = self.pid, %signal, "signal not sent"),
+        }
+    }
+
+    /// CPU time it has used so far, user and system, from the kernel.
+    pub(crate) fn cpu_time(&self) -> Option<Duration> {
+        let clock = nix::time::ClockId::pid_cpu_clock_id(as_pid(self.pid)).ok()?;
+        let time = clock.now().ok()?;
+        Some(Duration::from(time))
+    }
+
+    /// Reaps it. To be called once [`Child::exited`] has returned.
+    pub(crate) fn reap(&mut self) -> Option<Ended> {
+        let ended = reap(self.pidfd.as_ref()?, self.pid)?;
+        self.pidfd = None;
+        self.graveyard.one_reaped();
+        ended
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.signal(Signal::SIGKILL);
+        if let Some(pidfd) = self.pidfd.take() {
+            self.graveyard.bury(Buried { pid: self.pid, pidfd, leaf: self.leaf.take() });
+        }
+    }
+}
+
+fn end_by_pid(pid: u32) {
+    // 0 and below would be whole process groups.
+    let Some(pid) = i32::try_from(pid).ok().filter(|pid| *pid > 1).map(Pid::from_raw) else { return };
+    if nix::sys::signal::kill(pid, Signal::SIGKILL).is_ok() {
+        let _ = nix::sys::wait::waitpid(pid, None);
+    }
+}
+
+/// `None` while it lives. Inside, how it ended, unless the kernel does not say.
+fn reap(pidfd: &AsyncFd<OwnedFd>, pid: u32) -> Option<Option<Ended>> {
+    match pidfd::reap(pidfd.as_fd()) {
+        Ok(Some(ended)) => Some(Some(ended)),
+        Ok(None) => None,
+        Err(errno) => {
+            tracing::error!(%errno, pid, "child could not be reaped");
+            Some(None)
+        }
+    }
+}
+
+/// Where children end that nobody waits for.
+#[derive(Default)]
+pub(crate) struct Graveyard {
+    buried: RefCell<Vec<Buried>>,
+    /// Children that are not reaped, buried or not.
+    unreaped: Cell<usize>,
+    sexton: RefCell<Option<Waker>>,
+    deserted: Notify,
+}
+
+struct Buried {
+    pid: u32,
+    pidfd: AsyncFd<OwnedFd>,
+    leaf: Option<Leaf>,
+}
+
+impl Graveyard {
+    /// A graveyard and the task that tends it, which ends when nothing is left to bury or to be buried. To be called
+    /// in a `LocalSet`.
+    pub(crate) fn open() -> Rc<Self> {
+        let graveyard = Rc::new(Self::default());
+        let tended = Rc::clone(&graveyard);
+        tokio::task::spawn_local(async move { poll_fn(|context| tended.tend(context)).await });
+        graveyard
+    }
+
+    /// Returns when every child there was is reaped.
+    pub(crate) async fn deserted(&self) {
+        loop {
+            let deserted = self.deserted.notified();
+            if self.unreaped.get() == 0 {
+                return;
+            }
+            deserted.await;
+        }
+    }
+
+    /// Lets the tending task end once nothing is left; to be called by whoever opened it, and no more children.
+    pub(crate) fn close(&self) {
+        self.wake();
+    }
+
+    fn bury(&self, one: Buried) {
+        self.buried.borrow_mut().push(one);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(sexton) = self.sexton.borrow().as_ref() {
+            sexton.wake_by_ref();
+        }
+    }
+
+    fn one_reaped(&self) {
+        self.unreaped.set(self.unreaped.get().saturating_sub(1));
+        if self.unreaped.get() == 0 {
+            self.deserted.notify_waiters();
+        }
+    }
+
+    fn tend(self: &Rc<Self>, context: &mut Context<'_>) -> Poll<()> {
+        *self.sexton.borrow_mut() = Some(context.waker().clone());
+        let gone: Vec<Buried> = self.buried.borrow_mut().extract_if(.., |one| one.is_gone(context)).collect();
+        for one in gone {
+            one.leaf.map(remove);
+            self.one_reaped();
+        }
+        // The only one who knows of it is this task: nothing will be buried any more.
+        if self.unreaped.get() == 0 && Rc::strong_count(self) == 1 { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl Buried {
+    /// Whether it is reaped; if not, `context` is woken when it can be.
+    fn is_gone(&self, context: &mut Context<'_>) -> bool {
+        loop {
+            let mut ready = match self.pidfd.poll_read_ready(context) {
+                Poll::Pending => return false,
+                Poll::Ready(Ok(ready)) => ready,
+                // The runtime is ending, and this task with it.
+                Poll::Ready(Err(_)) => return reap(&self.pidfd, self.pid).is_some(),
+            };
+            if reap(&self.pidfd, self.pid).is_some() {
+                return true;
+            }
+            ready.clear_ready();
+        }
+    }
+}
+
+/// As the kernel's calls take it.
+pub(crate) fn as_pid(pid: u32) -> Pid {
+    // The kernel's own limit on pids, 2²², is far below where this would matter; 0 names no other process.
+    Pid::from_raw(i32::try_from(pid).unwrap_or(0))
+}
+
+fn remove(mut leaf: Leaf) {
+    if let Err(error) = leaf.remove() {
+        tracing::warn!(%error, "cgroup leaf not removed; the next start sweeps it");
+    }
+}

@@ -1,0 +1,102 @@
+//! Workers that fail again and again.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use stockade_wire::client::RefusalReason;
+use stockade_wire::job::Verdict;
+
+use crate::families::{signal, zygote};
+use crate::rig::{Executable, Rig, alone, config, eventually, honest};
+
+const WINDOW: Duration = Duration::from_secs(2);
+
+/// A rig with compiled code and no idle worker, whose next workers come from the executable `name`.
+pub async fn rig_that_becomes(name: &str) -> Rig {
+    let mut config = config();
+    config.pool.warm = 0;
+    config.pool.restart_window = WINDOW;
+    config.pool.worker_failures_max = 6;
+    config.pool.lock_timeout = Duration::from_millis(300);
+    let rig = Rig::start_from(Executable::named("stockade-hostile"), config).await.unwrap();
+    rig.assert_serves().await;
+    rig.executable.becomes(name);
+    signal(zygote().unwrap(), Signal::SIGKILL);
+    eventually("another zygote", || rig.supervisor.statistics().zygote_starts == 2).await;
+    rig
+}
+
+/// Submits until it is refused, and returns how long it is to wait then.
+pub async fn refused(rig: &Rig) -> Duration {
+    let by = Instant::now() + crate::rig::PATIENCE;
+    loop {
+        match rig.try_submit(honest()) {
+            Ok(id) => {
+                let outcome = &rig.result(&id).await.outcome;
+                assert_eq!(outcome.verdict, Verdict::Internal, "{outcome:?}");
+                assert_eq!(outcome.reason.as_deref(), Some("no_worker"), "{outcome:?}");
+            }
+            Err(refusal) => {
+                assert_eq!(refusal.reason, RefusalReason::Unavailable, "{refusal:?}");
+                return Duration::from_millis(refusal.retry_after_ms.unwrap());
+            }
+        }
+        assert!(Instant::now() < by, "never refused");
+    }
+}
+
+/// Returns once jobs are taken and complete again.
+pub async fn serves_again(rig: &Rig) {
+    let by = Instant::now() + crate::rig::PATIENCE;
+    loop {
+        let ended = match rig.try_submit(honest()) {
+            Ok(id) => rig.result(&id).await.outcome.verdict,
+            Err(refusal) => {
+                let after = Duration::from_millis(refusal.retry_after_ms.unwrap());
+                assert!(after <= WINDOW, "{refusal:?}");
+                let _ = tokio::time::timeout(after, std::future::pending::<()>()).await;
+                continue;
+            }
+        };
+        if ended == Verdict::Completed {
+            return;
+        }
+        assert!(Instant::now() < by, "no job completes");
+    }
+}
+
+#[test]
+fn workers_that_die_before_their_lock_open_the_circuit_until_its_window_is_over() {
+    alone(async || {
+        for name in ["die-before-lock", "hang-before-lock", "hang-before-report"] {
+            let rig = rig_that_becomes(name).await;
+            let after = refused(&rig).await;
+            assert!(after <= WINDOW, "{name}: {after:?}");
+            let forks = rig.supervisor.statistics().forks;
+            // 2 went well.
+            assert!(forks <= 2 + 6 + 2, "{name}: {forks} forks");
+            rig.executable.becomes("stockade-hostile");
+            signal(zygote().unwrap(), Signal::SIGKILL);
+            serves_again(&rig).await;
+            rig.end().await;
+        }
+    });
+}
+
+#[test]
+fn open_circuit_does_not_touch_jobs_that_have_their_worker() {
+    alone(async || {
+        let rig = rig_that_becomes("stockade-hostile").await;
+        rig.assert_serves().await;
+        let running = rig.submit(crate::rig::submission(crate::rig::SPIN));
+        rig.running(&running).await;
+        let zygotes = rig.supervisor.statistics().zygote_starts;
+        rig.executable.becomes("die-before-lock");
+        signal(zygote().unwrap(), Signal::SIGKILL);
+        eventually("another zygote", || rig.supervisor.statistics().zygote_starts > zygotes).await;
+        refused(&rig).await;
+        rig.cancel(&running);
+        assert_eq!(rig.result(&running).await.outcome.verdict, Verdict::Cancelled);
+        rig.end().await;
+    });
+}

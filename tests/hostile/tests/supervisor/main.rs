@@ -1,0 +1,22 @@
+//! The supervisor against processes that misbehave: what it says of each, and what is left of them.
+//!
+//! The supervisor is the product's, in a process of its own for every test; the zygote and its workers are
+//! `stockade-hostile`, in the real jail.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on says so by panicking"
+)]
+
+mod circuit;
+mod deaths;
+mod families;
+mod ladder;
+mod processes;
+mod reports;
+mod residue;
+mod rig;
+mod verdicts;
+mod zygotes;

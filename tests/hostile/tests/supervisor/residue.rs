@@ -1,0 +1,143 @@
+//! What is left after many jobs: nothing.
+
+use std::time::Duration;
+
+use stockade_wire::job::Verdict;
+
+use crate::families::{children, open_fds, resident_kib, zombies};
+use crate::rig::{Rig, SPIN, alone, config, eventually, honest, hostile, limited, submission};
+
+/// Growth of private memory that says nothing: the allocator's own.
+const SLACK_KIB: u64 = 4 << 10;
+
+async fn rig(warm: usize) -> Rig {
+    let mut config = config();
+    config.pool.warm = warm;
+    config.results.bytes_max = 1 << 20;
+    config.queue.jobs_max = 1000;
+    config.queue.jobs_per_caller_max = 1000;
+    let rig = Rig::start_with(config).await;
+    rig.run(limited(submission(SPIN), Duration::from_millis(20), Duration::ZERO)).await;
+    for _ in 0..20 {
+        rig.assert_serves().await;
+    }
+    rig
+}
+
+/// Runs `work` and asserts that it leaves nothing behind.
+async fn assert_flat(what: &str, rig: &Rig, work: impl AsyncFnOnce()) {
+    let settled = || rig.supervisor.statistics().running == 0 && zombies().is_empty();
+    eventually("what was before to settle", settled).await;
+    let (fds, kib) = (settled_fds(rig).await, resident_kib());
+    work().await;
+    eventually("the dead to be reaped", settled).await;
+    let (fds_after, kib_after) = (settled_fds(rig).await, resident_kib());
+    eprintln!(
+        "{what}: {fds} → {fds_after} descriptors, {kib} → {kib_after} KiB, {:?}",
+        rig.supervisor.statistics().verdicts
+    );
+    assert_eq!(fds_after, fds, "{what}");
+    assert!(kib_after < kib + SLACK_KIB, "{what}: {kib} → {kib_after} KiB");
+}
+
+/// Once the idle workers are complete.
+async fn settled_fds(rig: &Rig) -> usize {
+    let mut warm = 0;
+    eventually("idle workers", || {
+        warm = rig.supervisor.statistics().warm;
+        // The zygote and the idle ones, nobody else.
+        warm > 0 && children().len() as u64 == 1 + warm || warm == 0 && children().len() == 1
+    })
+    .await;
+    open_fds()
+}
+
+#[test]
+fn nothing_is_left_of_500_jobs() {
+    alone(async || {
+        let rig = rig(2).await;
+        assert_flat("500 jobs", &rig, async || {
+            for _ in 0..50 {
+                let jobs: Vec<_> = (0..10).map(|_| rig.submit(honest())).collect();
+                for job in jobs {
+                    assert_eq!(rig.result(&job).await.outcome.verdict, Verdict::Completed);
+                }
+            }
+        })
+        .await;
+        rig.end().await;
+    });
+}
+
+#[test]
+fn nothing_is_left_of_100_jobs_cancelled_at_any_moment() {
+    alone(async || {
+        // Without idle workers every job waits for a fork, which is the moment at which a cancellation is hardest.
+        for warm in [0, 2] {
+            let rig = rig(warm).await;
+            assert_flat(&format!("100 cancelled, {warm} idle"), &rig, async || {
+                for moment in 0..100 {
+                    let id = rig.submit(submission(SPIN));
+                    for _ in 0..moment {
+                        tokio::task::yield_now().await;
+                    }
+                    rig.cancel(&id);
+                    assert_eq!(rig.result(&id).await.outcome.verdict, Verdict::Cancelled);
+                }
+            })
+            .await;
+            rig.assert_serves().await;
+            rig.end().await;
+        }
+    });
+}
+
+#[test]
+fn nothing_is_left_of_100_jobs_that_were_killed() {
+    alone(async || {
+        let rig = rig(2).await;
+        assert_flat("100 killed", &rig, async || {
+            for _ in 0..25 {
+                let job = || limited(hostile("ignore-sigterm"), Duration::from_millis(20), Duration::ZERO);
+                let jobs: Vec<_> = (0..4).map(|_| rig.submit(job())).collect();
+                for job in jobs {
+                    assert_eq!(rig.result(&job).await.outcome.verdict, Verdict::TimedOut);
+                }
+            }
+        })
+        .await;
+        rig.end().await;
+    });
+}
+
+#[test]
+fn nothing_is_left_of_200_misbehaving_workers() {
+    const ENTRIES: [&str; 10] = [
+        "exit-7",
+        "panic",
+        "abort",
+        "reply-twice",
+        "garbage",
+        "oversize",
+        "socket",
+        "flood-output",
+        "wrong-kind",
+        "eat-memory",
+    ];
+    alone(async || {
+        let rig = rig(2).await;
+        // Once before, so that what is loaded lazily is.
+        for entry in ENTRIES {
+            rig.run(hostile(entry)).await;
+        }
+        assert_flat("200 misbehaving", &rig, async || {
+            for entry in ENTRIES.repeat(20) {
+                let result = rig.run(hostile(entry)).await;
+                assert_ne!(result.outcome.verdict, Verdict::Completed, "{entry}");
+            }
+        })
+        .await;
+        rig.assert_serves().await;
+        rig.end().await;
+    });
+}
