@@ -30,7 +30,7 @@ use super::drive::Work;
 use super::job::Job;
 use super::job::ladder::Cause;
 use super::job::outcome::{self, Evidence};
-use super::streams::turn;
+use super::streams::{Turn, turn};
 use crate::config::Config;
 
 /// Input copied at once, bytes.
@@ -178,16 +178,16 @@ impl Streams {
                     told = Some(Cause::Deadline);
                 }
                 ready = self.output.readable(), if output => {
-                    output = ready.is_ok() && turn(&self.output, |bytes| cut |= !job.add_output(bytes));
+                    output = ready.is_ok() && turn(&self.output, |bytes| cut |= !job.add_output(bytes)) != Turn::Over;
                     if cut && told.is_none() {
                         told = Some(Cause::OutputLimit);
                     }
                 }
                 ready = self.stdout.readable(), if stdout => {
-                    stdout = ready.is_ok() && turn(&self.stdout, |bytes| job.log(LogStream::Stdout, bytes));
+                    stdout = ready.is_ok() && turn(&self.stdout, |bytes| job.log(LogStream::Stdout, bytes)) != Turn::Over;
                 }
                 ready = self.stderr.readable(), if stderr => {
-                    stderr = ready.is_ok() && turn(&self.stderr, |bytes| job.log(LogStream::Stderr, bytes));
+                    stderr = ready.is_ok() && turn(&self.stderr, |bytes| job.log(LogStream::Stderr, bytes)) != Turn::Over;
                 }
             }
             if told.is_some() {

@@ -14,7 +14,7 @@ use super::cgroup::LeafUsage;
 use super::job::Job;
 use super::job::ladder::{self, Cause, Effect, Event, Rung, Waits};
 use super::link::ExchangeError;
-use super::streams::{rest, turn};
+use super::streams::{Turn, rest, turn};
 use super::worker::Worker;
 
 /// What is known of a worker's run once it is over.
@@ -147,6 +147,8 @@ struct Course<'a> {
     cpu_check: Option<Instant>,
     output_cut: bool,
     order_unread: bool,
+    /// The last turn was not enough for what was in a pipe.
+    flooded: bool,
     open: Open,
 }
 
@@ -174,6 +176,7 @@ impl<'a> Course<'a> {
             cpu_check: rules.cpu.map(|limit| started + limit),
             output_cut: false,
             order_unread: false,
+            flooded: false,
             open: Open { link: true, output: true, stdout: true, stderr: true, stop: true },
         }
     }
@@ -206,6 +209,9 @@ impl<'a> Course<'a> {
                     self.open.stderr = ready.is_ok() && self.log(LogStream::Stderr);
                 }
                 () = sleep_until(due), if due.is_some() => self.tick(),
+            }
+            if std::mem::take(&mut self.flooded) {
+                tokio::task::yield_now().await;
             }
         }
         self.drain();
@@ -286,20 +292,23 @@ impl<'a> Course<'a> {
     }
 
     fn output(&mut self) -> bool {
-        let open = turn(&self.worker.output, |bytes| self.output_cut |= !self.job.add_output(bytes));
+        let turn = turn(&self.worker.output, |bytes| self.output_cut |= !self.job.add_output(bytes));
         if self.output_cut {
             self.event(Event::Stop(Cause::OutputLimit));
         }
         // Reading on would only make room for more of what is thrown away.
-        open && !self.output_cut
+        self.flooded |= turn == Turn::Full;
+        turn != Turn::Over && !self.output_cut
     }
 
-    fn log(&self, stream: LogStream) -> bool {
+    fn log(&mut self, stream: LogStream) -> bool {
         let pipe = match stream {
             LogStream::Stdout => &self.worker.stdout,
             LogStream::Stderr => &self.worker.stderr,
         };
-        turn(pipe, |bytes| self.job.log(stream, bytes))
+        let turn = turn(pipe, |bytes| self.job.log(stream, bytes));
+        self.flooded |= turn == Turn::Full;
+        turn != Turn::Over
     }
 }
 

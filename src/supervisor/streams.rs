@@ -16,18 +16,29 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; TURN_BYTES]);
 }
 
-/// Reads what is there, at most one turn's worth; `false` when there will be no more. `take` must not read a pipe.
-pub(super) fn turn(pipe: &Receiver, take: impl FnOnce(&[u8])) -> bool {
+/// What became of one turn at a pipe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// There was less than a turn's worth.
+    Part,
+    /// There was a whole turn's worth, and there is more or soon will be.
+    Full,
+    /// There will be no more.
+    Over,
+}
+
+/// Reads what is there, at most one turn's worth. `take` must not read a pipe.
+pub(super) fn turn(pipe: &Receiver, take: impl FnOnce(&[u8])) -> Turn {
     BUFFER.with_borrow_mut(|buffer| match pipe.try_read(buffer) {
-        Ok(0) => false,
+        Ok(0) => Turn::Over,
         Ok(length) => {
             take(buffer.get(..length).unwrap_or_default());
-            true
+            if length == TURN_BYTES { Turn::Full } else { Turn::Part }
         }
-        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => true,
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Turn::Part,
         Err(error) => {
             tracing::warn!(%error, "a guest's pipe failed");
-            false
+            Turn::Over
         }
     })
 }

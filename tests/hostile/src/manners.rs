@@ -16,10 +16,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::errno::Errno;
 use stockade_sys::link;
 use stockade_sys::prctl::exit_now;
+use stockade_sys::solo::SingleThreaded;
 use stockade_wire::frame::{self, HEADER_BYTES};
 use stockade_wire::limits::{LINK_FDS_MAX, LINK_MESSAGE_BYTES_MAX};
 use stockade_wire::zygote::{ForkOperation, FromZygote, ToZygote, WarmReport, ZygoteConfig};
 use stockade_worker::engine::{self, EngineSettings};
+use stockade_worker::jail::{landlock, namespaces};
 
 type Answer = fn(&OwnedFd);
 
@@ -54,14 +56,17 @@ pub fn serve(control: &OwnedFd, answer: Answer) {
 }
 
 fn warm(config: &ZygoteConfig) -> Option<WarmReport> {
+    nix::sys::prctl::set_name(c"stockade:zygote").ok()?;
     let settings = EngineSettings { memory_bytes_max: config.memory_bytes_max, instances: 1 };
+    // A supervisor does not take a zygote that finds less than the first one did.
+    let namespaces = namespaces::enter(&SingleThreaded::probe().ok()?, config.namespaces).ok()?;
     let warm = engine::warm(&settings).ok()?;
     Some(WarmReport {
         engine_fingerprint: warm.fingerprint(),
         threads: 1,
-        landlock_abi: stockade_sys::prctl::landlock_abi().unwrap_or(0),
-        namespaces: Vec::new(),
-        namespaces_missing: None,
+        landlock_abi: landlock::abi_in_force(),
+        namespaces: namespaces.entered(),
+        namespaces_missing: namespaces.missing().map(str::to_owned),
     })
 }
 

@@ -4,7 +4,7 @@ use nix::sys::signal::Signal;
 use stockade_wire::job::{JobResult, Verdict};
 
 use crate::families::{signal, workers, zombies};
-use crate::rig::{Rig, SPIN, alone, config, eventually, hostile, submission};
+use crate::rig::{Rig, SPIN, alone, config, eventually, honest, hostile, submission};
 
 async fn rig(warm: usize) -> Rig {
     let mut config = config();
@@ -55,9 +55,32 @@ fn job_that_finds_its_worker_dead_gets_another() {
         let rig = rig(2).await;
         rig.assert_serves().await;
         for _ in 0..20 {
-            workers().into_iter().for_each(|worker| signal(worker, Signal::SIGKILL));
+            let idle = workers();
+            idle.iter().for_each(|worker| signal(*worker, Signal::SIGKILL));
+            eventually("their end", || workers().iter().all(|worker| !idle.contains(worker))).await;
             rig.assert_serves().await;
         }
+        assert_one_record_each(&rig);
+        rig.end().await;
+    });
+}
+
+#[test]
+fn job_whose_worker_dies_as_it_gets_it_completes_elsewhere_or_is_lost_but_never_both() {
+    alone(async || {
+        let rig = rig(2).await;
+        rig.assert_serves().await;
+        let mut lost = 0;
+        for _ in 0..50 {
+            workers().into_iter().for_each(|worker| signal(worker, Signal::SIGKILL));
+            let result = rig.run(honest()).await;
+            // The kernel may still have handed the order to a process that never ran again.
+            if result.outcome.verdict != Verdict::Completed {
+                assert_lost(&result, "killed");
+                lost += 1;
+            }
+        }
+        eprintln!("{lost} of 50 lost");
         assert_one_record_each(&rig);
         rig.end().await;
     });

@@ -126,7 +126,12 @@ fn nothing_is_left_of_200_misbehaving_workers() {
     ];
     alone(async || {
         let rig = rig(2).await;
-        // Once before, so that what is loaded lazily is.
+        // Blocks of some MiB the allocator would keep for the next one.
+        let hostile = |entry| {
+            let mut job = hostile(entry);
+            job.limits.output_bytes = Some(64 << 10);
+            job
+        };
         for entry in ENTRIES {
             rig.run(hostile(entry)).await;
         }

@@ -76,6 +76,7 @@ fn zygotes_that_die_at_once_are_started_a_few_times_and_then_jobs_are_refused() 
         config.pool.restart_window = Duration::from_secs(2);
         let rig = Rig::start_with(config).await;
         let bystander = bystander(&rig).await;
+        rig.assert_serves().await;
         rig.executable.points_to("/bin/false".as_ref());
         signal(zygote().unwrap(), Signal::SIGKILL);
         let after = refused_with_workers_left(&rig).await;
