@@ -1,4 +1,7 @@
 //! The one executable: supervisor, command line and, when it is started as one, zygote.
+//!
+//! Owns: which of these this process is, decided before anything else.
+//! Never: does any of their work.
 #![forbid(unsafe_code)]
 
 use std::os::fd::AsFd;

@@ -3,6 +3,8 @@
 //! Owns: where tracing events go and how they look.
 //! Never: decides what is worth an event; shows guest bytes that were not made safe.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::format::FmtSpan;
@@ -28,6 +30,7 @@ pub fn to_stderr(log: &Log) -> Result<(), ObserveError> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_new(&log.filter)?)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
     match log.format {
         LogFormat::Text => builder.try_init(),

@@ -1,4 +1,6 @@
 //! The example programs, run as a person would run them: through `stockade run`, in the jail, on real input.
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test says what broke by failing there")]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

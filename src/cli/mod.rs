@@ -20,6 +20,7 @@ pub mod module_kind;
 pub mod output;
 mod parse;
 mod ps;
+mod refused;
 mod remote;
 pub mod render;
 mod run;

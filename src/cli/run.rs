@@ -14,11 +14,11 @@ use tokio::task::LocalSet;
 
 use super::args::JobArgs;
 use super::output::Output;
-use super::{ArgsError, Colour, bill, exit, render};
+use super::{ArgsError, Colour, bill, exit, refused, render};
 use crate::config::Config;
 use crate::daemon::{SignalError, StopSignals};
 use crate::observe::{self, ObserveError};
-use crate::supervisor::{Caller, Input, Lookup, StartError, Startup, Supervisor, refusal_code};
+use crate::supervisor::{Caller, Input, Lookup, StartError, Startup, Supervisor};
 
 /// How long a compilation takes before it is worth a line.
 const PROGRESS_AFTER: Duration = Duration::from_millis(300);
@@ -41,8 +41,6 @@ enum RunError {
     Start(#[from] StartError),
     #[error("standard input cannot be handed to the guest")]
     Input(#[source] std::io::Error),
-    #[error("denied ({code}): {message}")]
-    Denied { code: &'static str, message: String },
     #[error("the job's result is gone")]
     Lost,
     #[error("the result cannot be written as JSON")]
@@ -70,7 +68,7 @@ pub(super) fn run(mut config: Config, args: &JobArgs) -> ExitCode {
         .and_then(|()| on_this_thread(run_one(config, args)).map_err(RunError::Runtime)?);
     match outcome {
         Ok(status) => ExitCode::from(status),
-        Err(error @ (RunError::Denied { .. } | RunError::Args(ArgsError::ModuleKind { .. }))) => {
+        Err(error @ RunError::Args(ArgsError::ModuleKind { .. })) => {
             Output::error(&error, exit::DENIED).print()
         }
         Err(error) => Output::error(&error, exit::OWN_FAILURE).print(),
@@ -89,10 +87,13 @@ async fn run_one(config: Config, args: &JobArgs) -> Result<u8, RunError> {
     let submission = args.submission(module, bytes)?;
     let supervisor = Startup::new(config).start().await?;
     let caller = Caller::own();
-    let id = supervisor.submit_with(&caller, submission, input).map_err(|refusal| RunError::Denied {
-        code: refusal_code(refusal.reason),
-        message: refusal.message,
-    })?;
+    let id = match supervisor.submit_with(&caller, submission, input) {
+        Ok(id) => id,
+        Err(refusal) => {
+            supervisor.end().await;
+            return Ok(report(&refused::result(&refusal, args), args)?);
+        }
+    };
     let watched = Watched { supervisor: &supervisor, caller, id: &id };
     let shown = tokio::select! {
         shown = watched.to_the_end(args, module_bytes) => shown,

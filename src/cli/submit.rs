@@ -13,7 +13,7 @@ use super::args::{JobArgs, SubmitArgs};
 use super::output::Output;
 use super::remote::RemoteError;
 use super::run::{BROKEN_PIPE_STATUS, on_this_thread, report};
-use super::{ArgsError, exit};
+use super::{ArgsError, exit, refused};
 use crate::client::{Client, ClientError, Ticket};
 use crate::daemon::StopSignals;
 use crate::supervisor::logs::safe_for_terminal;
@@ -48,7 +48,12 @@ async fn try_submit(path: &Path, args: &SubmitArgs) -> Result<u8, RemoteError> {
     }
     // Until here a signal ends this command alone, since there is no job yet.
     let mut signals = StopSignals::listen()?;
-    let ticket = client.submit_and_wait(submission).await?;
+    let ticket = match client.submit_and_wait(submission).await {
+        Err(ClientError::Refused(refusal)) => {
+            return Ok(report(&refused::result(&refusal, &args.job), &args.job)?);
+        }
+        submitted => submitted?,
+    };
     match result_or_end(&mut client, &ticket, &mut signals).await? {
         Some(result) => show(&result, &args.job),
         None => Ok(exit::KILLED),

@@ -283,7 +283,7 @@ pub struct Kill {
 /// Limits of a kind of job, by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Profile {
-    /// Wall time for queueing, compiling and running together.
+    /// Wall time for waiting and running together; compiling has limits of its own.
     pub timeout: Duration,
     /// Time between SIGTERM and SIGKILL.
     pub grace: Duration,
@@ -304,7 +304,7 @@ pub struct Profile {
 /// What one job may use: its profile, what it asked for, within the ceilings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Wall time for queueing, compiling and running together.
+    /// Wall time for waiting and running together; compiling has limits of its own.
     pub timeout: Duration,
     /// Time between SIGTERM and SIGKILL.
     pub grace: Duration,

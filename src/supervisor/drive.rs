@@ -15,7 +15,6 @@ use stockade_wire::bytes::ByteBuf;
 use stockade_wire::client::{Refusal, RefusalReason, Statistics};
 use stockade_wire::job::{Bill, Digest, JobResult, ModuleSource, Outcome, Phase, Walls};
 use stockade_wire::worker::{Ending, RunLimits, RunOrder};
-use stockade_worker::jail::seccomp::is_crash;
 
 use super::artifact::{self, Artifact, Artifacts, Compile, Key, Landed};
 use super::in_process::InProcess;
@@ -365,16 +364,13 @@ fn conclude(end: &RunEnd, record: &mut Record) -> Outcome {
     let Some(ended) = &end.ended else {
         return outcome::internal("not_reaped", "the kernel did not say how the worker ended".to_owned());
     };
-    let forbidden = replies.forbidden.map(outcome::syscall_name);
-    let crashed = replies.forbidden.is_some_and(is_crash);
     outcome::judge(&Evidence {
-        crashed,
         exit: ended.exit,
         oom_kills: leaf.and_then(|leaf| leaf.oom_kills),
         told: end.told,
         output_cut: end.output_cut,
         report: replies.report.as_ref(),
-        forbidden: forbidden.as_deref(),
+        forbidden: replies.forbidden,
         panicked: replies.panicked.as_deref(),
         protocol: replies.broken.as_deref(),
     })

@@ -4,14 +4,16 @@
 //! Never: is reached when the configuration says `production = true`; confines anything but by WebAssembly itself.
 
 use std::fs::File;
-use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::pipe2;
 use stockade_sys::memfd;
 use stockade_sys::pidfd::Exit;
@@ -19,19 +21,20 @@ use stockade_wire::job::{Layer, LogStream, MissingLayer, Outcome, Stage, Walls};
 use stockade_wire::worker::{CompileOrder, RunReport};
 use stockade_worker::compile::compile;
 use stockade_worker::engine::{EngineError, EngineSettings, Warm, warm};
-use stockade_worker::run::{self, Confinement, DeveloperMode, Stdio, Ticker, TickerError};
+use stockade_worker::run::{self, Confinement, CpuLimit, DeveloperMode, Stdio, Ticker, TickerError};
 use tokio::net::unix::pipe::Receiver;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::artifact::Compile;
 use super::drive::Work;
 use super::job::Job;
 use super::job::ladder::Cause;
 use super::job::outcome::{self, Evidence};
+use super::streams::{Turn, turn};
 use crate::config::Config;
 
-/// Bytes read from one stream before the others get their turn.
-const TURN_BYTES: usize = 64 << 10;
+/// Input copied at once, bytes.
+const PUMP_BYTES: usize = 64 << 10;
 
 /// Why the developer's mode cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +53,7 @@ pub(super) struct InProcess {
     ticker: Arc<Ticker>,
     compilers: Semaphore,
     artifact_bytes_max: u64,
+    compile_timeout: Duration,
 }
 
 /// How a run in this process ended.
@@ -67,7 +71,8 @@ impl InProcess {
         let warm = Arc::new(warm(&settings)?);
         let ticker = Arc::new(Ticker::start(Arc::clone(&warm))?);
         let compilers = Semaphore::new(config.pool.compilers_max);
-        Ok(Self { warm, ticker, compilers, artifact_bytes_max: config.compile.artifact_bytes })
+        let (artifact_bytes_max, compile_timeout) = (config.compile.artifact_bytes, config.compile.timeout);
+        Ok(Self { warm, ticker, compilers, artifact_bytes_max, compile_timeout })
     }
 
     pub(super) fn fingerprint(&self) -> String {
@@ -90,10 +95,12 @@ impl InProcess {
         let artifact = work.artifact.fd().try_clone_to_owned()?;
         let ((output, their_output), (stdout, their_stdout), (stderr, their_stderr)) =
             (pipe()?, pipe()?, pipe()?);
-        let input = work.input.try_clone()?;
+        let (input, pump) = interruptible(work.input.try_clone()?)?;
         let stdio = Stdio { input, output: their_output, stdout: their_stdout, stderr: their_stderr };
         let stop = Arc::new(AtomicBool::new(false));
+        let cpu = job.admitted.limits.cpu.map(CpuLimit::new);
         let mode = DeveloperMode::new(Arc::clone(&self.ticker), Arc::clone(&stop));
+        let mode = cpu.iter().cloned().fold(mode, DeveloperMode::with_cpu);
         let warm = Arc::clone(&self.warm);
         let running = tokio::task::spawn_blocking(move || {
             let loaded = match run::load(&warm, &order, artifact) {
@@ -103,8 +110,9 @@ impl InProcess {
             run::execute(loaded, Confinement::Developer(mode), stdio, &order)
         });
         let streams = Streams { output, stdout, stderr };
-        let (told, output_cut) = streams.follow(job, work.deadline, &stop).await;
+        let (told, output_cut) = streams.follow(job, work.deadline, Stop { flag: &stop, pump }).await;
         let report = running.await.map_err(std::io::Error::other)?;
+        let told = told.or_else(|| cpu.filter(CpuLimit::reached).map(|_| Cause::CpuTime));
         let outcome = outcome::judge(&Evidence {
             exit: Exit::Code(0),
             oom_kills: None,
@@ -112,7 +120,6 @@ impl InProcess {
             output_cut,
             report: Some(&report),
             forbidden: None,
-            crashed: false,
             panicked: None,
             protocol: None,
         });
@@ -132,8 +139,16 @@ impl Compile for Rc<InProcess> {
         };
         let warm = Arc::clone(&self.warm);
         let module = module.to_vec();
-        let compiled = tokio::task::spawn_blocking(move || compile(&warm, &module, &order))
+        let (done, compiling) = oneshot::channel();
+        // A thread that nobody waits for: when its time is up it cannot be stopped, and goes on to its end or to
+        // that of the process.
+        std::thread::Builder::new()
+            .name("compile".to_owned())
+            .spawn(move || done.send(compile(&warm, &module, &order)))
+            .map_err(|error| lost(&error))?;
+        let compiled = tokio::time::timeout(self.compile_timeout, compiling)
             .await
+            .map_err(|_| outcome::compile_timeout())?
             .map_err(|error| lost(&error))?;
         let (_, artifact) = compiled.map_err(|failure| outcome::not_compiled(&failure))?;
         let mut file = memfd::create("stockade-artifact").map_err(|error| lost(&error))?;
@@ -149,9 +164,9 @@ struct Streams {
 }
 
 impl Streams {
-    /// Reads until the guest has closed its streams, and sets `stop` when the job is to end. Says why it did,
-    /// and whether the output was cut.
-    async fn follow(&self, job: &Job, deadline: Instant, stop: &AtomicBool) -> (Option<Cause>, bool) {
+    /// Reads until the guest has closed its streams, and stops it when the job is to end. Says why it did, and
+    /// whether the output was cut.
+    async fn follow(&self, job: &Job, deadline: Instant, mut stop: Stop<'_>) -> (Option<Cause>, bool) {
         let mut told = None;
         let mut cut = false;
         let [mut output, mut stdout, mut stderr] = [true; 3];
@@ -163,20 +178,22 @@ impl Streams {
                     told = Some(Cause::Deadline);
                 }
                 ready = self.output.readable(), if output => {
-                    output = ready.is_ok() && turn(&self.output, |bytes| cut |= !job.add_output(bytes));
+                    output = ready.is_ok() && turn(&self.output, |bytes| cut |= !job.add_output(bytes)) != Turn::Over;
                     if cut && told.is_none() {
                         told = Some(Cause::OutputLimit);
                     }
                 }
                 ready = self.stdout.readable(), if stdout => {
-                    stdout = ready.is_ok() && turn(&self.stdout, |bytes| job.log(LogStream::Stdout, bytes));
+                    stdout = ready.is_ok() && turn(&self.stdout, |bytes| job.log(LogStream::Stdout, bytes)) != Turn::Over;
                 }
                 ready = self.stderr.readable(), if stderr => {
-                    stderr = ready.is_ok() && turn(&self.stderr, |bytes| job.log(LogStream::Stderr, bytes));
+                    stderr = ready.is_ok() && turn(&self.stderr, |bytes| job.log(LogStream::Stderr, bytes)) != Turn::Over;
                 }
             }
             if told.is_some() {
-                stop.store(true, Ordering::Relaxed);
+                stop.flag.store(true, Ordering::Relaxed);
+                // A guest that waits for input comes back to be stopped.
+                stop.pump = None;
             }
         }
         (told, cut)
@@ -193,15 +210,50 @@ pub(super) fn no_walls() -> Walls {
     Walls { missing: missing.to_vec(), ..Walls::default() }
 }
 
-fn turn(pipe: &Receiver, take: impl FnOnce(&[u8])) -> bool {
-    let mut buffer = [0; TURN_BYTES];
-    match pipe.try_read(&mut buffer) {
-        Ok(0) => false,
-        Ok(length) => {
-            take(buffer.get(..length).unwrap_or_default());
-            true
+/// What stops a guest.
+struct Stop<'a> {
+    flag: &'a AtomicBool,
+    /// Dropped, it ends the guest's input.
+    pump: Option<std::io::PipeWriter>,
+}
+
+/// The input as a guest may read it without being out of reach while it waits: files as they are, anything else
+/// through a pipe of ours, whose other end closes when what is returned with it is dropped.
+fn interruptible(input: OwnedFd) -> std::io::Result<(OwnedFd, Option<std::io::PipeWriter>)> {
+    if SFlag::from_bits_truncate(fstat(&input)?.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG {
+        return Ok((input, None));
+    }
+    let (theirs, ours) = std::io::pipe()?;
+    let (released, hold) = std::io::pipe()?;
+    std::thread::Builder::new().name("input".to_owned()).spawn(move || {
+        // However it ends, the guest sees the end of its input, which is all that there is to tell.
+        let _ended = pump(&File::from(input), &ours, &released);
+    })?;
+    Ok((theirs.into(), Some(hold)))
+}
+
+/// Copies until the end of the input, or until somebody closes the other end of `ours` or `released`.
+fn pump(
+    mut input: &File,
+    mut ours: &std::io::PipeWriter,
+    released: &std::io::PipeReader,
+) -> std::io::Result<()> {
+    let mut buffer = vec![0; PUMP_BYTES];
+    loop {
+        let mut waiting = [
+            PollFd::new(released.as_fd(), PollFlags::empty()),
+            PollFd::new(ours.as_fd(), PollFlags::empty()),
+            PollFd::new(input.as_fd(), PollFlags::POLLIN),
+        ];
+        poll(&mut waiting, PollTimeout::NONE)?;
+        let [released, ours_gone, _] = waiting.map(|one| one.any().unwrap_or(true));
+        if released || ours_gone {
+            return Ok(());
         }
-        Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
+        match input.read(&mut buffer)? {
+            0 => return Ok(()),
+            length => ours.write_all(buffer.get(..length).unwrap_or_default())?,
+        }
     }
 }
 

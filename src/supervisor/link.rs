@@ -3,6 +3,7 @@
 //! Owns: waiting for readiness, one frame a packet, typed by direction.
 //! Never: decides whether a message was allowed; who holds the link does.
 
+use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -38,7 +39,8 @@ pub(crate) enum ExchangeError {
 #[derive(Debug)]
 pub(crate) struct Link<S, R> {
     socket: AsyncFd<OwnedFd>,
-    speaks: PhantomData<(fn(S), fn() -> R)>,
+    says: PhantomData<fn(S)>,
+    hears: PhantomData<fn() -> R>,
 }
 
 impl<S: Serialize, R: DeserializeOwned> Link<S, R> {
@@ -49,7 +51,7 @@ impl<S: Serialize, R: DeserializeOwned> Link<S, R> {
     pub(crate) fn new(socket: OwnedFd) -> Result<Self, ExchangeError> {
         set_nonblocking(&socket).map_err(ExchangeError::Socket)?;
         let socket = watch(socket).map_err(ExchangeError::Socket)?;
-        Ok(Self { socket, speaks: PhantomData })
+        Ok(Self { socket, says: PhantomData, hears: PhantomData })
     }
 
     /// Sends one message with copies of `fds`. Waits while the peer's queue is full.
@@ -105,13 +107,18 @@ fn decode<R: DeserializeOwned>(
 
 type Packet = (Vec<u8>, Received);
 
+thread_local! {
+    /// One for all links: a packet is copied out of it at once, and zeroing a fresh one took longer than the call.
+    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; HEADER_BYTES + LINK_MESSAGE_BYTES_MAX]);
+}
+
 fn receive_packet(socket: BorrowedFd<'_>, fds_max: usize) -> std::io::Result<Result<Packet, LinkError>> {
-    // On the stack: most packets are a few hundred bytes, and only those are copied to the heap.
-    let mut buffer = [0; HEADER_BYTES + LINK_MESSAGE_BYTES_MAX];
-    retryable(link::receive(socket, &mut buffer, fds_max).map(|received| {
-        let packet = buffer.get(..received.length).unwrap_or_default().to_vec();
-        (packet, received)
-    }))
+    BUFFER.with_borrow_mut(|buffer| {
+        retryable(link::receive(socket, buffer, fds_max).map(|received| {
+            let packet = buffer.get(..received.length).unwrap_or_default().to_vec();
+            (packet, received)
+        }))
+    })
 }
 
 /// Turns "not ready" into the error that makes Tokio wait, and leaves every other outcome as it is.

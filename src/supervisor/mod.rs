@@ -32,6 +32,7 @@ mod pool;
 mod readiness;
 mod run;
 mod start;
+mod streams;
 mod worker;
 mod zygote;
 
@@ -53,7 +54,7 @@ pub use self::artifact::{DiskError, KeyError};
 pub use self::follow::{LogFollower, LogPiece, OutputFollower};
 pub use self::in_process::InProcessError;
 pub use self::job::Caller;
-pub use self::job::outcome::{refusal_code, syscall_name};
+pub use self::job::outcome::{denied, refusal_code, syscall_name};
 pub use self::start::{StartError, Startup};
 
 use self::drive::{Executor, Payload};

@@ -9,16 +9,13 @@ use std::time::{Duration, Instant};
 use stockade_sys::pidfd::Ended;
 use stockade_wire::job::{LogStream, Phase, Stage};
 use stockade_wire::worker::{FromWorker, RunOrder, RunReport, ToWorker};
-use tokio::net::unix::pipe::Receiver;
 
 use super::cgroup::LeafUsage;
 use super::job::Job;
 use super::job::ladder::{self, Cause, Effect, Event, Rung, Waits};
 use super::link::ExchangeError;
+use super::streams::{Turn, rest, turn};
 use super::worker::Worker;
-
-/// Most bytes read from one pipe before the others get their turn: a flooding worker starves nobody.
-const TURN_BYTES: usize = 64 << 10;
 
 /// What is known of a worker's run once it is over.
 #[derive(Debug)]
@@ -316,42 +313,6 @@ impl<'a> Course<'a> {
 }
 
 type Received = Result<Option<(FromWorker, Vec<OwnedFd>)>, ExchangeError>;
-
-/// What became of one turn at a pipe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Turn {
-    /// There was less than a turn's worth.
-    Part,
-    /// There was a whole turn's worth, and there is more or soon will be.
-    Full,
-    /// There will be no more.
-    Over,
-}
-
-/// Reads what is there, at most one turn's worth.
-fn turn(pipe: &Receiver, take: impl FnOnce(&[u8])) -> Turn {
-    let mut buffer = [0; TURN_BYTES];
-    match pipe.try_read(&mut buffer) {
-        Ok(0) => Turn::Over,
-        Ok(length) => {
-            take(buffer.get(..length).unwrap_or_default());
-            if length == TURN_BYTES { Turn::Full } else { Turn::Part }
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Turn::Part,
-        Err(error) => {
-            tracing::warn!(%error, "worker's pipe failed");
-            Turn::Over
-        }
-    }
-}
-
-/// Reads what is left after the exit. Past Tokio, whose idea of readiness may be older than the last write.
-fn rest(pipe: &Receiver, mut take: impl FnMut(&[u8])) {
-    let mut buffer = [0; TURN_BYTES];
-    while let Ok(length @ 1..) = nix::unistd::read(pipe, &mut buffer) {
-        take(buffer.get(..length).unwrap_or_default());
-    }
-}
 
 async fn sleep_until(due: Option<Instant>) {
     if let Some(due) = due {

@@ -61,7 +61,9 @@ impl WorkerError {
     /// worker was to be.
     pub(crate) fn may_pass(&self) -> bool {
         match self {
-            Self::Zygote(ZygoteError::Broken(_) | ZygoteError::Hung(_)) | Self::Link(_) | Self::BrokeOff(_) => true,
+            Self::Zygote(ZygoteError::Broken(_) | ZygoteError::Hung(_))
+            | Self::Link(_)
+            | Self::BrokeOff(_) => true,
             Self::Zygote(_)
             | Self::Prepare(_)
             | Self::Leaf(_)

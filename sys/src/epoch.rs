@@ -70,6 +70,15 @@ pub fn arm(remaining: Duration) -> Result<(), EpochError> {
     if stopping() { set_timer(TERM_PATIENCE) } else { Ok(()) }
 }
 
+/// Stops the timer, once the guest is over: from here on the worker has only its report to send, and is not to be
+/// cut off in it. The supervisor's SIGKILL still ends it.
+///
+/// # Errors
+/// When the kernel refuses the timer.
+pub fn disarm() -> Result<(), EpochError> {
+    start_timer(Duration::ZERO)
+}
+
 /// Whether the deadline's signal has come.
 #[must_use]
 pub fn deadline_passed() -> bool {
@@ -126,10 +135,13 @@ fn bump() {
     }
 }
 
-/// One system call and no allocation, so that a signal handler may call it.
 fn set_timer(after: Duration) -> Result<(), EpochError> {
     // All zeroes would switch the timer off.
-    let after = after.max(Duration::from_micros(1));
+    start_timer(after.max(Duration::from_micros(1)))
+}
+
+/// One system call and no allocation, so that a signal handler may call it. Zero switches the timer off.
+fn start_timer(after: Duration) -> Result<(), EpochError> {
     let once = libc::itimerval {
         it_interval: libc::timeval { tv_sec: 0, tv_usec: 0 },
         it_value: libc::timeval {

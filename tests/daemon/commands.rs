@@ -65,7 +65,7 @@ fn submit_that_is_refused_says_why_and_exits_126() {
     let daemon = Daemon::start(limits());
     let ended = submit(&daemon, &[], "full", b"").wait_with_output().unwrap();
     assert_eq!(status(&ended), 126);
-    assert_eq!(text(&ended.stderr), "stockade: the job was refused: the queue is full; try again later\n");
+    assert_eq!(text(&ended.stderr), "stockade: denied (queue_full): the queue is full; try again later\n");
 }
 
 #[test]

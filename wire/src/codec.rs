@@ -61,11 +61,14 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, CodecError> {
 /// # Errors
 /// When `body` is not one message of type `T`, or has bytes left over after it.
 pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, CodecError> {
-    let (message, used) = match body.len() {
-        0..=SMALL => decode_within::<T, SMALL>(body),
-        ..=MEDIUM => decode_within::<T, MEDIUM>(body),
-        ..=LARGE => decode_within::<T, LARGE>(body),
-        _ => decode_within::<T, FRAME_BODY_BYTES_MAX>(body),
+    let (message, used) = if body.len() <= SMALL {
+        decode_within::<T, SMALL>(body)
+    } else if body.len() <= MEDIUM {
+        decode_within::<T, MEDIUM>(body)
+    } else if body.len() <= LARGE {
+        decode_within::<T, LARGE>(body)
+    } else {
+        decode_within::<T, FRAME_BODY_BYTES_MAX>(body)
     }?;
     if used != body.len() {
         return Err(CodecError::Trailing { extra: body.len() - used });

@@ -64,7 +64,7 @@ pub struct DirectoryGrant {
 /// Limits a client asks for. `None` takes the profile's.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LimitsWanted {
-    /// Wall time for queueing, compiling and running together, µs.
+    /// Wall time for waiting and running together; compiling has limits of its own, µs.
     pub timeout_us: Option<u64>,
     /// Time between SIGTERM and SIGKILL, µs.
     pub grace_us: Option<u64>,

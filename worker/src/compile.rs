@@ -10,7 +10,7 @@ use stockade_wire::worker::{
 use wasmparser::{Encoding, Parser, Payload};
 use wasmtime::Engine;
 
-use crate::engine::Warm;
+use crate::engine::{Variant, Warm};
 use crate::run::cut;
 
 /// What the first bytes say a module is.
@@ -56,7 +56,7 @@ pub fn compile(
         }
     };
     let variant = warm.variant(order.fuel);
-    let (kind, artifact) = translate(&variant.engine, binary)?;
+    let (kind, artifact) = translate(variant, binary)?;
     let artifact_bytes = artifact.len() as u64;
     if artifact_bytes > order.artifact_bytes_max {
         let most = order.artifact_bytes_max;
@@ -66,15 +66,16 @@ pub fn compile(
     Ok((CompileReport { kind, artifact_bytes }, artifact))
 }
 
-fn translate(engine: &Engine, binary: &[u8]) -> Result<(GuestKind, Vec<u8>), CompileFailure> {
+fn translate(variant: &Variant, binary: &[u8]) -> Result<(GuestKind, Vec<u8>), CompileFailure> {
     match recognise(binary) {
         Form::Core => {
-            let artifact = engine.precompile_module(binary).map_err(|error| explain(&error))?;
+            let artifact = variant.modules.precompile_module(binary).map_err(|error| explain(&error))?;
             let kind = if exports_start(binary) { GuestKind::WasiCommand } else { GuestKind::CoreModule };
             Ok((kind, artifact))
         }
         Form::Component => {
-            let artifact = engine.precompile_component(binary).map_err(|error| explain(&error))?;
+            let artifact =
+                variant.components.precompile_component(binary).map_err(|error| explain(&error))?;
             Ok((GuestKind::Component, artifact))
         }
         Form::Text | Form::Precompiled | Form::Unrecognised => {

@@ -3,10 +3,14 @@
 //! Owns: Wasmtime's configuration, the engines and linkers built from it, the engine's fingerprint.
 //! Never: compiles or runs anything, starts a thread.
 //!
-//! There are two variants of the engine, because counting fuel changes the generated code and costs speed. Both
-//! are built before the first fork: a locked worker may not open the files that building a pool looks into. The
-//! metered one has no pool: kept ready for the few jobs that want it, it then adds no mapping to the zygote and
-//! nothing but its linkers' tables (some 100 KiB) to a worker's memory, and such a job pays a few system calls.
+//! There are two variants of everything, because counting fuel changes the generated code and costs speed, and in
+//! each an engine for modules and one for components. All are built before the first fork: a locked worker may not
+//! open the files that building a pool looks into.
+//!
+//! Only the engine most jobs use, the one for plain modules, has a pool and maps initial memories from the artifact.
+//! The others add no mapping to the zygote and little but their linkers' tables to a worker's memory; a job of
+//! theirs pays a few system calls. Components must do without mapped initial memories, since theirs do not come
+//! from a file: Wasmtime would make a memfd for them, which no worker may.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -73,10 +77,11 @@ pub enum EngineError {
     Link(#[from] HostError),
 }
 
-/// One engine and what is linked to it.
+/// Engines that count fuel, or that do not, and what is linked to them.
 pub(crate) struct Variant {
-    pub(crate) engine: Engine,
+    pub(crate) modules: Engine,
     pub(crate) core: Linker<Host>,
+    pub(crate) components: Engine,
     pub(crate) component: ComponentLinker<Host>,
 }
 
@@ -102,7 +107,6 @@ pub fn warm(settings: &EngineSettings) -> Result<Warm, EngineError> {
     if settings.instances == 0 {
         return Err(EngineError::NoInstances);
     }
-    // Both before any fork: building an engine opens files, which a locked worker may not.
     let plain = Arc::new(Variant::build(settings, false)?);
     let metered = Arc::new(Variant::build(settings, true)?);
     Ok(Warm { settings: *settings, plain, metered })
@@ -116,7 +120,8 @@ impl Warm {
     pub fn fingerprint(&self) -> String {
         let mut hasher = Fnv1a128::new();
         WASMTIME_VERSION.hash(&mut hasher);
-        self.plain.engine.precompile_compatibility_hash().hash(&mut hasher);
+        self.plain.modules.precompile_compatibility_hash().hash(&mut hasher);
+        self.plain.components.precompile_compatibility_hash().hash(&mut hasher);
         format!("{:032x}", hasher.state)
     }
 
@@ -131,31 +136,35 @@ impl Warm {
     }
 
     pub(crate) fn increment_epochs(&self) {
-        self.plain.engine.increment_epoch();
-        self.metered.engine.increment_epoch();
+        for variant in [&self.plain, &self.metered] {
+            variant.modules.increment_epoch();
+            variant.components.increment_epoch();
+        }
     }
 }
 
 impl Variant {
     fn build(settings: &EngineSettings, metered: bool) -> Result<Self, EngineError> {
-        let engine = Engine::new(&config(settings, metered)).map_err(EngineError::Build)?;
-        let core = link_core(&engine)?;
-        let component = link_component(&engine)?;
-        Ok(Self { engine, core, component })
+        let mut for_modules = config(metered);
+        if !metered {
+            for_modules.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(settings)));
+        }
+        let mut for_components = config(metered);
+        for_components.memory_init_cow(false);
+        let modules = Engine::new(&for_modules).map_err(EngineError::Build)?;
+        let components = Engine::new(&for_components).map_err(EngineError::Build)?;
+        let core = link_core(&modules)?;
+        let component = link_component(&components)?;
+        Ok(Self { modules, core, components, component })
     }
 }
 
 // Wasmtime is built without its features for parallel compilation (threads in the compile worker), protection keys
 // and garbage collection, so those cannot be on.
-fn config(settings: &EngineSettings, metered: bool) -> Config {
+fn config(metered: bool) -> Config {
     let mut config = Config::new();
-    let strategy = if metered {
-        InstanceAllocationStrategy::OnDemand
-    } else {
-        InstanceAllocationStrategy::Pooling(pool(settings))
-    };
     config
-        .allocation_strategy(strategy)
+        .allocation_strategy(InstanceAllocationStrategy::OnDemand)
         .consume_fuel(metered)
         .epoch_interruption(true)
         .signals_based_traps(true)

@@ -155,7 +155,7 @@ impl<C: Compile + 'static> Artifacts<C> {
     }
 
     async fn fly(&self, key: Key, module: Option<Rc<Vec<u8>>>) -> Result<Rc<Artifact>, Outcome> {
-        if let Some(artifact) = self.from_disk(key).await {
+        if let Some(artifact) = self.load_kept(key).await {
             self.hits.set(self.hits.get() + 1);
             return Ok(artifact);
         }
@@ -168,11 +168,11 @@ impl<C: Compile + 'static> Artifacts<C> {
         let artifact = Artifact::sealed(file).map_err(|error| {
             outcome::internal("artifact_not_sealed", format!("the artifact could not be sealed: {error}"))
         })?;
-        self.to_disk(key, &artifact);
+        self.keep(key, &artifact);
         Ok(Rc::new(artifact))
     }
 
-    async fn from_disk(&self, key: Key) -> Option<Rc<Artifact>> {
+    async fn load_kept(&self, key: Key) -> Option<Rc<Artifact>> {
         let disk = Arc::clone(self.disk.as_ref()?);
         let loaded = tokio::task::spawn_blocking(move || disk.load(key)).await.ok()?;
         match loaded {
@@ -185,7 +185,7 @@ impl<C: Compile + 'static> Artifacts<C> {
     }
 
     /// Keeps an artifact for the next start, in the background: the job that wanted it does not wait.
-    fn to_disk(&self, key: Key, artifact: &Artifact) {
+    fn keep(&self, key: Key, artifact: &Artifact) {
         let Some(disk) = self.disk.clone() else { return };
         let Ok(file) = artifact.file.try_clone() else { return };
         tokio::task::spawn_blocking(move || {

@@ -13,6 +13,7 @@ use stockade_wire::limits::GUEST_TEXT_BYTES_MAX;
 use stockade_wire::worker::{
     CompileFailure, CompileFailureKind, CompileReason, Ending, LinkFault, RunReport, TrapCode,
 };
+use stockade_worker::jail::seccomp::is_crash;
 
 use super::ladder::Cause;
 use crate::supervisor::logs::display::safe_text;
@@ -31,9 +32,7 @@ pub(crate) struct Evidence<'a> {
     /// Its one well-formed reply.
     pub(crate) report: Option<&'a RunReport>,
     /// The system call it said it was stopped at.
-    pub(crate) forbidden: Option<&'a str>,
-    /// That call is the one a native crash makes.
-    pub(crate) crashed: bool,
+    pub(crate) forbidden: Option<u32>,
     /// What it said when its own code panicked.
     pub(crate) panicked: Option<&'a str>,
     /// How it broke the protocol.
@@ -47,7 +46,7 @@ const SIGXFSZ: i32 = nix::libc::SIGXFSZ;
 /// The outcome that `evidence` amounts to.
 pub(crate) fn judge(evidence: &Evidence<'_>) -> Outcome {
     if evidence.exit == Exit::Signal(SIGSYS) {
-        return if evidence.crashed { crashed() } else { jail_violation(evidence.forbidden) };
+        return jail_violation(evidence.forbidden);
     }
     if evidence.exit == Exit::Signal(SIGKILL) && evidence.oom_kills.is_some_and(|kills| kills > 0) {
         return ended(
@@ -76,7 +75,8 @@ pub(crate) fn judge(evidence: &Evidence<'_>) -> Outcome {
 }
 
 /// The outcome of a job that was refused.
-pub(crate) fn denied(refusal: &Refusal) -> Outcome {
+#[must_use]
+pub fn denied(refusal: &Refusal) -> Outcome {
     Outcome {
         verdict: Verdict::Denied,
         reason: Some(refusal_code(refusal.reason).to_owned()),
@@ -103,6 +103,12 @@ pub(crate) fn not_compiled(failure: &CompileFailure) -> Outcome {
         CompileReason::ArtifactTooLarge => "artifact_too_large",
     };
     ended(verdict, reason, Blame::Guest, &failure.message)
+}
+
+/// The outcome of a job whose module took too long to compile.
+pub(crate) fn compile_timeout() -> Outcome {
+    let message = "compiling the module took longer than compile.timeout allows";
+    ended(Verdict::CompileLimit, "timeout", Blame::Guest, message)
 }
 
 /// The outcome of a job that was stopped before it had a worker.
@@ -146,9 +152,12 @@ pub(crate) fn ended(verdict: Verdict, reason: &str, blame: Blame, message: &str)
     }
 }
 
-/// The outcome of a worker that made a forbidden system call.
-pub(crate) fn jail_violation(forbidden: Option<&str>) -> Outcome {
-    let name = forbidden.unwrap_or("unknown");
+/// The outcome of a worker that died of SIGSYS, at the system call it named, if it named one.
+pub(crate) fn jail_violation(forbidden: Option<u32>) -> Outcome {
+    if forbidden.is_some_and(is_crash) {
+        return crashed();
+    }
+    let name = forbidden.map_or_else(|| "unknown".to_owned(), syscall_name);
     ended(
         Verdict::JailViolation,
         &format!("seccomp:{name}"),
@@ -213,7 +222,8 @@ fn by_report(report: &RunReport) -> Outcome {
             Verdict::OutOfMemory,
             "memory_limit",
             Blame::Guest,
-            "the guest failed after its memory limit refused it more; give the job more with --memory",
+            "the guest failed after it was refused a larger memory or table; give the job more with --memory (a \
+             table has at most 65536 elements)",
         );
     }
     match &report.ending {
@@ -361,7 +371,6 @@ mod tests {
             output_cut: false,
             report: None,
             forbidden: None,
-            crashed: false,
             panicked: None,
             protocol: None,
         }
@@ -464,15 +473,18 @@ mod tests {
 
     #[test]
     fn sigsys_names_the_system_call_where_it_is_known() {
-        let outcome = judge(&Evidence { forbidden: Some("socket"), ..evidence(Exit::Signal(SIGSYS)) });
+        let outcome = judge(&Evidence { forbidden: Some(41), ..evidence(Exit::Signal(SIGSYS)) });
         assert_eq!(outcome.reason.as_deref(), Some("seccomp:socket"));
-        // A crash is told by a call, and is no attempt to get out.
-        let crash = Evidence { forbidden: Some("rt_sigprocmask"), crashed: true, ..evidence(Exit::Signal(SIGSYS)) };
-        let outcome = judge(&crash);
-        assert_eq!((outcome.verdict, outcome.reason.as_deref()), (Verdict::WorkerLost, Some("crashed")));
         // Claiming it without dying of it is a lie.
-        let outcome = judge(&Evidence { forbidden: Some("socket"), ..evidence(Exit::Code(0)) });
+        let outcome = judge(&Evidence { forbidden: Some(41), ..evidence(Exit::Code(0)) });
         assert_eq!(outcome.verdict, Verdict::WorkerLost);
+    }
+
+    #[test]
+    fn sigsys_of_an_abort_is_no_violation() {
+        let sigprocmask = u32::try_from(nix::libc::SYS_rt_sigprocmask).unwrap();
+        let outcome = judge(&Evidence { forbidden: Some(sigprocmask), ..evidence(Exit::Signal(SIGSYS)) });
+        assert_eq!((outcome.verdict, outcome.reason.as_deref()), (Verdict::WorkerLost, Some("crashed")));
     }
 
     #[test]

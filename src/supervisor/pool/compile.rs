@@ -156,7 +156,7 @@ fn not_compiled(end: End, exit: Option<Exit>, oom: bool) -> Outcome {
     }
     let died_of_sigsys = exit == Some(Exit::Signal(nix::libc::SIGSYS));
     match end {
-        End::TimeUp => limit("timeout", "compiling the module took longer than compile.timeout allows"),
+        End::TimeUp => outcome::compile_timeout(),
         End::CpuUp => limit("cpu_time", "compiling the module took more CPU time than compile.cpu allows"),
         End::Replied(Reply::NotCompiled(failure)) => outcome::not_compiled(&failure),
         // Without a leaf its only bound is RLIMIT_DATA, and an allocation that fails aborts.
@@ -164,9 +164,7 @@ fn not_compiled(end: End, exit: Option<Exit>, oom: bool) -> Outcome {
             "crashed",
             "the compiler crashed or aborted, most likely for want of memory or stack: see compile.memory_bytes",
         ),
-        End::Replied(Reply::Forbidden(number)) if died_of_sigsys => {
-            outcome::jail_violation(Some(&outcome::syscall_name(number)))
-        }
+        End::Replied(Reply::Forbidden(number)) if died_of_sigsys => outcome::jail_violation(Some(number)),
         End::Replied(Reply::Panicked(text)) => lost(&text),
         End::Replied(_) => lost("the compile worker broke the protocol or died after its reply"),
         End::Gone => match exit {

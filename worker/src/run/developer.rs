@@ -1,12 +1,14 @@
 //! Stopping guests in the developer's mode, where there is a process with threads and no signal to use.
 //!
-//! Owns: the thread that moves the epoch on.
+//! Owns: the thread that moves the epoch on, and the CPU time a guest may use.
 //! Never: is part of a worker.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+use nix::time::ClockId;
 
 use crate::engine::Warm;
 
@@ -63,7 +65,46 @@ impl Drop for Ticker {
 #[derive(Debug, Clone)]
 pub struct DeveloperMode {
     pub(super) stop: Arc<AtomicBool>,
+    pub(super) cpu: Option<CpuLimit>,
     _ticker: Arc<Ticker>,
+}
+
+/// CPU time of the thread that runs a guest: there is no process of the guest's own whose time could be limited.
+#[derive(Debug, Clone)]
+pub struct CpuLimit {
+    limit: Duration,
+    reached: Arc<AtomicBool>,
+}
+
+impl CpuLimit {
+    /// At most `limit` from the moment the guest is begun.
+    #[must_use]
+    pub fn new(limit: Duration) -> Self {
+        Self { limit, reached: Arc::default() }
+    }
+
+    /// Whether a guest was stopped for it.
+    #[must_use]
+    pub fn reached(&self) -> bool {
+        self.reached.load(Ordering::Relaxed)
+    }
+
+    /// What is to be asked on the guest's thread, which this is called on, whether its time is up.
+    pub(super) fn begun(self) -> impl Fn() -> bool {
+        let since = thread_time();
+        move || {
+            let used = thread_time().zip(since).map(|(now, then)| now.saturating_sub(then));
+            let up = used.is_some_and(|used| used >= self.limit);
+            if up {
+                self.reached.store(true, Ordering::Relaxed);
+            }
+            up
+        }
+    }
+}
+
+fn thread_time() -> Option<Duration> {
+    ClockId::CLOCK_THREAD_CPUTIME_ID.now().map(Duration::from).ok()
 }
 
 impl DeveloperMode {
@@ -71,6 +112,12 @@ impl DeveloperMode {
     /// ends the guest as SIGTERM does in a worker.
     #[must_use]
     pub const fn new(ticker: Arc<Ticker>, stop: Arc<AtomicBool>) -> Self {
-        Self { stop, _ticker: ticker }
+        Self { stop, cpu: None, _ticker: ticker }
+    }
+
+    /// Stops the guest when its CPU time is up, too.
+    #[must_use]
+    pub fn with_cpu(self, cpu: CpuLimit) -> Self {
+        Self { cpu: Some(cpu), ..self }
     }
 }

@@ -21,10 +21,21 @@ pub(super) fn of_error(error: &wasmtime::Error, ledger: &Ledger) -> Ending {
     if let Some(bytes) = ledger.minimum_refused_bytes() {
         return Ending::MemoryRefused(bytes);
     }
+    if let Some(bytes) = ledger.next_minimum_bytes()
+        && no_memory(error)
+    {
+        return Ending::MemoryRefused(bytes);
+    }
     if beyond_the_pool(error) {
         return Ending::Unlinkable(LinkFault::TooLarge, guest_text(&format!("{error:#}")));
     }
     Ending::Trapped(TrapCode::Other, describe(&root_cause(error), error))
+}
+
+/// Whether the kernel had no memory to give. The engine's error for it has a type of no crate that is used here;
+/// its words are the system's own.
+fn no_memory(error: &wasmtime::Error) -> bool {
+    error.root_cause().to_string() == std::io::Error::from(nix::errno::Errno::ENOMEM).to_string()
 }
 
 /// Whether the engine's pool has no room for such a guest, at loading or at instantiating. For the first there
@@ -99,8 +110,17 @@ mod tests {
     }
 
     #[test]
+    fn want_of_memory_is_a_refusal_only_while_instantiating() {
+        let mut ledger = Ledger::new(100, 70);
+        let error = || wasmtime::Error::from(std::io::Error::from(nix::errno::Errno::ENOMEM));
+        assert_eq!(of_error(&error(), &ledger), Ending::MemoryRefused(70));
+        ledger.instantiated();
+        assert!(matches!(of_error(&error(), &ledger), Ending::Trapped(TrapCode::Other, _)));
+    }
+
+    #[test]
     fn trap_of_every_kind_has_its_code() {
-        let ledger = Ledger::new(0);
+        let ledger = Ledger::new(0, 0);
         let cases = [
             (Trap::UnreachableCodeReached, TrapCode::Unreachable),
             (Trap::StackOverflow, TrapCode::StackOverflow),

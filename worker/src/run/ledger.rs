@@ -14,6 +14,7 @@ use crate::engine::{CORE_INSTANCES_MAX, MEMORIES_MAX, TABLE_ELEMENT_BYTES, TABLE
 #[derive(Debug)]
 pub(crate) struct Ledger {
     limit_bytes: u64,
+    largest_memory_bytes: u64,
     held_bytes: u64,
     peak_bytes: u64,
     /// What the last granted request added, until the next one: taken back when the growth fails after all.
@@ -24,9 +25,11 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    pub(crate) const fn new(limit_bytes: u64) -> Self {
+    /// An account with nothing in it, of a guest none of whose memories begins larger than `largest_memory_bytes`.
+    pub(crate) const fn new(limit_bytes: u64, largest_memory_bytes: u64) -> Self {
         Self {
             limit_bytes,
+            largest_memory_bytes,
             held_bytes: 0,
             peak_bytes: 0,
             last_bytes: 0,
@@ -52,6 +55,15 @@ impl Ledger {
     /// The sum that a declared minimum would have made, when it was refused.
     pub(crate) const fn minimum_refused_bytes(&self) -> Option<u64> {
         self.minimum_refused_bytes
+    }
+
+    /// What is held and what the next declared memory may have come to, while there can be a next one: a memory
+    /// that the process itself has no room for is refused before it is asked for here.
+    pub(crate) const fn next_minimum_bytes(&self) -> Option<u64> {
+        if self.instantiating {
+            return Some(self.held_bytes.saturating_add(self.largest_memory_bytes));
+        }
+        None
     }
 
     fn request(&mut self, current_bytes: u64, desired_bytes: u64) -> bool {
@@ -107,7 +119,8 @@ impl ResourceLimiter for Ledger {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        if maximum.is_some_and(|maximum| desired > maximum) {
+        // A pool gives its own bound for that of a table that has none.
+        if maximum.is_some_and(|maximum| maximum < TABLE_ELEMENTS_MAX && desired > maximum) {
             return Ok(false);
         }
         let bytes = |elements: usize| (elements as u64).saturating_mul(TABLE_ELEMENT_BYTES);
@@ -142,7 +155,7 @@ mod tests {
 
     #[test]
     fn ledger_of_two_memories_limits_their_sum() {
-        let mut ledger = Ledger::new(100);
+        let mut ledger = Ledger::new(100, 0);
         assert!(ledger.memory_growing(0, 60, None).unwrap());
         assert!(ledger.memory_growing(0, 40, None).unwrap());
         ledger.instantiated();
@@ -153,7 +166,7 @@ mod tests {
 
     #[test]
     fn ledger_counts_table_elements_as_pointers() {
-        let mut ledger = Ledger::new(80);
+        let mut ledger = Ledger::new(80, 0);
         assert!(ledger.table_growing(0, 10, None).unwrap());
         assert!(!ledger.table_growing(0, 1, None).unwrap());
         assert_eq!(ledger.minimum_refused_bytes(), Some(88));
@@ -161,7 +174,7 @@ mod tests {
 
     #[test]
     fn ledger_after_a_failed_growth_has_its_room_back() {
-        let mut ledger = Ledger::new(100);
+        let mut ledger = Ledger::new(100, 0);
         assert!(ledger.memory_growing(0, 90, None).unwrap());
         ledger.memory_grow_failed(wasmtime::Error::msg("no memory")).unwrap();
         assert!(ledger.memory_growing(0, 100, None).unwrap());
@@ -169,14 +182,23 @@ mod tests {
 
     #[test]
     fn ledger_of_huge_requests_does_not_overflow() {
-        let mut ledger = Ledger::new(u64::MAX - 1);
+        let mut ledger = Ledger::new(u64::MAX - 1, 0);
         assert!(ledger.memory_growing(0, usize::MAX - 1, None).unwrap());
         assert!(!ledger.table_growing(0, usize::MAX, None).unwrap());
     }
 
     #[test]
+    fn table_beyond_the_most_elements_there_can_be_is_refused_by_us() {
+        let mut ledger = Ledger::new(u64::MAX, 0);
+        assert!(!ledger.table_growing(1, 11, Some(10)).unwrap());
+        assert!(!ledger.growth_refused());
+        assert!(!ledger.table_growing(1, TABLE_ELEMENTS_MAX + 1, Some(TABLE_ELEMENTS_MAX)).unwrap());
+        assert!(ledger.growth_refused());
+    }
+
+    #[test]
     fn growth_beyond_the_modules_own_maximum_is_not_a_refusal_of_ours() {
-        let mut ledger = Ledger::new(100);
+        let mut ledger = Ledger::new(100, 0);
         assert!(!ledger.memory_growing(10, 20, Some(15)).unwrap());
         assert!(!ledger.growth_refused());
     }

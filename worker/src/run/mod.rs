@@ -31,10 +31,10 @@ use stockade_sys::epoch::{self, EpochError};
 use stockade_wire::worker::{Ending, LinkFault, RunLimits, RunOrder, RunReport};
 use tokio::runtime::Runtime;
 use wasmtime::component::Component;
-use wasmtime::{InstancePre, Module, Store, Trap, UpdateDeadline};
+use wasmtime::{Engine, InstancePre, Module, Precompiled, Store, Trap, UpdateDeadline};
 use wasmtime_wasi::p2::bindings::CommandPre;
 
-pub use developer::{DeveloperMode, Ticker, TickerError};
+pub use developer::{CpuLimit, DeveloperMode, Ticker, TickerError};
 pub(crate) use ending::cut;
 pub use host::HostError;
 pub(crate) use host::{Host, link_component, link_core};
@@ -48,6 +48,9 @@ use ledger::Ledger;
 
 /// A deadline further away than this is as good as none.
 const DEADLINE_MAX: Duration = Duration::from_hours(24 * 365);
+
+/// Size of a page of Wasm memory: custom page sizes are off.
+const WASM_PAGE_BYTES: u64 = 64 << 10;
 
 /// Names by which a component's only entry may be asked for.
 const COMMAND_ENTRIES: [&str; 3] = ["run", "wasi:cli/run", entry::START];
@@ -80,16 +83,17 @@ enum Interruption {
     /// The handlers of [`epoch`] move the epoch on, once.
     Signals,
     /// The ticker moves it on again and again, and the guest looks.
-    Flag(Arc<AtomicBool>),
+    Flag { stop: Arc<AtomicBool>, cpu: Option<CpuLimit> },
 }
 
 /// A guest that is ready to be instantiated. Nothing of it has run.
 pub struct Loaded {
-    variant: Arc<Variant>,
+    engine: Engine,
     program: Program,
     runtime: Runtime,
     deadline: Instant,
     memory_bytes_max: u64,
+    largest_memory_bytes: u64,
     load: Duration,
 }
 
@@ -99,8 +103,26 @@ enum Program {
 }
 
 impl Program {
+    fn engine(&self) -> &Engine {
+        match self {
+            Self::Core { pre, .. } => pre.module().engine(),
+            Self::Component(command) => command.engine(),
+        }
+    }
+
     const fn is_command(&self) -> bool {
         matches!(self, Self::Core { entry: Entry::Start, .. } | Self::Component(_))
+    }
+
+    /// The most that one of its memories begins with, bytes.
+    fn largest_memory_bytes(&self) -> u64 {
+        let required = match self {
+            Self::Core { pre, .. } => Some(pre.module().resources_required()),
+            // Unknown for one that imports modules, and so cannot be linked here.
+            Self::Component(pre) => pre.instance_pre().component().resources_required(),
+        };
+        let pages = required.and_then(|required| required.max_initial_memory_size).unwrap_or(0);
+        pages.saturating_mul(WASM_PAGE_BYTES)
     }
 }
 
@@ -117,7 +139,7 @@ impl Loaded {
     /// # Errors
     /// When the kernel refuses a handler or the timer.
     pub fn arm(&self) -> Result<(), EpochError> {
-        epoch::install(&self.variant.engine)?;
+        epoch::install(&self.engine)?;
         epoch::arm(self.deadline.saturating_duration_since(Instant::now()))
     }
 }
@@ -131,19 +153,27 @@ pub fn load(warm: &Warm, order: &RunOrder, artifact: OwnedFd) -> Result<Loaded, 
     let received = Instant::now();
     let wanted = Duration::from_micros(order.limits.deadline_us).min(DEADLINE_MAX);
     let build = || -> Result<Loaded, Ending> {
-        let variant = Arc::clone(warm.variant(order.limits.fuel.is_some()));
-        let program = link(&variant, order, artifact)?;
+        let variant = warm.variant(order.limits.fuel.is_some());
+        let program = link(variant, order, artifact)?;
+        let memory_bytes_max = order.limits.memory_bytes.min(warm.settings().memory_bytes_max);
+        let largest_memory_bytes = program.largest_memory_bytes();
+        // The pool makes a memory accessible before it asks the ledger, and the process's own limit may be in the
+        // way of that.
+        if largest_memory_bytes > memory_bytes_max {
+            return Err(Ending::MemoryRefused(largest_memory_bytes));
+        }
         // With timers and without a driver for descriptors: it opens none and starts no thread.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
             .map_err(|error| setup(&error))?;
         Ok(Loaded {
-            variant,
+            engine: program.engine().clone(),
             program,
             runtime,
             deadline: received + wanted,
-            memory_bytes_max: order.limits.memory_bytes.min(warm.settings().memory_bytes_max),
+            memory_bytes_max,
+            largest_memory_bytes,
             load: received.elapsed(),
         })
     };
@@ -165,7 +195,7 @@ pub fn load(warm: &Warm, order: &RunOrder, artifact: OwnedFd) -> Result<Loaded, 
 pub fn execute(loaded: Loaded, confinement: Confinement<'_>, stdio: Stdio, order: &RunOrder) -> RunReport {
     let interruption = match confinement {
         Confinement::Sealed(_) => Interruption::Signals,
-        Confinement::Developer(mode) => Interruption::Flag(mode.stop),
+        Confinement::Developer(mode) => Interruption::Flag { stop: mode.stop, cpu: mode.cpu },
     };
     run(loaded, interruption, stdio, order)
 }
@@ -200,6 +230,11 @@ fn run(loaded: Loaded, interruption: Interruption, stdio: Stdio, order: &RunOrde
         };
     }
     let ended = Instant::now();
+    if matches!(interruption, Interruption::Signals)
+        && let Err(error) = epoch::disarm()
+    {
+        report.ending = setup(&error);
+    }
     let called = instantiated.unwrap_or(ended);
     report.load_us = micros(loaded.load.saturating_add(called.duration_since(began)));
     report.run_us = micros(ended.duration_since(called));
@@ -237,9 +272,9 @@ fn furnish(
             (streams, Exchange { input: None, output: Some(output) })
         }
     };
-    let ledger = Ledger::new(loaded.memory_bytes_max);
+    let ledger = Ledger::new(loaded.memory_bytes_max, loaded.largest_memory_bytes);
     let host = Host::new(order, ledger, streams).map_err(|error| setup(&error))?;
-    let mut store = Store::new(&loaded.variant.engine, host);
+    let mut store = Store::new(&loaded.engine, host);
     store.limiter(|host| &mut host.ledger);
     set_limits(&mut store, &order.limits, interruption, loaded.deadline)
         .map_err(|error| Ending::SetupFailed(guest_text(&format!("limits cannot be set: {error:#}"))))?;
@@ -259,10 +294,12 @@ fn set_limits(
     store.set_epoch_deadline(1);
     match interruption {
         Interruption::Signals => store.epoch_deadline_trap(),
-        Interruption::Flag(stop) => {
+        Interruption::Flag { stop, cpu } => {
             let stop = Arc::clone(stop);
+            let cpu_is_up = cpu.clone().map(CpuLimit::begun);
             store.epoch_deadline_callback(move |_| {
-                if stop.load(Ordering::Relaxed) || Instant::now() >= deadline {
+                let cpu_is_up = cpu_is_up.as_ref().is_some_and(|up| up());
+                if stop.load(Ordering::Relaxed) || Instant::now() >= deadline || cpu_is_up {
                     return Err(Trap::Interrupt.into());
                 }
                 Ok(UpdateDeadline::Continue(1))
@@ -277,7 +314,7 @@ fn already_over(interruption: &Interruption, deadline: Instant) -> bool {
     Instant::now() >= deadline
         || match interruption {
             Interruption::Signals => epoch::deadline_passed() || epoch::stopping(),
-            Interruption::Flag(stop) => stop.load(Ordering::Relaxed),
+            Interruption::Flag { stop, .. } => stop.load(Ordering::Relaxed),
         }
 }
 
@@ -288,7 +325,7 @@ async fn until<F: Future>(work: F, deadline: Instant, interruption: &Interruptio
     loop {
         let next = match interruption {
             Interruption::Signals => deadline,
-            Interruption::Flag(_) => deadline.min(Instant::now() + developer::TICK * 10),
+            Interruption::Flag { .. } => deadline.min(Instant::now() + developer::TICK * 10),
         };
         if let Ok(done) = tokio::time::timeout_at(next.into(), &mut work).await {
             return Some(done);
@@ -352,7 +389,11 @@ async fn enter(
 
 fn link(variant: &Variant, order: &RunOrder, artifact: OwnedFd) -> Result<Program, Ending> {
     let artifact = SealedArtifact::from_fd(artifact).map_err(|error| setup(&error))?;
-    match artifact.load(&variant.engine) {
+    let engine = match artifact.kind() {
+        Precompiled::Module => &variant.modules,
+        Precompiled::Component => &variant.components,
+    };
+    match artifact.load(engine) {
         Ok(LoadedArtifact::Module(module)) => link_module(variant, order, &module),
         Ok(LoadedArtifact::Component(component)) => link_command(variant, order, &component),
         Err(ArtifactError::Load(error)) if ending::beyond_the_pool(&error) => {
@@ -377,11 +418,6 @@ fn link_command(variant: &Variant, order: &RunOrder, component: &Component) -> R
         return Err(Ending::Unlinkable(LinkFault::NoEntry, guest_text(&message)));
     }
     let pre = variant.component.instantiate_pre(component).map_err(|error| unknown_import(&error))?;
-    // Makes a memfd, which it would otherwise do when instantiating, where a sealed worker may not. A module's
-    // image is the artifact itself.
-    component.initialize_copy_on_write_image().map_err(|error| {
-        Ending::SetupFailed(guest_text(&format!("initial memory cannot be laid out: {error:#}")))
-    })?;
     let command = CommandPre::new(pre).map_err(|error| {
         let message = format!("the component does not export wasi:cli/run: {error:#}");
         Ending::Unlinkable(LinkFault::NoEntry, guest_text(&message))

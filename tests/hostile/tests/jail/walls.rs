@@ -109,7 +109,7 @@ fn rlimits_stop_large_files_many_descriptors_and_large_memory() {
 #[test]
 fn root_without_capabilities_reads_no_file_of_another_user() {
     if !geteuid().is_root() {
-        return not_run("capabilities (needs root to have some to lose)");
+        return not_run("capabilities to lose");
     }
     let (rig, granted) = (Rig::start(), Granted::new(true));
     let secret = granted.path("file");
@@ -121,7 +121,7 @@ fn root_without_capabilities_reads_no_file_of_another_user() {
 #[test]
 fn worker_takes_on_the_ids_it_is_given() {
     if !geteuid().is_root() {
-        return not_run("identity (needs CAP_SETUID)");
+        return not_run("ids to take on");
     }
     let rig = Rig::start();
     let mut order = fork_order(Role::Run);
@@ -141,7 +141,7 @@ fn worker_takes_on_the_ids_it_is_given() {
 #[test]
 fn process_of_the_same_user_cannot_look_into_a_worker() {
     if !geteuid().is_root() {
-        return not_run("dumpable (needs root to start processes of another user)");
+        return not_run("processes of another user");
     }
     let rig = Rig::start();
     let mut order = fork_order(Role::Run);
@@ -168,8 +168,11 @@ fn no_descriptor_of_the_supervisor_reaches_a_worker() {
     let probed = rig.probe(&fork_order(Role::Run), "open-fds");
     // The standing six, the artifact and the input.
     assert_eq!(probed, "[0, 1, 2, 3, 4, 5, 6, 7]");
-    let zygote: Vec<_> = std::fs::read_dir(format!("/proc/{}/fd", rig.zygote.id())).unwrap().collect();
-    assert_eq!(zygote.len(), 5, "standard streams, control and /dev/null: {zygote:?}");
+    match std::fs::read_dir(format!("/proc/{}/fd", rig.zygote.id())) {
+        Ok(entries) => assert_eq!(entries.count(), 5, "standard streams, control and /dev/null"),
+        // Not dumpable: an equal may not look.
+        Err(error) => assert!(!geteuid().is_root(), "{error}"),
+    }
     assert!(unjailed("open-fds").len() > "[0, 1, 2]".len(), "nothing leaked into the plain process");
     drop(leaked);
 }
@@ -178,7 +181,7 @@ fn no_descriptor_of_the_supervisor_reaches_a_worker() {
 fn namespaces_of_a_worker_are_not_the_hosts() {
     let rig = Rig::start();
     if rig.warm.namespaces.is_empty() {
-        return not_run("namespaces (the kernel does not allow them here)");
+        return not_run("namespaces");
     }
     let order = fork_order(Role::RunFiles);
     for kind in ["net", "ipc", "uts"] {
@@ -218,7 +221,7 @@ fn mdwe_alone_refuses_what_the_first_filter_allows() {
     };
     let (with, exit, missing) = unsealed("make-executable-with-mdwe");
     if missing {
-        return not_run("mdwe (needs Linux 6.3)");
+        return not_run("PR_SET_MDWE");
     }
     assert_eq!((with.as_str(), exit), ("EACCES", Exit::Code(0)));
     assert_eq!(unsealed("make-executable").0, "ok");

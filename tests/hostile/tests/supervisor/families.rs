@@ -16,9 +16,9 @@ pub struct Child {
 /// Every child, the zombies too.
 pub fn children() -> Vec<Child> {
     let own = std::process::id();
-    let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
-        entry.unwrap().file_name().to_str().and_then(|name| name.parse::<u32>().ok())
-    });
+    let pids = std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().to_str().and_then(|name| name.parse::<u32>().ok()));
     // One that is gone by now is no child.
     pids.filter_map(|pid| child_of(own, pid)).collect()
 }

@@ -32,7 +32,10 @@ async fn assert_flat(what: &str, rig: &Rig, work: impl AsyncFnOnce()) {
     work().await;
     eventually("the dead to be reaped", settled).await;
     let (fds_after, kib_after) = (settled_fds(rig).await, resident_kib());
-    eprintln!("{what}: {fds} → {fds_after} descriptors, {kib} → {kib_after} KiB, {:?}", rig.supervisor.statistics().verdicts);
+    eprintln!(
+        "{what}: {fds} → {fds_after} descriptors, {kib} → {kib_after} KiB, {:?}",
+        rig.supervisor.statistics().verdicts
+    );
     assert_eq!(fds_after, fds, "{what}");
     assert!(kib_after < kib + SLACK_KIB, "{what}: {kib} → {kib_after} KiB");
 }
@@ -110,7 +113,16 @@ fn nothing_is_left_of_100_jobs_that_were_killed() {
 #[test]
 fn nothing_is_left_of_200_misbehaving_workers() {
     const ENTRIES: [&str; 10] = [
-        "exit-7", "panic", "abort", "reply-twice", "garbage", "oversize", "socket", "flood-output", "wrong-kind", "eat-memory",
+        "exit-7",
+        "panic",
+        "abort",
+        "reply-twice",
+        "garbage",
+        "oversize",
+        "socket",
+        "flood-output",
+        "wrong-kind",
+        "eat-memory",
     ];
     alone(async || {
         let rig = rig(2).await;

@@ -102,7 +102,11 @@ fn component_with_an_import_that_is_not_offered_names_it() {
 #[test]
 fn component_of_too_many_parts_is_too_large() {
     let memories = "(core instance (instantiate $m))".repeat(40);
-    let text = format!("(component (core module $m (memory 1)) {memories})");
+    let run = r#"(core module $r (func (export "run") (result i32) i32.const 0)) (core instance $i (instantiate $r))
+        (func $run (result (result)) (canon lift (core func $i "run")))
+        (instance $run-instance (export "run" (func $run)))
+        (export "wasi:cli/run@0.2.0" (instance $run-instance))"#;
+    let text = format!("(component (core module $m (memory 0)) {memories} {run})");
     let ending = job(text).run().report.ending;
     assert!(matches!(ending, Ending::Unlinkable(LinkFault::TooLarge, _)), "{ending:?}");
 }

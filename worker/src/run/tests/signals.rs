@@ -23,6 +23,9 @@ fn run_as_a_worker(text: &str, deadline: Duration) -> RunReport {
 
 const MINUTE: Duration = Duration::from_secs(60);
 
+/// How often a guest may miss the patience on a machine that is busy with something else.
+const PATIENT_TRIES: u32 = 5;
+
 /// A command that says "ready" and then does what `body` says.
 fn says_ready(memory_pages: u32, body: &str) -> String {
     format!(
@@ -98,12 +101,19 @@ fn terminated(name: &str) -> Option<(std::process::ExitStatus, Duration)> {
 #[test]
 fn sigterm_interrupts_an_endless_loop_in_good_order() {
     let name = "run::tests::signals::sigterm_interrupts_an_endless_loop_in_good_order";
-    match terminated(name) {
-        Some((status, _)) => assert_eq!(status.code(), Some(0)),
-        None => {
-            assert_eq!(run_as_a_worker(&says_ready(1, "(loop (br 0))"), MINUTE).ending, Ending::Interrupted)
+    for _ in 0..PATIENT_TRIES {
+        let Some((status, _)) = terminated(name) else {
+            let report = run_as_a_worker(&says_ready(1, "(loop (br 0))"), MINUTE);
+            assert_eq!(report.ending, Ending::Interrupted);
+            return;
+        };
+        // A process that gets no processor for the time of the patience is ended all the same.
+        if status.code() != Some(epoch::TERM_EXIT_CODE) {
+            assert_eq!(status.code(), Some(0));
+            return;
         }
     }
+    panic!("never interrupted within the patience in {PATIENT_TRIES} tries");
 }
 
 #[test]

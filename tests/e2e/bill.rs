@@ -1,0 +1,111 @@
+//! The bill is the job's own.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::rig::{Daemon, Mode, Place, cpu_time, guest, submission};
+
+/// More than a job that does nothing can use, even on a slow machine.
+const LITTLE_US: u64 = 100_000;
+
+#[test]
+fn supervisor_that_is_busy_does_not_show_in_a_small_jobs_bill() {
+    let daemon = Arc::new(Daemon::start(Place::new(Mode::Jailed)));
+    let nothing = guest("nothing");
+    daemon.submit(&[], &nothing);
+    let stop = Arc::new(AtomicBool::new(false));
+    let hammers: Vec<_> = (0..4)
+        .map(|_| {
+            let (stop, mut client) = (Arc::clone(&stop), daemon.client());
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    client.ask(async |client| client.statistics().await).unwrap();
+                }
+            })
+        })
+        .collect();
+    let before = cpu_time(daemon.pid);
+    let mut jobs_us = Vec::new();
+    while cpu_time(daemon.pid) < before + Duration::from_millis(500) {
+        let ended = daemon.submit(&[], &nothing);
+        assert_eq!(ended.short(), "completed - - - 0");
+        jobs_us.push(ended.cpu_us());
+    }
+    stop.store(true, Ordering::Relaxed);
+    hammers.into_iter().for_each(|hammer| hammer.join().unwrap());
+    jobs_us.sort_unstable();
+    let median = jobs_us[jobs_us.len() / 2];
+    assert!(median < LITTLE_US, "half a second of the supervisor's shows in the jobs' bills: {jobs_us:?}");
+}
+
+#[test]
+fn cpu_time_of_a_spinning_guest_is_what_it_was_allowed_and_no_more_than_it_ran() {
+    let place = Place::new(Mode::Jailed);
+    let ended = place.run(&["--cpu", "400ms", "--grace", "30s"], &guest("spin_forever"));
+    assert_eq!(ended.short(), "timed_out cpu_time sigterm guest 124");
+    let (cpu, run) = (ended.cpu_us(), ended.figure("run_us"));
+    assert!((400_000..1_000_000).contains(&cpu), "{cpu}");
+    assert!(ended.figure("cpu_user_us") > cpu / 2, "{}", ended.result["bill"]);
+    // What it used before it had the job is in its CPU time, and not in its run time.
+    assert!(cpu < run + LITTLE_US, "one thread: {cpu} {run}");
+    assert!(ended.figure("wall_us") >= run);
+}
+
+#[test]
+fn figures_of_two_jobs_at_once_are_each_its_own() {
+    let daemon = Daemon::start(Place::new(Mode::Jailed));
+    let mut client = daemon.client();
+    let mut large = submission("grow_memory_then_exit");
+    large.limits.memory_bytes = Some(64 << 20);
+    let mut spinning = submission("spin_forever");
+    spinning.limits.cpu_us = Some(300_000);
+    let mut echo = submission("echo_stdin");
+    echo.input = vec![b'x'; 5000].into();
+    let jobs = [large, spinning, echo].map(|job| client.submit(job).unwrap());
+    let [large, spinning, echo] = jobs.map(|job| client.result(&job).bill);
+    let cpu = |bill: &stockade_wire::job::Bill| bill.cpu_user_us.unwrap() + bill.cpu_system_us.unwrap();
+    assert!(cpu(&spinning) >= 300_000 && cpu(&echo) < LITTLE_US, "{spinning:?} {echo:?}");
+    assert!(large.memory_peak_bytes > Some(60 << 20), "{large:?}");
+    assert!(spinning.memory_peak_bytes < Some(50 << 20) && echo.memory_peak_bytes < Some(50 << 20));
+    assert_eq!([&spinning, &echo].map(|bill| bill.wasm_memory_peak_bytes), [None, Some(128 << 10)]);
+    assert_eq!([&large, &spinning, &echo].map(|bill| bill.output_bytes), [Some(0), Some(0), Some(5000)]);
+    assert_eq!([&large, &spinning, &echo].map(|bill| bill.input_bytes), [Some(0), Some(0), Some(5000)]);
+    assert!(large.page_faults > echo.page_faults, "{large:?} {echo:?}");
+}
+
+/// The figures that are null.
+fn unknown(bill: &Value) -> Vec<&str> {
+    let figures = bill.as_object().unwrap().iter();
+    figures.filter(|(_, figure)| figure.is_null()).map(|(name, _)| name.as_str()).collect()
+}
+
+#[test]
+fn figures_that_could_not_be_measured_are_null() {
+    let place = Place::new(Mode::Jailed);
+    // Standard input is handed over as it is: nobody counts what the guest reads of it.
+    assert_eq!(unknown(&place.run(&[], &guest("nothing")).result["bill"]), ["fuel", "input_bytes"]);
+    let file = place.file("input", "");
+    let input = ["--input", file.to_str().unwrap()];
+    let metered = [&input[..], &["--fuel", "1000"]].concat();
+    assert!(unknown(&place.run(&metered, &guest("nothing")).result["bill"]).is_empty());
+    let invalid = place.run(&input, &place.file("broken.wat", "(module (func"));
+    let never_ran = unknown(&invalid.result["bill"]).len();
+    assert_eq!(never_ran, 13, "wall, compile, output and log are known: {}", invalid.result["bill"]);
+    let in_process = Place::new(Mode::InProcess).run(&input, &guest("nothing"));
+    assert_eq!(
+        unknown(&in_process.result["bill"]),
+        [
+            "cpu_system_us",
+            "cpu_user_us",
+            "fork_us",
+            "fuel",
+            "memory_peak_bytes",
+            "page_faults",
+            "teardown_us"
+        ],
+        "no process of its own that the kernel counts for"
+    );
+}
