@@ -18,7 +18,7 @@ use super::drive::Executor;
 use super::in_process::{InProcess, InProcessError};
 use super::job::Caller;
 use super::ledger::Ledger;
-use super::pool::{Need, Pool, PoolError};
+use super::pool::{Pool, PoolError};
 use super::zygote::{Settings, Zygote, ZygoteError};
 use super::{Core, Counters, Supervisor};
 use crate::config::{Config, Mode};
@@ -153,8 +153,7 @@ fn leaves(config: &Config) -> Result<(Option<Tree>, Option<MissingLayer>), Start
 
 /// Makes the first worker and looks at what holds it.
 async fn try_walls(pool: &Rc<Pool>, config: &Config) -> Result<Vec<Layer>, StartError> {
-    let need = Need { directories: &[], caller: Caller::NOBODY, memory_bytes: config.ceilings.memory_bytes };
-    let worker = pool.take(&need).await.map_err(worker_error)?;
+    let worker = pool.make_idle().await.map_err(worker_error)?;
     let walls = pool.walls(&worker);
     let held = pool.layers_held(&worker);
     for layer in &config.jail.require {

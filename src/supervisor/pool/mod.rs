@@ -137,6 +137,18 @@ impl Pool {
         self.make(self.birth(Role::RunFiles, need)).await
     }
 
+    /// A locked worker for any job that has no directories, made now and not replaced once it is taken.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub(crate) async fn make_idle(self: &Rc<Self>) -> Result<Worker, PoolError> {
+        self.make(self.birth(Role::Run, &self.any_job())).await
+    }
+
+    fn any_job(&self) -> Need<'static> {
+        Need { directories: &[], caller: Caller::NOBODY, memory_bytes: self.config.ceilings.memory_bytes }
+    }
+
     fn take_idle(&self) -> Option<Worker> {
         let mut idle = self.idle.borrow_mut();
         // One that died while idle is dropped here, which reaps it.
@@ -163,12 +175,7 @@ impl Pool {
             self.coming.set(self.coming.get() + 1);
             let pool = Rc::clone(self);
             tokio::task::spawn_local(async move {
-                let need = Need {
-                    directories: &[],
-                    caller: Caller::NOBODY,
-                    memory_bytes: pool.config.ceilings.memory_bytes,
-                };
-                let made = pool.make(pool.birth(Role::Run, &need)).await;
+                let made = pool.make_idle().await;
                 pool.coming.set(pool.coming.get() - 1);
                 match made {
                     Ok(worker) if !pool.closed.get() => pool.idle.borrow_mut().push_back(worker),
@@ -186,11 +193,15 @@ impl Pool {
         self.refill();
     }
 
-    /// Ends every idle worker and returns when the last worker nobody waited for is reaped, or `within` is over.
+    /// Ends the zygote and every idle worker, and returns when they and the last worker nobody waited for are reaped,
+    /// or `within` is over.
     pub(crate) async fn close(&self, within: Duration) {
         self.closed.set(true);
         self.idle.borrow_mut().clear();
         let by = Instant::now() + within;
+        if tokio::time::timeout(within, self.zygote.end()).await.is_err() {
+            tracing::warn!("the zygote does not end; it goes with this process");
+        }
         while self.graveyard.waiting() > 0 && Instant::now() < by {
             self.graveyard.sweep();
             // The kernel needs a moment for each; there is no event that covers them all.

@@ -9,12 +9,15 @@
 mod budget;
 mod process;
 
+use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use stockade_wire::zygote::{ForkOperation, ForkOrder, FromZygote, WarmReport, ZygoteConfig};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use budget::RestartBudget;
 use process::Process;
@@ -117,10 +120,12 @@ struct Request {
 }
 
 /// Asks the zygote, whichever it is by then.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Zygote {
     requests: mpsc::Sender<Request>,
-    starts: std::rc::Rc<std::cell::Cell<u64>>,
+    starts: Rc<Cell<u64>>,
+    stop: Rc<Notify>,
+    keeper: RefCell<Option<JoinHandle<()>>>,
 }
 
 impl Zygote {
@@ -132,11 +137,29 @@ impl Zygote {
         let budget = RestartBudget::new(settings.restart_burst, settings.restart_window);
         let (process, report) = Process::start(&settings).await?;
         let (sender, receiver) = mpsc::channel(REQUESTS_MAX);
-        let starts = std::rc::Rc::new(std::cell::Cell::new(1));
+        let starts = Rc::new(Cell::new(1));
+        let stop = Rc::new(Notify::new());
         let fingerprint = report.engine_fingerprint.clone();
-        let keeper = Keeper { settings, budget, fingerprint, starts: starts.clone(), requests: receiver };
-        tokio::task::spawn_local(keeper.keep(process));
-        Ok((Self { requests: sender, starts }, report))
+        let keeper = Keeper {
+            settings,
+            budget,
+            fingerprint,
+            starts: Rc::clone(&starts),
+            stop: Rc::clone(&stop),
+            requests: receiver,
+        };
+        let keeper = RefCell::new(Some(tokio::task::spawn_local(keeper.keep(process))));
+        Ok((Self { requests: sender, starts, stop, keeper }, report))
+    }
+
+    /// Ends it and returns when it is reaped. Nothing can be forked afterwards.
+    pub(crate) async fn end(&self) {
+        self.stop.notify_one();
+        let keeper = self.keeper.take();
+        let Some(keeper) = keeper else { return };
+        if let Err(error) = keeper.await {
+            tracing::error!(%error, "keeping the zygote failed");
+        }
     }
 
     /// Forks one worker. Waits its turn.
@@ -161,7 +184,8 @@ struct Keeper {
     settings: Settings,
     budget: RestartBudget,
     fingerprint: String,
-    starts: std::rc::Rc<std::cell::Cell<u64>>,
+    starts: Rc<Cell<u64>>,
+    stop: Rc<Notify>,
     requests: mpsc::Receiver<Request>,
 }
 
@@ -202,6 +226,7 @@ impl Keeper {
             let request = tokio::select! {
                 biased;
                 () = process.exited() => break Over::Failed,
+                () = self.stop.notified() => break Over::Stopping,
                 request = self.requests.recv() => request,
             };
             let Some(Request { order, fds, reply }) = request else { break Over::Stopping };
