@@ -7,7 +7,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use stockade::client::ClientError;
 use stockade_wire::client::RefusalReason;
-use stockade_wire::job::{ModuleSource, Phase, Verdict};
+use stockade_wire::job::{ModuleSource, Verdict};
 
 use crate::rig::{Daemon, Mode, Place, end_of, guest, ran, short_of, signal, submission, text};
 
@@ -206,7 +206,6 @@ fn queue_that_is_full_refuses_and_says_when_to_come_back() {
         let daemon = Daemon::start(place);
         let mut client = daemon.client();
         let jobs = [(); 2].map(|()| client.submit(submission("spin_forever")).unwrap());
-        client.await_phase(&jobs[0], Phase::Running);
         match client.submit(submission("nothing")) {
             Err(ClientError::Refused(refusal)) => {
                 assert_eq!(stockade::supervisor::refusal_code(refusal.reason), reason);
