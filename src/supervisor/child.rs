@@ -61,7 +61,9 @@ impl Child {
 
     /// Removes its leaf. To be called once it is reaped and the leaf's figures are read.
     pub(crate) fn remove_leaf(&mut self) {
-        self.leaf.take().map(remove);
+        if let Some(leaf) = self.leaf.take() {
+            remove(leaf);
+        }
     }
 
     /// Whether it has already exited, seen without waiting.
@@ -199,7 +201,9 @@ impl Graveyard {
         *self.sexton.borrow_mut() = Some(context.waker().clone());
         let gone: Vec<Buried> = self.buried.borrow_mut().extract_if(.., |one| one.is_gone(context)).collect();
         for one in gone {
-            one.leaf.map(remove);
+            if let Some(leaf) = one.leaf {
+                remove(leaf);
+            }
             self.one_reaped();
         }
         // The only one who knows of it is this task: nothing will be buried any more.
