@@ -13,7 +13,7 @@ const LITTLE_US: u64 = 100_000;
 
 #[test]
 fn supervisor_that_is_busy_does_not_show_in_a_small_jobs_bill() {
-    let daemon = Arc::new(Daemon::start(Place::new(Mode::Jailed)));
+    let daemon = Daemon::start(Place::new(Mode::Jailed));
     let nothing = guest("nothing");
     daemon.submit(&[], &nothing);
     let stop = Arc::new(AtomicBool::new(false));
