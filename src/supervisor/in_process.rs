@@ -118,9 +118,6 @@ impl InProcess {
             .or((report.ending == Ending::Interrupted && Instant::now() >= deadline)
                 .then_some(Cause::Deadline));
         let told = told.or_else(|| cpu.filter(CpuLimit::reached).map(|_| Cause::CpuTime));
-        // Guests look at the clock themselves, and may see the deadline before the timer here does.
-        let late = report.ending == Ending::Interrupted && Instant::now() >= work.deadline;
-        let told = told.or_else(|| late.then_some(Cause::Deadline));
         let outcome = outcome::judge(&Evidence {
             exit: Exit::Code(0),
             oom_kills: None,
