@@ -61,7 +61,7 @@ impl Child {
 
     /// Removes its leaf. To be called once it is reaped and the leaf's figures are read.
     pub(crate) fn remove_leaf(&mut self) {
-        self.leaf.take().map(remove);
+        remove(self.leaf.take());
     }
 
     /// Whether it has already exited, seen without waiting.
@@ -199,7 +199,7 @@ impl Graveyard {
         *self.sexton.borrow_mut() = Some(context.waker().clone());
         let gone: Vec<Buried> = self.buried.borrow_mut().extract_if(.., |one| one.is_gone(context)).collect();
         for one in gone {
-            one.leaf.map(remove);
+            remove(one.leaf);
             self.one_reaped();
         }
         // The only one who knows of it is this task: nothing will be buried any more.
@@ -231,8 +231,10 @@ pub(crate) fn as_pid(pid: u32) -> Pid {
     Pid::from_raw(i32::try_from(pid).unwrap_or(0))
 }
 
-fn remove(mut leaf: Leaf) {
-    if let Err(error) = leaf.remove() {
+fn remove(leaf: Option<Leaf>) {
+    if let Some(mut leaf) = leaf
+        && let Err(error) = leaf.remove()
+    {
         tracing::warn!(%error, "cgroup leaf not removed; the next start sweeps it");
     }
 }

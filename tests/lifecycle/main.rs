@@ -1,4 +1,5 @@
 //! The executable as it ships: whatever ends it, nothing of it is left.
+#![allow(unreachable_pub, reason = "a module of a test binary has nobody outside to hide from")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -140,7 +140,8 @@ impl Client {
     /// The outcome of a result: verdict and reason.
     pub fn outcome(self) -> (String, String) {
         let output = self.output();
-        let result: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+        let result: serde_json::Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
         let text = |name: &str| result["outcome"][name].as_str().unwrap_or_default().to_owned();
         (text("verdict"), text("reason"))
     }

@@ -15,7 +15,8 @@ const DRAINED: (&str, &str) = ("cancelled", "drain");
 #[test]
 fn daemon_asked_to_stop_ends_jobs_in_time_and_exits_last() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        let mut daemon = Daemon::start(&[("STOCKADE_CLIENTS_DRAIN_TIMEOUT", "300ms"), ("STOCKADE_POOL_WARM", "2")]);
+        let mut daemon =
+            Daemon::start(&[("STOCKADE_CLIENTS_DRAIN_TIMEOUT", "300ms"), ("STOCKADE_POOL_WARM", "2")]);
         let spinning = daemon.submit(SPIN, &["--timeout", "10m"]);
         Family::of(daemon.pid(), &[("stockade:run", 3)]).wait_for_guests(1);
         let compiling = daemon.submit(&laborious(), &[]);

@@ -2,6 +2,7 @@
 //!
 //! The supervisor is the product's, in a process of its own for every test; the zygote and its workers are
 //! `stockade-hostile`, in the real jail.
+#![allow(unreachable_pub, reason = "a module of a test binary has nobody outside to hide from")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
