@@ -216,8 +216,11 @@ fn no_leaf_is_left_of_jobs_that_ended_were_killed_or_cancelled_while_their_worke
                 rig.assert_serves().await;
             }
         }
-        eventually("the dead to be reaped", || children().len() == 1).await;
-        assert_eq!(leaves.count(), 0);
+        // Of cancelled jobs the zygote may still have the order before it, and they the leaf for it.
+        eventually("the dead to be reaped, and every leaf removed", || {
+            children().len() == 1 && leaves.count() == 0
+        })
+        .await;
         rig.end().await;
         assert!(children().is_empty());
     });
