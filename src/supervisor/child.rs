@@ -61,7 +61,9 @@ impl Child {
 
     /// Removes its leaf. To be called once it is reaped and the leaf's figures are read.
     pub(crate) fn remove_leaf(&mut self) {
-        remove(self.leaf.take());
+        if let Some(leaf) = self.leaf.take() {
+            remove(leaf);
+        }
     }
 
     /// Whether it has already exited, seen without waiting.
@@ -199,7 +201,9 @@ impl Graveyard {
         *self.sexton.borrow_mut() = Some(context.waker().clone());
         let gone: Vec<Buried> = self.buried.borrow_mut().extract_if(.., |one| one.is_gone(context)).collect();
         for one in gone {
-            remove(one.leaf);
+            if let Some(leaf) = one.leaf {
+                remove(leaf);
+            }
             self.one_reaped();
         }
         // The only one who knows of it is this task: nothing will be buried any more.
@@ -231,10 +235,8 @@ pub(crate) fn as_pid(pid: u32) -> Pid {
     Pid::from_raw(i32::try_from(pid).unwrap_or(0))
 }
 
-fn remove(leaf: Option<Leaf>) {
-    if let Some(mut leaf) = leaf
-        && let Err(error) = leaf.remove()
-    {
+fn remove(mut leaf: Leaf) {
+    if let Err(error) = leaf.remove() {
         tracing::warn!(%error, "cgroup leaf not removed; the next start sweeps it");
     }
 }

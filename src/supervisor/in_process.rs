@@ -18,7 +18,7 @@ use nix::unistd::pipe2;
 use stockade_sys::memfd;
 use stockade_sys::pidfd::Exit;
 use stockade_wire::job::{Layer, LogStream, MissingLayer, Outcome, Stage, Walls};
-use stockade_wire::worker::{CompileOrder, RunReport};
+use stockade_wire::worker::{CompileOrder, Ending, RunReport};
 use stockade_worker::compile::compile;
 use stockade_worker::engine::{EngineError, EngineSettings, Warm, warm};
 use stockade_worker::run::{self, Confinement, CpuLimit, DeveloperMode, Stdio, Ticker, TickerError};
@@ -91,6 +91,7 @@ impl InProcess {
     }
 
     async fn try_run(&self, job: &Job, work: Work) -> std::io::Result<End> {
+        let deadline = work.deadline;
         let order = work.order(job);
         let artifact = work.artifact.fd().try_clone_to_owned()?;
         let ((output, their_output), (stdout, their_stdout), (stderr, their_stderr)) =
@@ -112,6 +113,10 @@ impl InProcess {
         let streams = Streams { output, stdout, stderr };
         let (told, output_cut) = streams.follow(job, work.deadline, Stop { flag: &stop, pump }).await;
         let report = running.await.map_err(std::io::Error::other)?;
+        // The guest looks at the same clock as this task does, and may have seen the deadline first.
+        let told = told
+            .or((report.ending == Ending::Interrupted && Instant::now() >= deadline)
+                .then_some(Cause::Deadline));
         let told = told.or_else(|| cpu.filter(CpuLimit::reached).map(|_| Cause::CpuTime));
         let outcome = outcome::judge(&Evidence {
             exit: Exit::Code(0),

@@ -7,9 +7,9 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use stockade::client::ClientError;
 use stockade_wire::client::RefusalReason;
-use stockade_wire::job::{ModuleSource, Phase, Verdict};
+use stockade_wire::job::{ModuleSource, Verdict};
 
-use crate::rig::{Daemon, Mode, Place, end_of, guest, ran, short_of, signal, submission, text};
+use crate::rig::{Daemon, Mode, Place, end_of, eventually, guest, ran, short_of, signal, submission, text};
 
 in_both_modes!(
     submit_waits_and_reports_as_run_does,
@@ -18,6 +18,8 @@ in_both_modes!(
     module_is_known_by_its_digest_once_it_was_submitted,
     result_that_is_not_kept_any_more_is_not_found,
     job_that_is_not_admitted_is_denied_with_the_reason,
+    job_is_its_users_and_in_the_trace_it_was_given,
+    queue_with_too_many_bytes_refuses_the_next,
 );
 
 fn submit_waits_and_reports_as_run_does(mode: Mode) {
@@ -77,7 +79,7 @@ fn submit_that_is_interrupted_ends_its_job() {
     let child = daemon.place.stockade(["submit", "--json"]).arg(guest("flood_stderr_lines")).spawn().unwrap();
     let mut client = daemon.client();
     let mut job = None;
-    crate::rig::eventually("the job to be there", || {
+    eventually("the job to be there", || {
         job = client.ask(async |client| client.list().await).unwrap().first().map(|one| one.job.clone());
         job.is_some()
     });
@@ -151,11 +153,6 @@ fn result_that_is_not_kept_any_more_is_not_found(mode: Mode) {
 }
 
 fn job_that_is_not_admitted_is_denied_with_the_reason(mode: Mode) {
-    let missing_layer = match mode {
-        // The tests' own machine has no memory controller, or the job runs: see below.
-        Mode::Jailed => None,
-        Mode::InProcess => Some("seccomp"),
-    };
     let daemon = Daemon::start(Place::new(mode).set("CEILINGS_INPUT_BYTES", "1000"));
     let nothing = guest("nothing");
     let large = daemon.place.file("large", [0; 1001]);
@@ -171,10 +168,6 @@ fn job_that_is_not_admitted_is_denied_with_the_reason(mode: Mode) {
             assert_eq!(ended.result["outcome"]["retriable"], false);
             assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
         }
-    }
-    if let Some(layer) = missing_layer {
-        let ended = daemon.submit(&["--require", layer], &nothing);
-        assert_eq!(ended.short(), "denied missing_layer - operator 126");
     }
     let mut client = daemon.client();
     let mut nameless = submission("nothing");
@@ -206,7 +199,6 @@ fn queue_that_is_full_refuses_and_says_when_to_come_back() {
         let daemon = Daemon::start(place);
         let mut client = daemon.client();
         let jobs = [(); 2].map(|()| client.submit(submission("spin_forever")).unwrap());
-        client.await_phase(&jobs[0], Phase::Running);
         match client.submit(submission("nothing")) {
             Err(ClientError::Refused(refusal)) => {
                 assert_eq!(stockade::supervisor::refusal_code(refusal.reason), reason);
@@ -226,4 +218,43 @@ fn queue_that_is_full_refuses_and_says_when_to_come_back() {
         assert_eq!(after.outcome.verdict, Verdict::Completed, "there is room again");
         assert_eq!(daemon.stats()["refused"], 2);
     }
+}
+
+fn queue_with_too_many_bytes_refuses_the_next(mode: Mode) {
+    let daemon = Daemon::start(Place::new(mode).set("QUEUE_BYTES_MAX", "1M"));
+    let mut client = daemon.client();
+    let mut heavy = submission("spin_forever");
+    heavy.input = vec![0; 600 << 10].into();
+    let first = client.submit(heavy.clone()).unwrap();
+    match client.submit(heavy) {
+        Err(ClientError::Refused(refusal)) => {
+            assert_eq!(refusal.reason, RefusalReason::QueueFull);
+            assert!(refusal.retry_after_ms > Some(0) && refusal.message.contains("bytes"), "{refusal:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(
+        client.run(submission("nothing")).unwrap().outcome.verdict,
+        Verdict::Completed,
+        "a light one fits"
+    );
+    client.ask(async |client| client.cancel(&first).await).unwrap();
+    client.result(&first);
+}
+
+fn job_is_its_users_and_in_the_trace_it_was_given(mode: Mode) {
+    let daemon = Daemon::start(Place::new(mode));
+    let uid = nix::unistd::geteuid();
+    let plain = daemon.submit(&[], &guest("nothing"));
+    assert_eq!(
+        [&plain.result["tenant"], &plain.result["trace_id"]],
+        [&format!("uid:{uid}").into(), &Value::Null]
+    );
+    let named = daemon.submit(&["--tenant", "shop"], &guest("nothing"));
+    assert_eq!(named.result["tenant"], format!("uid:{uid}/shop"));
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let mut traced = submission("nothing");
+    traced.traceparent = Some(format!("00-{trace}-00f067aa0ba902b7-01"));
+    assert_eq!(daemon.client().run(traced).unwrap().trace_id.as_deref(), Some(trace));
+    eventually("the trace to be in the log", || daemon.log().contains(trace));
 }

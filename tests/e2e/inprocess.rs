@@ -1,5 +1,6 @@
 //! The developer's mode says what it is. That it runs jobs as the jail does is tested with each behaviour.
 
+use nix::sys::signal::Signal;
 use stockade_wire::job::Layer;
 
 use crate::rig::{Daemon, Mode, Place, guest, ran};
@@ -57,14 +58,11 @@ fn developers_mode_in_production_is_refused() {
 #[test]
 fn developers_mode_says_at_the_start_what_is_off() {
     let daemon = Daemon::start(Place::new(Mode::InProcess));
-    let log = daemon.log();
+    daemon.signal(Signal::SIGTERM);
+    let (status, log, _) = daemon.end();
+    assert_eq!(status, Some(0), "{log}");
     let line = log.lines().find(|line| line.contains("in-process mode")).expect("no warning");
     assert!(line.contains("WARN") && Layer::ALL.iter().all(|layer| line.contains(layer.name())), "{line}");
-    let (status, log, _) = {
-        daemon.signal(nix::sys::signal::Signal::SIGTERM);
-        daemon.end()
-    };
-    assert_eq!(status, Some(0), "{log}");
 }
 
 #[test]

@@ -91,10 +91,14 @@ fn log_is_followed_while_its_job_runs(mode: Mode) {
     let job = client.submit(submission("flood_stderr_lines")).unwrap();
     let mut following = daemon.place.stockade(["logs", "--follow", &job]).spawn().unwrap();
     let mut lines = BufReader::new(following.stderr.take().unwrap()).lines();
-    assert_eq!(lines.next().unwrap().unwrap(), "a line of the log");
+    // More than is read at once: the later ones were not there when it began.
+    for _ in 0..10_000 {
+        let line = lines.next().unwrap().unwrap();
+        assert!(line == "a line of the log" || line.ends_with("bytes lost]") || line.len() < 17, "{line}");
+    }
     client.await_phase(&job, Phase::Running);
     client.ask(async |client| client.cancel(&job).await).unwrap();
-    assert!(lines.map(Result::unwrap).count() > 0);
+    lines.for_each(|line| drop(line.unwrap()));
     assert_eq!(end_of(following).status, Some(0), "ends with the job");
     let after = daemon.cli(&["logs", &job]);
     let kept = client.result(&job).logs.stderr.0;

@@ -158,6 +158,14 @@ impl Place {
         path
     }
 
+    /// The files of compiled modules in its cache.
+    pub fn artifacts(&self) -> Vec<PathBuf> {
+        let engines = fs::read_dir(self.path("cache")).unwrap().map(|entry| entry.unwrap().path());
+        let files = engines.filter(|path| path.is_dir()).flat_map(|path| fs::read_dir(path).unwrap());
+        let whole = |path: &PathBuf| !path.to_string_lossy().contains(".new-");
+        files.map(|entry| entry.unwrap().path()).filter(whole).collect()
+    }
+
     /// Lets other users into the place.
     pub fn open_to_all(&self) {
         fs::set_permissions(self.directory.path(), fs::Permissions::from_mode(0o755)).unwrap();

@@ -6,7 +6,7 @@ use crate::rig::{Daemon, SPIN};
 #[test]
 fn nothing_of_the_environment_reaches_the_zygote_or_a_worker() {
     if !nix::unistd::geteuid().is_root() {
-        println!("not run: root, to read another process's environment");
+        println!("not run: root");
         return;
     }
     let daemon = Daemon::start(&[

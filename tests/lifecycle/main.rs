@@ -1,11 +1,12 @@
 //! The executable as it ships: whatever ends it, nothing of it is left.
-#![allow(unreachable_pub, reason = "a module of a test binary has nobody outside to hide from")]
+#![forbid(unsafe_code)]
 #![allow(
+    unreachable_pub,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "a test that cannot go on says so by panicking"
+    reason = "a test that cannot go on says so by panicking, and nothing is exported"
 )]
 
 mod environment;

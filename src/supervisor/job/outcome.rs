@@ -41,7 +41,6 @@ pub(crate) struct Evidence<'a> {
 
 const SIGSYS: i32 = nix::libc::SIGSYS;
 const SIGKILL: i32 = nix::libc::SIGKILL;
-const SIGXFSZ: i32 = nix::libc::SIGXFSZ;
 
 /// The outcome that `evidence` amounts to.
 pub(crate) fn judge(evidence: &Evidence<'_>) -> Outcome {
@@ -280,12 +279,6 @@ fn unexplained(evidence: &Evidence<'_>) -> Outcome {
         Exit::Code(status) => {
             lost("exit_status", format!("the worker exited with status {status} and without a reply"))
         }
-        Exit::Signal(SIGXFSZ) => ended(
-            Verdict::GuestError,
-            "file_size",
-            Blame::Guest,
-            "the guest wrote a file larger than jail.file_bytes allows",
-        ),
         Exit::Signal(SIGKILL) => {
             lost("killed", "the worker was killed by somebody else: Stockade had not sent SIGKILL".to_owned())
         }

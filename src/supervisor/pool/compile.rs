@@ -175,9 +175,6 @@ fn not_compiled(end: End, exit: Option<Exit>, oom: bool) -> Outcome {
         End::Replied(_) => lost("the compile worker broke the protocol or died after its reply"),
         End::Gone => match exit {
             Some(Exit::Signal(nix::libc::SIGSYS)) => outcome::jail_violation(None),
-            Some(Exit::Signal(nix::libc::SIGXFSZ)) => {
-                limit("artifact_too_large", "the compiled module is larger than compile.artifact allows")
-            }
             exit => lost(&format!("the compile worker went away without a reply ({exit:?})")),
         },
     }

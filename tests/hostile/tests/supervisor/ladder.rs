@@ -8,7 +8,8 @@ use stockade_wire::job::{JobResult, Stage, Verdict};
 use crate::families::{signal, workers};
 use crate::rig::{Rig, SPIN, alone, config, hostile, limited, submission};
 
-const TIMEOUT: Duration = Duration::from_millis(150);
+/// Long enough for a worker to begin to misbehave on a machine where everything else waits for the processor, too.
+const TIMEOUT: Duration = Duration::from_millis(500);
 const GRACE: Duration = Duration::from_millis(100);
 
 /// On a machine where everything else waits for the processor too. What is usual is printed.
@@ -42,11 +43,12 @@ fn worker_that_ignores_sigterm_is_gone_when_its_grace_is_over() {
     alone(async || {
         let rig = rig().await;
         let mut late = Vec::new();
-        for _ in 0..10 {
+        for _ in 0..5 {
             let since = Instant::now();
             let result = rig.run(limited(hostile("ignore-sigterm"), TIMEOUT, GRACE)).await;
-            late.push(since.elapsed() - TIMEOUT - config().kill.epoch_head_start - GRACE);
+            let took = since.elapsed();
             assert_timed_out(&result, "sigkill_after_grace", Stage::Sigkill);
+            late.push(took - TIMEOUT - config().kill.epoch_head_start - GRACE);
             assert!(workers().is_empty());
         }
         print_late("worker that ignores SIGTERM, after head start and grace", &mut late);

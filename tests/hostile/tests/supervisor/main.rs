@@ -2,13 +2,14 @@
 //!
 //! The supervisor is the product's, in a process of its own for every test; the zygote and its workers are
 //! `stockade-hostile`, in the real jail.
-#![allow(unreachable_pub, reason = "a module of a test binary has nobody outside to hide from")]
+#![forbid(unsafe_code)]
 #![allow(
+    unreachable_pub,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "a test that cannot go on says so by panicking"
+    reason = "a test that cannot go on says so by panicking, and nothing is exported"
 )]
 
 mod circuit;
