@@ -5,6 +5,9 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use super::output::Output;
 use super::{exit, socket};
@@ -12,6 +15,9 @@ use crate::config::Config;
 use crate::daemon::{self, DaemonError, Listener, SignalError, SocketError, StopSignals};
 use crate::observe::{self, ObserveError};
 use crate::supervisor::{StartError, Startup};
+
+/// Time what is left has to be gone once the daemon has closed. Nothing is, unless it was told twice to stop.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +55,9 @@ fn try_serve(config: Config, socket_flag: Option<&Path>) -> Result<(), ServeErro
         let supervisor = Startup::new(config).start().await?;
         tracing::info!(socket = %path.display(), "ready");
         daemon::serve(supervisor.clone(), listener, &clients, async || stop.next().await).await?;
-        supervisor.end().await;
+        if timeout(END_TIMEOUT, supervisor.end()).await.is_err() {
+            tracing::error!("workers did not end in time; they go with this process");
+        }
         tracing::info!("stopped");
         Ok(())
     })

@@ -39,7 +39,7 @@ fn daemon_that_is_killed_takes_everything_with_it() {
 #[test]
 fn daemon_killed_at_any_moment_of_its_start_leaves_nothing() {
     if !nix::unistd::geteuid().is_root() {
-        println!("not run: root, to see which executable another process runs");
+        println!("not run: root");
         return;
     }
     let directory = TempDir::new().unwrap();

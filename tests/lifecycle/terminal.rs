@@ -24,7 +24,7 @@ impl Terminal {
     /// `None`, said aloud, where there is no way to make one.
     fn open(line: &str) -> Option<Self> {
         if Command::new("script").arg("--version").stdout(Stdio::null()).status().is_err() {
-            println!("not run: script(1), to make a terminal");
+            println!("not run: script(1)");
             return None;
         }
         let directory = TempDir::new().unwrap();

@@ -15,6 +15,7 @@ use stockade_worker::jail::seccomp::is_crash;
 
 use super::{Need, Pool};
 use crate::supervisor::artifact::Compile;
+use crate::supervisor::job::ladder::EXIT_ALLOWANCE;
 use crate::supervisor::job::{Caller, outcome};
 use crate::supervisor::link::ExchangeError;
 use crate::supervisor::worker::Worker;
@@ -87,10 +88,14 @@ impl Compile for Rc<Pool> {
 impl Pool {
     /// Waits for the one reply and then for the exit, within the limits.
     async fn await_end(&self, worker: &Worker) -> End {
-        let by = Instant::now() + self.config.compile.timeout;
+        let mut by = Instant::now() + self.config.compile.timeout;
         let mut check = Instant::now() + self.config.compile.cpu;
         let mut reply = None;
         loop {
+            if reply.is_some() {
+                // Nothing is left to do but to exit, and others wait for the place.
+                by = by.min(Instant::now() + EXIT_ALLOWANCE);
+            }
             tokio::select! {
                 biased;
                 message = worker.link.receive(0), if reply.is_none() => {
@@ -104,7 +109,7 @@ impl Pool {
                 }
                 () = worker.exited() => return reply.map_or(End::Gone, End::Replied),
                 () = tokio::time::sleep_until(by.into()) => return reply.map_or(End::TimeUp, End::Replied),
-                () = tokio::time::sleep_until(check.into()) => {
+                () = tokio::time::sleep_until(check.into()), if reply.is_none() => {
                     let left = self.config.compile.cpu.saturating_sub(worker.cpu_time().unwrap_or_default());
                     if left.is_zero() {
                         return End::CpuUp;
@@ -139,10 +144,11 @@ fn checked(artifact: File, report: &CompileReport) -> Result<File, Outcome> {
     if found != 0 && found == report.artifact_bytes {
         return Ok(artifact);
     }
-    Err(outcome::internal(
-        "artifact_size",
-        format!("the compile worker announced {} bytes and wrote {found}", report.artifact_bytes),
-    ))
+    let message = format!("the compile worker announced {} bytes and wrote {found}", report.artifact_bytes);
+    Err(Outcome {
+        retriable: true,
+        ..outcome::ended(Verdict::Internal, "artifact_size", Blame::Ambiguous, &message)
+    })
 }
 
 fn not_compiled(end: End, exit: Option<Exit>, oom: bool) -> Outcome {

@@ -36,6 +36,14 @@
 //! | `confess-in-report` | claims to have no layer |
 //! | `exit-before-order` | locks, and exits before it says so |
 //! | `hang-before-report` | locks, and does not say so |
+//! | `hang-in-compile` | with a module to compile, sleeps |
+//! | `spin-in-compile` | spins natively |
+//! | `die-in-compile` | exits with status 7, having said nothing |
+//! | `panic-in-compile`, `abort-in-compile`, `socket-in-compile` | does that |
+//! | `lie-in-compile` | announces an artifact that is not there |
+//! | `run-in-compile` | reports a run |
+//! | `linger-in-compile` | says that it compiled, and does not exit |
+//! | `poison-in-compile` | says that it compiled and hands over bytes that are no artifact |
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -50,11 +58,11 @@ use stockade_sys::prctl::exit_now;
 use stockade_sys::signals::ignore;
 use stockade_wire::limits::{GUEST_TEXT_BYTES_MAX, LINK_MESSAGE_BYTES_MAX};
 use stockade_wire::worker::{
-    CompileReport, Ending, FromWorker, GuestKind, JailReport, Role, RunOrder, RunReport,
+    CompileOrder, CompileReport, Ending, FromWorker, GuestKind, JailReport, Role, RunOrder, RunReport,
 };
 use stockade_worker::engine::Warm;
 use stockade_worker::jail::Locked;
-use stockade_worker::role::{Behaviour, Link, RunFds};
+use stockade_worker::role::{Behaviour, CompileFds, Link, RunFds};
 
 use crate::probe;
 
@@ -68,7 +76,7 @@ static OWN_NAME: OnceLock<String> = OnceLock::new();
 pub fn behaviour(path: &str) -> Behaviour {
     let name = Path::new(path).file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let _ = OWN_NAME.set(name.to_owned());
-    Behaviour { born, announce, run, ..Behaviour::standard() }
+    Behaviour { born, announce, run, compile }
 }
 
 fn own_name() -> &'static str {
@@ -115,6 +123,36 @@ fn run(locked: Locked, order: RunOrder, fds: RunFds, warm: &Warm) -> Infallible 
     seal(locked);
     act(fds);
     exit_now(SURVIVED_STATUS)
+}
+
+fn compile(locked: Locked, order: CompileOrder, fds: CompileFds, warm: &Warm) -> Infallible {
+    let Some(misbehaviour) = own_name().strip_suffix("-in-compile") else {
+        return (Behaviour::standard().compile)(locked, order, fds, warm);
+    };
+    let compiled =
+        |artifact_bytes| FromWorker::Compiled(CompileReport { kind: GuestKind::CoreModule, artifact_bytes });
+    match misbehaviour {
+        "hang" => sleep_for_ever(),
+        "spin" => spin(),
+        "die" => exit_now(7),
+        "panic" => give_up(),
+        "abort" => std::process::abort(),
+        "socket" => drop(socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None)),
+        "lie" => say(fds.link, &compiled(4096)),
+        "run" => say(fds.link, &success()),
+        "linger" => {
+            say(fds.link, &compiled(4096));
+            spin()
+        }
+        "poison" => {
+            let poison = [0x7f; 4096];
+            if File::from(fds.artifact).write_all(&poison).is_ok() {
+                say(fds.link, &compiled(4096));
+            }
+        }
+        _ => exit_now(SURVIVED_STATUS),
+    }
+    exit_now(0)
 }
 
 fn seal(locked: Locked) {
@@ -215,8 +253,12 @@ fn sleep_for_ever() -> ! {
     }
 }
 
-#[expect(clippy::panic, reason = "this is the misbehaviour")]
 fn panicked(_fds: RunFds) {
+    give_up()
+}
+
+#[expect(clippy::panic, reason = "this is the misbehaviour")]
+fn give_up() -> ! {
     panic!("the worker's own code gave up");
 }
 

@@ -31,7 +31,7 @@ fn zygote_and_workers_have_one_thread_before_while_and_after_they_work() {
 #[test]
 fn environment_of_zygote_and_workers_is_empty() {
     if !nix::unistd::geteuid().is_root() {
-        println!("not run: root, to read another process's environment");
+        println!("not run: root");
         return;
     }
     alone(async || {
