@@ -5,9 +5,9 @@
 //!
 //! | entry | what the worker does |
 //! |---|---|
-//! | `ignore-sigterm` | ignores SIGTERM, is sealed, spins natively for ever |
-//! | `spin` | is sealed, spins natively for ever |
-//! | `sleep` | is sealed, sleeps for ever (stop it from outside with SIGSTOP: it cannot signal itself) |
+//! | `ignore-sigterm` | ignores SIGTERM, is sealed, says `begun` in its log, spins natively for ever |
+//! | `spin` | is sealed, says `begun`, spins natively for ever |
+//! | `sleep` | is sealed, says `begun`, sleeps for ever (stop it from outside with SIGSTOP: it cannot signal itself) |
 //! | `exit-0-without-reply` | exits as after a success, having said nothing |
 //! | `exit-7` | exits with status 7, having said nothing |
 //! | `reply-twice` | reports success twice |
@@ -165,8 +165,14 @@ type Act = fn(RunFds);
 
 fn act_of(entry: &str) -> Option<Act> {
     let act: Act = match entry {
-        "ignore-sigterm" | "spin" => |_| spin(),
-        "sleep" => |_| sleep_for_ever(),
+        "ignore-sigterm" | "spin" => |fds| {
+            say_begun(&fds);
+            spin()
+        },
+        "sleep" => |fds| {
+            say_begun(&fds);
+            sleep_for_ever()
+        },
         "exit-0-without-reply" => |_| exit_now(0),
         "exit-7" => |_| exit_now(7),
         "panic" => panicked,
@@ -251,6 +257,12 @@ fn sleep_for_ever() -> ! {
     loop {
         std::thread::park();
     }
+}
+
+/// From here on the misbehaviour is what the worker does; before, it was still on its way there.
+fn say_begun(fds: &RunFds) {
+    // Nobody may be listening, which changes nothing.
+    let _ = nix::unistd::write(&fds.stderr_log, b"begun\n");
 }
 
 fn panicked(_fds: RunFds) {

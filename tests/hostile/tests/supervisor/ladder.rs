@@ -94,9 +94,12 @@ fn guest_that_never_returns_ends_at_its_deadline() {
 fn stopped_worker_is_continued_to_see_its_sigterm() {
     alone(async || {
         let rig = rig().await;
-        for job in [hostile("sleep"), submission(SPIN)] {
+        for (job, misbehaves) in [(hostile("sleep"), true), (submission(SPIN), false)] {
             let id = rig.submit(limited(job, 4 * TIMEOUT, 2 * LATE_MAX));
             rig.running(&id).await;
+            if misbehaves {
+                rig.begun(&id).await;
+            }
             signal(workers()[0], Signal::SIGSTOP);
             let since = Instant::now();
             let result = rig.result(&id).await;
@@ -112,7 +115,7 @@ fn stopped_worker_that_ignores_sigterm_is_gone_when_its_grace_is_over() {
     alone(async || {
         let rig = rig().await;
         let id = rig.submit(limited(hostile("ignore-sigterm"), 4 * TIMEOUT, GRACE));
-        rig.running(&id).await;
+        rig.begun(&id).await;
         signal(workers()[0], Signal::SIGSTOP);
         let result = rig.result(&id).await;
         assert_timed_out(&result, "sigkill_after_grace", Stage::Sigkill);
@@ -141,13 +144,16 @@ fn idle_worker_that_was_stopped_does_not_hold_its_job_past_the_deadline() {
 fn cancelled_worker_ends_on_the_same_ladder() {
     alone(async || {
         let rig = rig().await;
-        for (job, stage) in [
-            (submission(SPIN), Stage::Sigterm),
-            (hostile("spin"), Stage::Sigterm),
-            (hostile("ignore-sigterm"), Stage::Sigkill),
+        for (job, misbehaves, stage) in [
+            (submission(SPIN), false, Stage::Sigterm),
+            (hostile("spin"), true, Stage::Sigterm),
+            (hostile("ignore-sigterm"), true, Stage::Sigkill),
         ] {
             let id = rig.submit(limited(job, 12 * LATE_MAX, GRACE));
             rig.running(&id).await;
+            if misbehaves {
+                rig.begun(&id).await;
+            }
             let since = Instant::now();
             rig.cancel(&id);
             let outcome = &rig.result(&id).await.outcome;

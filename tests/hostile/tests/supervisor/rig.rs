@@ -190,6 +190,13 @@ impl Rig {
         .await;
     }
 
+    /// Returns once a worker that never ends does what its job's entry says, and not only once it has its order.
+    pub async fn begun(&self, id: &str) {
+        let mut logs = self.supervisor.logs(&Caller::own(), id).unwrap();
+        let piece = within("the misbehaviour", logs.next()).await;
+        assert!(piece.is_some(), "it is over");
+    }
+
     /// Whatever was before: a job that behaves completes. The service is there.
     pub async fn assert_serves(&self) {
         let result = self.run(honest()).await;
