@@ -16,17 +16,25 @@ use policy::{Policy, PolicyError};
 
 /// File name, constant, and the policies every one of whose rules must be admitted there too, because their
 /// filters stack.
-const POLICIES: [(&str, &str); 5] = [
+const POLICIES: [(&str, &str); 7] = [
     ("zygote", "ZYGOTE"),
     ("lock", "LOCK"),
     ("run", "RUN"),
     ("run-files", "RUN_FILES"),
     ("compile", "COMPILE"),
+    ("template", "TEMPLATE"),
+    ("forked-run", "FORKED_RUN"),
 ];
 
 /// Inner filters are installed on top of outer ones; the kernel takes the strictest answer.
-const STACKED: [(&str, &str); 4] =
-    [("run", "lock"), ("run-files", "lock"), ("lock", "zygote"), ("compile", "zygote")];
+const STACKED: [(&str, &str); 6] = [
+    ("run", "lock"),
+    ("run-files", "lock"),
+    ("lock", "zygote"),
+    ("compile", "zygote"),
+    ("template", "zygote"),
+    ("forked-run", "template"),
+];
 
 fn main() {
     if let Err(error) = generate() {

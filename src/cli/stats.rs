@@ -28,6 +28,11 @@ struct StatisticsObject<'a> {
     refused: u64,
     verdicts: BTreeMap<&'a str, u64>,
     forks: u64,
+    templates: u64,
+    prepared: u64,
+    starts_prepared: u64,
+    starts_warm: u64,
+    starts_cold: u64,
     zygote_starts: u64,
     compiled: u64,
     cache_hits: u64,
@@ -57,6 +62,11 @@ fn object(statistics: &Statistics) -> StatisticsObject<'_> {
         refused: statistics.refused,
         verdicts: verdicts.collect(),
         forks: statistics.forks,
+        templates: statistics.templates,
+        prepared: statistics.prepared,
+        starts_prepared: statistics.starts_prepared,
+        starts_warm: statistics.starts_warm,
+        starts_cold: statistics.starts_cold,
         zygote_starts: statistics.zygote_starts,
         compiled: statistics.compiled,
         cache_hits: statistics.cache_hits,
@@ -85,6 +95,10 @@ fn table(statistics: &Statistics) -> String {
         format!("p50 {}, p99 {}", milliseconds(statistics.wall_p50_us), milliseconds(statistics.wall_p99_us)),
     );
     line("workers", format!("{} warm, {} forked since start", statistics.warm, statistics.forks));
+    line("templates", format!("{} modules held ready, {} workers", statistics.templates, statistics.prepared));
+    let (prepared, warm, cold) =
+        (statistics.starts_prepared, statistics.starts_warm, statistics.starts_cold);
+    line("starts", format!("{prepared} with the module there, {warm} warm, {cold} cold"));
     line("zygote", format!("started {} times", statistics.zygote_starts));
     line(
         "modules",

@@ -90,6 +90,14 @@ pub struct Pool {
     pub workers_max: usize,
     /// Most compilations at once.
     pub compilers_max: usize,
+    /// Most templates: processes that hold a module which is asked for often, to fork from. None: never make one.
+    pub templates_max: usize,
+    /// Workers kept ready by each template.
+    pub template_ready: usize,
+    /// Times a caller's module is asked for, each within `template_idle` of the last, before it gets a template.
+    pub template_after: u32,
+    /// Time after which a template nobody asked for is given up.
+    pub template_idle: Duration,
     /// Time a worker has from its fork to its report that it is locked.
     pub lock_timeout: Duration,
     /// Forks after which the zygote is exec'd afresh, for a new address layout.

@@ -102,6 +102,12 @@ impl Executor {
                 statistics.warm = pool.warm() as u64;
                 statistics.forks = pool.forks();
                 statistics.zygote_starts = pool.zygote_starts();
+                let (templates, prepared) = pool.templates();
+                (statistics.templates, statistics.prepared) = (templates as u64, prepared as u64);
+                let starts = pool.starts();
+                statistics.starts_prepared = starts.prepared.get();
+                statistics.starts_warm = starts.warm.get();
+                statistics.starts_cold = starts.cold.get();
                 cached(artifacts, statistics);
             }
             Self::InProcess { artifacts, .. } => cached(artifacts, statistics),
@@ -167,7 +173,7 @@ async fn attempt(
     record: &mut Record,
 ) -> Result<Outcome, Outcome> {
     let Payload { module, input, descriptor } = payload;
-    let artifact = artifact_for(core, job, module, record).await?;
+    let (key, artifact) = artifact_for(core, job, module, record).await?;
     job.enter(Phase::Queued);
     let queued = Instant::now();
     let deadline = queued + job.admitted.limits.timeout;
@@ -189,7 +195,7 @@ async fn attempt(
     };
     let outcome = match input {
         Ok(input) => {
-            let work = Work { artifact, input, input_bytes, deadline };
+            let work = Work { key, artifact, input, input_bytes, deadline };
             execute(core, job, work, record).await
         }
         Err(error) => Err(outcome::internal("input", format!("no memory for the input: {error}"))),
@@ -201,6 +207,7 @@ async fn attempt(
 
 /// What one run needs.
 pub(super) struct Work {
+    pub(super) key: Key,
     pub(super) artifact: Rc<Artifact>,
     pub(super) input: Rc<OwnedFd>,
     pub(super) input_bytes: Option<u64>,
@@ -232,7 +239,7 @@ async fn artifact_for(
     job: &Job,
     module: ModuleSource,
     record: &mut Record,
-) -> Result<Rc<Artifact>, Outcome> {
+) -> Result<(Key, Rc<Artifact>), Outcome> {
     job.enter(Phase::Compiling);
     let since = Instant::now();
     let (digest, module) = match module {
@@ -251,7 +258,7 @@ async fn artifact_for(
     };
     record.bill.compile_us = Some(micros_since(since, Instant::now()));
     tracing::debug!(compile_us = record.bill.compile_us, compiled = landed.is_ok(), "module ready");
-    landed.map_err(|outcome| outcome.as_ref().clone())
+    landed.map(|artifact| (key, artifact)).map_err(|outcome| outcome.as_ref().clone())
 }
 
 async fn execute(core: &Core, job: &Rc<Job>, work: Work, record: &mut Record) -> Result<Outcome, Outcome> {
@@ -300,6 +307,7 @@ async fn assigned(
         directories: &admitted.directories,
         caller: admitted.caller,
         memory_bytes: admitted.limits.memory_bytes,
+        module: Some((work.key, &work.artifact)),
     };
     let since = Instant::now();
     let taken = tokio::select! {

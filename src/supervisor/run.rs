@@ -88,7 +88,11 @@ impl Replies {
             | FromWorker::Locked(_)
             | FromWorker::LockFailed(_)
             | FromWorker::Compiled(_)
-            | FromWorker::NotCompiled(_) => false,
+            | FromWorker::NotCompiled(_)
+            | FromWorker::Prepared { .. }
+            | FromWorker::NotPrepared(_)
+            | FromWorker::Forked { .. }
+            | FromWorker::NotForked { .. } => false,
         };
         if !taken {
             self.broken.get_or_insert_with(|| "sent a message it may not send now".to_owned());
@@ -111,7 +115,11 @@ pub(crate) async fn assign(
     artifact: BorrowedFd<'_>,
     input: BorrowedFd<'_>,
 ) -> Result<(), ExchangeError> {
-    worker.link.send(&ToWorker::Run(order), &[artifact, input]).await
+    let order = ToWorker::Run(order);
+    if worker.has_module {
+        return worker.link.send(&order, &[input]).await;
+    }
+    worker.link.send(&order, &[artifact, input]).await
 }
 
 /// Follows a worker that has its order until it has exited and is reaped.

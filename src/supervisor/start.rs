@@ -171,7 +171,7 @@ fn leaves(config: &Config) -> Result<(Option<Tree>, Option<MissingLayer>), Start
 
 /// Makes the first worker and looks at what holds it.
 async fn try_walls(pool: &Rc<Pool>, config: &Config) -> Result<Vec<Layer>, StartError> {
-    let need = Need { directories: &[], caller: Caller::NOBODY, memory_bytes: config.ceilings.memory_bytes };
+    let need = Need { directories: &[], caller: Caller::NOBODY, memory_bytes: config.ceilings.memory_bytes, module: None };
     let worker = pool.first(&need).await.map_err(worker_error)?;
     let walls = pool.walls(&worker);
     let held = pool.layers_held(&worker);

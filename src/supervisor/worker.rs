@@ -14,7 +14,7 @@ use stockade_sys::link as packets;
 use stockade_sys::pidfd::Ended;
 use stockade_wire::job::{DirectoryGrant, Layer, MissingLayer};
 use stockade_wire::worker::{FromWorker, JailReport, Role, ToWorker};
-use stockade_wire::zygote::{ForkOrder, Identity, ProcessLimits};
+use stockade_wire::zygote::{ForkOrder, Identity, ProcessLimits, WarmReport};
 use tokio::net::unix::pipe::Receiver;
 use tokio::time::timeout;
 
@@ -22,6 +22,7 @@ use super::cgroup::{CgroupError, Controller, Leaf, LeafLimits, LeafUsage, Tree};
 use super::child::{Child, as_pid};
 use super::inspect::{InspectError, inspect};
 use super::link::{ExchangeError, Link};
+use super::pool::TemplateError;
 use super::zygote::{WorkerEnds, Zygote, ZygoteError};
 
 /// Why there is no locked worker.
@@ -54,6 +55,9 @@ pub(crate) enum WorkerError {
     /// The leaf does not contain it.
     #[error("worker is not in its cgroup leaf")]
     OutsideLeaf,
+    /// The template did not fork it.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
 }
 
 impl WorkerError {
@@ -70,7 +74,8 @@ impl WorkerError {
             | Self::LayerMissing(_)
             | Self::LockTimeout(_)
             | Self::Inspect(_)
-            | Self::OutsideLeaf => false,
+            | Self::OutsideLeaf
+            | Self::Template(_) => false,
         }
     }
 
@@ -79,6 +84,8 @@ impl WorkerError {
     pub(crate) fn counts(&self, birth: &Birth) -> bool {
         match self {
             Self::Zygote(error) => matches!(error, ZygoteError::NotForked { .. } | ZygoteError::Unwatched(_)),
+            // What cannot be forked from a template is forked from the zygote.
+            Self::Template(_) => false,
             Self::Prepare(_)
             | Self::Link(_)
             | Self::Leaf(_)
@@ -109,7 +116,39 @@ pub(crate) struct Worker {
     pub(crate) stdout: Receiver,
     pub(crate) stderr: Receiver,
     pub(crate) report: JailReport,
+    /// A template forked it, and so its job's module is there already.
+    pub(crate) has_module: bool,
     child: Child,
+}
+
+/// Our ends of what connects us with a worker that is being forked.
+pub(crate) struct Ends {
+    link: OwnedFd,
+    output: Receiver,
+    stdout: Receiver,
+    stderr: Receiver,
+}
+
+impl Ends {
+    /// Makes both ends of everything, and the leaf.
+    pub(crate) fn make(
+        limits: &LeafLimits,
+        tree: Option<&RefCell<Tree>>,
+    ) -> Result<(Self, WorkerEnds), WorkerError> {
+        let leaf = tree.map(|tree| tree.borrow_mut().create_leaf(limits)).transpose()?;
+        let (link, their_link) = packets::pair().map_err(ExchangeError::from)?;
+        let (output, their_output) = pipe()?;
+        let (stdout, their_stdout) = pipe()?;
+        let (stderr, their_stderr) = pipe()?;
+        let theirs = WorkerEnds {
+            link: their_link,
+            output: their_output,
+            stdout: their_stdout,
+            stderr: their_stderr,
+            leaf,
+        };
+        Ok((Self { link, output, stdout, stderr }, theirs))
+    }
 }
 
 impl Worker {
@@ -123,37 +162,40 @@ impl Worker {
         zygote: &Zygote,
         tree: Option<&RefCell<Tree>>,
     ) -> Result<Self, WorkerError> {
-        let leaf = tree.map(|tree| tree.borrow_mut().create_leaf(&birth.leaf)).transpose()?;
-        let (link, their_link) = packets::pair().map_err(ExchangeError::from)?;
-        let (output, their_output) = pipe()?;
-        let (stdout, their_stdout) = pipe()?;
-        let (stderr, their_stderr) = pipe()?;
+        let (ours, theirs) = Ends::make(&birth.leaf, tree)?;
         let order = ForkOrder {
             role: birth.role,
-            into_leaf: leaf.is_some(),
+            into_leaf: theirs.leaf.is_some(),
             identity: birth.identity,
             directories: birth.directories.clone(),
             rlimits: birth.rlimits,
         };
-        let ends = WorkerEnds {
-            link: their_link,
-            output: their_output,
-            stdout: their_stdout,
-            stderr: their_stderr,
-            leaf,
-        };
-        let child = zygote.fork(order, ends).await?;
+        let child = zygote.fork(order, theirs).await?;
+        Self::locked(birth, ours, child, zygote.report()).await
+    }
+
+    /// Takes over a child that was just forked: waits until it reports that it is locked, and checks it from outside.
+    ///
+    /// # Errors
+    /// As for [`Worker::born`].
+    pub(crate) async fn locked(
+        birth: &Birth,
+        ours: Ends,
+        child: Child,
+        zygote: &WarmReport,
+    ) -> Result<Self, WorkerError> {
+        let Ends { link, output, stdout, stderr } = ours;
         let link = Link::new(link)?;
         let report = timeout(birth.lock_timeout, locked(&link))
             .await
             .map_err(|_| WorkerError::LockTimeout(birth.lock_timeout))??;
-        inspect(child.pid(), birth.identity, &report, zygote.report())?;
+        inspect(child.pid(), birth.identity, &report, zygote)?;
         if let Some(leaf) = child.leaf()
             && !leaf.contains(as_pid(child.pid()))?
         {
             return Err(WorkerError::OutsideLeaf);
         }
-        Ok(Self { link, output, stdout, stderr, report, child })
+        Ok(Self { link, output, stdout, stderr, report, has_module: false, child })
     }
 
     /// Its process id.

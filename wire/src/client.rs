@@ -229,6 +229,16 @@ pub struct Statistics {
     pub verdicts: Vec<(String, u64)>,
     /// Workers forked since start.
     pub forks: u64,
+    /// Modules held ready by a template.
+    pub templates: u64,
+    /// Idle workers that have such a module.
+    pub prepared: u64,
+    /// Jobs whose worker had their module from its birth.
+    pub starts_prepared: u64,
+    /// Jobs whose worker was forked and locked ahead of need.
+    pub starts_warm: u64,
+    /// Jobs whose worker was forked for them.
+    pub starts_cold: u64,
     /// Times the zygote was started.
     pub zygote_starts: u64,
     /// Modules compiled since start.

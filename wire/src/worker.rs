@@ -9,6 +9,13 @@
 //!   │ ◀──────────── Compile | Run ── │   exactly one order in a worker's life
 //!   │ ── Compiled | Finished ──────▶ │   exactly one reply
 //!   ✕ exits                          │   the exit status is what is believed
+//!
+//! template                        supervisor
+//!   │ ── Locked(JailReport) ───────▶ │
+//!   │ ◀──────────────────── Prepare │   once: the module its forks will have
+//!   │ ── Prepared | NotPrepared ───▶ │
+//!   │ ◀──────────────────────── Fork │   any number of times, with a new worker's descriptors
+//!   │ ── Forked | NotForked ───────▶ │   the fork is a worker like any other, with a link of its own
 //! ```
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +31,8 @@ pub enum Role {
     RunFiles,
     /// Compiles one module.
     Compile,
+    /// Loads one module, runs none of it, and forks run workers that have it.
+    Template,
 }
 
 /// Supervisor to worker.
@@ -31,8 +40,16 @@ pub enum Role {
 pub enum ToWorker {
     /// Compile. Descriptors: the module (readable), the artifact (an empty writable memfd).
     Compile(CompileOrder),
-    /// Run. Descriptors: the artifact (sealed memfd), the input (readable).
+    /// Run. Descriptors: the artifact (sealed memfd), the input (readable); to a worker that a template forked, and
+    /// which has its module, the input alone.
     Run(RunOrder),
+    /// To a template, once: load this module. Descriptor: the artifact (sealed memfd).
+    Prepare,
+    /// To a template: fork a run worker. Descriptors as for [`crate::zygote::ToZygote::Fork`].
+    Fork {
+        /// A leaf's directory comes with the message; the child is born in it.
+        into_leaf: bool,
+    },
 }
 
 /// Order to a compile worker.
@@ -96,6 +113,24 @@ pub enum FromWorker {
     Forbidden(u32),
     /// The worker's own code panicked.
     Panicked(String),
+    /// The template has its module and may be told to fork.
+    Prepared {
+        /// There is an instance already. Without one (the module has a start function, which is guest code) each
+        /// fork makes its own.
+        live: bool,
+    },
+    /// The template cannot load this module; why. It exits.
+    NotPrepared(String),
+    /// Forked. One descriptor: the worker's pidfd. The worker is the supervisor's child.
+    Forked {
+        /// Its process id.
+        pid: u32,
+    },
+    /// Not forked; the template lives.
+    NotForked {
+        /// Error number of what failed.
+        errno: i32,
+    },
 }
 
 /// What a worker found when it looked at itself after locking.

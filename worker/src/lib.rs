@@ -12,4 +12,5 @@ pub(crate) mod own_process;
 pub mod role;
 pub mod run;
 pub mod survey;
+mod template;
 pub mod zygote;

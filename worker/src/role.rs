@@ -8,6 +8,7 @@
 //!           │                       └─ load ─ seal ─ run ─ Finished ─────┘
 //!           └─ LockFailed ─ exit
 //! ```
+//! A template goes on in [`crate::template`]; what it forks ends in [`run_prepared`].
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -28,8 +29,9 @@ use stockade_wire::worker::{
 use stockade_wire::zygote::{ForkOrder, ZygoteConfig};
 
 use crate::engine::Warm;
-use crate::jail::{self, Locked, Namespaces, Plan, Refusal, WorkerFds};
-use crate::run::{self, Confinement, Loaded, Stdio};
+use crate::jail::{self, Locked, Namespaces, Plan, Refusal, Sealed, WorkerFds};
+use crate::run::{self, Confinement, Loaded, Prepared, Stdio};
+use crate::template::{self, Grounds};
 
 /// Exit status of a worker that could not lock itself; it has sent [`FromWorker::LockFailed`] if it could.
 pub const LOCK_FAILED_STATUS: i32 = 71;
@@ -54,6 +56,17 @@ pub struct PipeEnds {
     pub stdout_log: OwnedFd,
     /// Standard error's log pipe.
     pub stderr_log: OwnedFd,
+}
+
+impl PipeEnds {
+    /// A fork order's descriptors by name, and the leaf's directory if it announces one: exactly these, or `None`.
+    pub(crate) fn sort(fds: Vec<OwnedFd>, into_leaf: bool) -> Option<(Self, Option<OwnedFd>)> {
+        let mut fds = fds.into_iter();
+        let pipes =
+            Self { link: fds.next()?, output: fds.next()?, stdout_log: fds.next()?, stderr_log: fds.next()? };
+        let leaf = if into_leaf { Some(fds.next()?) } else { None };
+        if fds.next().is_some() { None } else { Some((pipes, leaf)) }
+    }
 }
 
 /// Everything a worker is born with.
@@ -105,6 +118,11 @@ pub enum ReplyError {
 }
 
 impl Link {
+    /// To wait on and to send descriptors with, in a template.
+    pub(crate) fn as_fd(self) -> BorrowedFd<'static> {
+        self.0
+    }
+
     fn keep(link: OwnedFd) -> Self {
         // Leaked on purpose: descriptor 3 stays what it is until the process ends.
         let link: &'static OwnedFd = Box::leak(Box::new(link));
@@ -168,6 +186,7 @@ pub(crate) fn live(newborn: Newborn, birth: Birth<'_>) -> Infallible {
     // The name is for people who look at process lists; without it all works as well.
     let _ = prctl::set_name(name_of(role));
     let (behaviour, warm, namespaces) = (birth.behaviour, birth.warm, birth.namespaces);
+    let config = birth.config;
     let (locked, fds) = lock(newborn, birth);
     let link = fds.link;
     announce_panics(link);
@@ -185,10 +204,33 @@ pub(crate) fn live(newborn: Newborn, birth: Birth<'_>) -> Infallible {
             let [module, artifact] = exactly(given);
             (behaviour.compile)(locked, order, CompileFds { link, module, artifact }, warm)
         }
-        ((ToWorker::Run(_) | ToWorker::Compile(_), _), Role::Run | Role::RunFiles | Role::Compile) => {
-            exit_now(ORDER_STATUS)
+        ((ToWorker::Prepare, given), Role::Template) => {
+            let [artifact] = exactly(given);
+            template::serve(locked, fds, artifact, &Grounds { config, namespaces, warm })
         }
+        (
+            (ToWorker::Run(_) | ToWorker::Compile(_) | ToWorker::Prepare | ToWorker::Fork { .. }, _),
+            Role::Run | Role::RunFiles | Role::Compile | Role::Template,
+        ) => exit_now(ORDER_STATUS),
     }
+}
+
+/// Lives the life of a template's fork, from its jail to its exit.
+pub(crate) fn run_prepared(sealed: Sealed, report: JailReport, fds: Settled, prepared: Prepared) -> Infallible {
+    let Settled { link, output, stdout_log, stderr_log, .. } = fds;
+    reply(link, &FromWorker::Locked(report));
+    let (ToWorker::Run(order), given) = take_order(link) else { exit_now(ORDER_STATUS) };
+    let [input] = exactly(given);
+    let stdio = Stdio { input, output, stdout: stdout_log, stderr: stderr_log };
+    let report = match prepared.adopt(&order) {
+        Ok(loaded) => {
+            let report = run::execute(loaded, Confinement::Sealed(&sealed), stdio, &order);
+            RunReport { mdwe: sealed.mdwe(), ..report }
+        }
+        Err(report) => report,
+    };
+    reply(link, &FromWorker::Finished(report));
+    exit_now(0)
 }
 
 const fn name_of(role: Role) -> &'static std::ffi::CStr {
@@ -197,23 +239,27 @@ const fn name_of(role: Role) -> &'static std::ffi::CStr {
         Role::Run => c"stockade:run",
         Role::RunFiles => c"stockade:files",
         Role::Compile => c"stockade:wasmc",
+        Role::Template => c"stockade:templ",
     }
 }
 
 /// A worker's descriptors once they are at their numbers.
-struct Settled {
-    link: Link,
-    output: OwnedFd,
-    stdout_log: OwnedFd,
-    stderr_log: OwnedFd,
+pub(crate) struct Settled {
+    pub(crate) link: Link,
+    /// `/dev/null`, at 1. Never closed, and neither is 0: the next descriptors to be opened would take their numbers.
+    pub(crate) null: BorrowedFd<'static>,
+    pub(crate) output: OwnedFd,
+    pub(crate) stdout_log: OwnedFd,
+    pub(crate) stderr_log: OwnedFd,
 }
 
 impl Settled {
-    fn of(fds: WorkerFds) -> Self {
+    pub(crate) fn of(fds: WorkerFds) -> Self {
         let WorkerFds { null_input, null_output, stderr_log, link, output, stdout_log } = fds;
-        // Leaked on purpose: were 0 and 1 closed, the next descriptors to be opened would take their numbers.
-        let _ = (null_input.into_raw_fd(), null_output.into_raw_fd());
-        Self { link: Link::keep(link), output, stdout_log, stderr_log }
+        // Leaked on purpose, see above.
+        let _ = null_input.into_raw_fd();
+        let null: &'static OwnedFd = Box::leak(Box::new(null_output));
+        Self { link: Link::keep(link), null: null.as_fd(), output, stdout_log, stderr_log }
     }
 }
 
@@ -230,7 +276,7 @@ fn lock(newborn: Newborn, birth: Birth<'_>) -> (Locked, Settled) {
         supervisor_pid: config.supervisor_pid,
         namespaces,
     };
-    let Some(fds) = worker_fds(pipes, null) else { exit_now(LOCK_FAILED_STATUS) };
+    let Some(fds) = worker_fds(pipes, null.as_fd()) else { exit_now(LOCK_FAILED_STATUS) };
     match jail::enter(newborn, fds, &plan) {
         Ok((locked, fds)) => (locked, Settled::of(fds)),
         Err(Refusal { error, fds }) => {
@@ -243,10 +289,10 @@ fn lock(newborn: Newborn, birth: Birth<'_>) -> (Locked, Settled) {
     }
 }
 
-fn worker_fds(pipes: PipeEnds, null: &File) -> Option<WorkerFds> {
+pub(crate) fn worker_fds(pipes: PipeEnds, null: BorrowedFd<'_>) -> Option<WorkerFds> {
     let PipeEnds { link, output, stdout_log, stderr_log } = pipes;
-    let null_input = null.try_clone().ok()?.into();
-    let null_output = null.try_clone().ok()?.into();
+    let null_input = null.try_clone_to_owned().ok()?;
+    let null_output = null.try_clone_to_owned().ok()?;
     Some(WorkerFds { null_input, null_output, stderr_log, link, output, stdout_log })
 }
 
@@ -276,11 +322,11 @@ fn take_order(link: Link) -> (ToWorker, Vec<OwnedFd>) {
     }
 }
 
-fn exactly<const N: usize>(given: Vec<OwnedFd>) -> [OwnedFd; N] {
+pub(crate) fn exactly<const N: usize>(given: Vec<OwnedFd>) -> [OwnedFd; N] {
     given.try_into().unwrap_or_else(|_| exit_now(ORDER_STATUS))
 }
 
-fn reply(link: Link, message: &FromWorker) {
+pub(crate) fn reply(link: Link, message: &FromWorker) {
     if link.send(message).is_err() {
         exit_now(REPLY_STATUS)
     }

@@ -27,7 +27,7 @@ use stockade_sys::solo::{SingleThreaded, SoloError, threads};
 use stockade_wire::frame::{self, FrameError, HEADER_BYTES};
 use stockade_wire::job::Layer;
 use stockade_wire::limits::{LINK_FDS_MAX, LINK_MESSAGE_BYTES_MAX};
-use stockade_wire::zygote::{ForkOperation, ForkOrder, FromZygote, ToZygote, WarmReport, ZygoteConfig};
+use stockade_wire::zygote::{ForkOperation, FromZygote, ToZygote, WarmReport, ZygoteConfig};
 
 use crate::engine::{self, EngineError, EngineSettings, Warm};
 use crate::jail::namespaces::{self, Namespaces, NamespacesError};
@@ -224,7 +224,7 @@ impl Zygote {
         let message =
             frame::decode_packet(packet, LINK_MESSAGE_BYTES_MAX).map_err(|_| broken(Errno::EBADMSG))?;
         let ToZygote::Fork(order) = message else { return Err(broken(Errno::EPROTO)) };
-        let (pipes, leaf) = sort(&order, fds).ok_or(broken(Errno::EBADF))?;
+        let (pipes, leaf) = PipeEnds::sort(fds, order.into_leaf).ok_or(broken(Errno::EBADF))?;
         let solo = SingleThreaded::probe().map_err(|_| (ForkOperation::Clone, Errno::EINVAL))?;
         let leaf = leaf.as_ref().map(AsFd::as_fd);
         sibling(&solo, leaf, |newborn| {
@@ -242,15 +242,6 @@ impl Zygote {
         })
         .map_err(|errno| (ForkOperation::Clone, errno))
     }
-}
-
-/// The order's descriptors by name: exactly as many as it announces, or none.
-fn sort(order: &ForkOrder, fds: Vec<OwnedFd>) -> Option<(PipeEnds, Option<OwnedFd>)> {
-    let mut fds = fds.into_iter();
-    let pipes =
-        PipeEnds { link: fds.next()?, output: fds.next()?, stdout_log: fds.next()?, stderr_log: fds.next()? };
-    let leaf = if order.into_leaf { Some(fds.next()?) } else { None };
-    if fds.next().is_some() { None } else { Some((pipes, leaf)) }
 }
 
 #[cfg(test)]

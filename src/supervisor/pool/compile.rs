@@ -47,7 +47,7 @@ impl Compile for Rc<Pool> {
         };
         let _place = self.compilers.acquire().await.map_err(|error| failed("no compiler", &error))?;
         let need =
-            Need { directories: &[], caller: Caller::NOBODY, memory_bytes: self.config.compile.memory_bytes };
+            Need { directories: &[], caller: Caller::NOBODY, memory_bytes: self.config.compile.memory_bytes, module: None };
         let mut birth = self.birth(Role::Compile, &need);
         birth.rlimits.file_bytes = self.config.compile.artifact_bytes;
         let mut worker = self.make(&birth).await.map_err(|error| failed("no compile worker", &error))?;
@@ -134,7 +134,13 @@ fn read(message: FromWorker) -> Reply {
         FromWorker::NotCompiled(failure) => Reply::NotCompiled(failure),
         FromWorker::Forbidden(number) => Reply::Forbidden(number),
         FromWorker::Panicked(text) => Reply::Panicked(text),
-        FromWorker::Locked(_) | FromWorker::LockFailed(_) | FromWorker::Finished(_) => Reply::Nonsense,
+        FromWorker::Locked(_)
+        | FromWorker::LockFailed(_)
+        | FromWorker::Finished(_)
+        | FromWorker::Prepared { .. }
+        | FromWorker::NotPrepared(_)
+        | FromWorker::Forked { .. }
+        | FromWorker::NotForked { .. } => Reply::Nonsense,
     }
 }
 

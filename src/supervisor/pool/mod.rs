@@ -5,8 +5,12 @@
 
 mod circuit;
 mod compile;
+mod heat;
+mod template;
+mod templates;
 
 pub(crate) use self::compile::is_text;
+pub(crate) use self::template::TemplateError;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -19,6 +23,8 @@ use stockade_wire::zygote::{Identity, ProcessLimits};
 use tokio::sync::Semaphore;
 
 use self::circuit::Circuit;
+use self::templates::Templates;
+use super::artifact::{Artifact, Key};
 use super::cgroup::{Controller, LeafLimits, Tree};
 use super::child::Graveyard;
 use super::job::Caller;
@@ -49,6 +55,8 @@ pub(crate) struct Need<'a> {
     pub(crate) directories: &'a [DirectoryGrant],
     pub(crate) caller: Caller,
     pub(crate) memory_bytes: u64,
+    /// The module it runs, when it runs one.
+    pub(crate) module: Option<(Key, &'a Rc<Artifact>)>,
 }
 
 /// The pool.
@@ -67,7 +75,24 @@ pub(crate) struct Pool {
     compilers: Semaphore,
     circuit: RefCell<Circuit>,
     forks: Cell<u64>,
+    starts: Starts,
+    templates: Templates,
     closed: Cell<bool>,
+}
+
+/// How many jobs got which kind of worker.
+#[derive(Debug, Default)]
+pub(crate) struct Starts {
+    /// One that had the job's module.
+    pub(crate) prepared: Cell<u64>,
+    /// One that was forked and locked ahead of need.
+    pub(crate) warm: Cell<u64>,
+    /// One that was forked for the job.
+    pub(crate) cold: Cell<u64>,
+}
+
+fn count(one: &Cell<u64>) {
+    one.set(one.get() + 1);
 }
 
 impl Pool {
@@ -94,6 +119,8 @@ impl Pool {
             compilers: Semaphore::new(config.pool.compilers_max),
             circuit: RefCell::new(circuit),
             forks: Cell::new(0),
+            starts: Starts::default(),
+            templates: Templates::new(&config.pool),
             closed: Cell::new(false),
             config,
         }
@@ -109,6 +136,16 @@ impl Pool {
         self.idle.borrow().len()
     }
 
+    /// How many jobs got which kind of worker.
+    pub(crate) fn starts(&self) -> &Starts {
+        &self.starts
+    }
+
+    /// Modules held ready, and workers that have one.
+    pub(crate) fn templates(&self) -> (usize, usize) {
+        self.templates.count()
+    }
+
     /// Times a zygote was started.
     pub(crate) fn zygote_starts(&self) -> u64 {
         self.zygote.starts()
@@ -120,23 +157,31 @@ impl Pool {
         self.circuit.borrow().open_for(now).max(zygote.filter(|left| !left.is_zero()))
     }
 
-    /// A locked worker for a job: an idle one, or one forked for it when the job has directories, since a jail
-    /// cannot be widened once it is entered. Idle ones are replaced in the background.
+    /// A locked worker for a job: one that has its module, else an idle one, or one forked for it when the job has
+    /// directories, since a jail cannot be widened once it is entered. Idle ones are replaced in the background.
     ///
     /// # Errors
     /// When none can be made.
     pub(crate) async fn take(self: &Rc<Self>, need: &Need<'_>) -> Result<Worker, PoolError> {
-        if need.directories.is_empty() {
-            if let Some(worker) = self.take_idle() {
-                self.refill();
-                self.fit(&worker, need.memory_bytes);
-                return Ok(worker);
-            }
-            let worker = self.make(&self.birth(Role::Run, need)).await?;
-            self.refill();
+        if !need.directories.is_empty() {
+            count(&self.starts.cold);
+            return self.make(&self.birth(Role::RunFiles, need)).await;
+        }
+        if let Some(worker) = self.take_prepared(need, Instant::now()) {
+            count(&self.starts.prepared);
+            self.fit(&worker, need.memory_bytes);
             return Ok(worker);
         }
-        self.make(&self.birth(Role::RunFiles, need)).await
+        if let Some(worker) = self.take_idle() {
+            count(&self.starts.warm);
+            self.refill();
+            self.fit(&worker, need.memory_bytes);
+            return Ok(worker);
+        }
+        count(&self.starts.cold);
+        let worker = self.make(&self.birth(Role::Run, need)).await?;
+        self.refill();
+        Ok(worker)
     }
 
     /// The first worker, to look at and then to [`Pool::keep`].
@@ -174,12 +219,7 @@ impl Pool {
             let pool = Rc::clone(self);
             let mut closing = self.zygote.closing();
             tokio::task::spawn_local(async move {
-                let need = Need {
-                    directories: &[],
-                    caller: Caller::NOBODY,
-                    memory_bytes: pool.config.ceilings.memory_bytes,
-                };
-                let birth = pool.birth(Role::Run, &need);
+                let birth = pool.birth_of_any(Role::Run);
                 let made = tokio::select! {
                     biased;
                     () = closed(&mut closing) => return,
@@ -204,6 +244,7 @@ impl Pool {
     pub(crate) async fn close(&self, within: Duration) {
         self.closed.set(true);
         self.idle.borrow_mut().clear();
+        self.templates.close();
         let gone = async {
             self.zygote.close().await;
             self.graveyard.deserted().await;

@@ -101,7 +101,7 @@ pub(crate) struct WorkerEnds {
 }
 
 impl WorkerEnds {
-    fn in_order(&self) -> Vec<BorrowedFd<'_>> {
+    pub(crate) fn in_order(&self) -> Vec<BorrowedFd<'_>> {
         let mut fds = vec![self.link.as_fd(), self.output.as_fd(), self.stdout.as_fd(), self.stderr.as_fd()];
         fds.extend(self.leaf.as_ref().map(Leaf::directory));
         fds

@@ -12,6 +12,13 @@
 //!         ─ landlock ─ seccomp ─▶ Locked ── (load the artifact) ── seal ─▶ Sealed ── (guest code)
 //! ```
 //!
+//! A template (`template`) is `Locked` like the others and never sealed: it runs no guest code. Its forks inherit
+//! what it has; each settles its own descriptors, binds itself to the supervisor and puts the final filter on:
+//!
+//! ```text
+//! Locked ── (load the artifact) ── template::take_root ─▶ Stem ── fork ─▶ template::branch ─▶ Sealed
+//! ```
+//!
 //! The order is forced: descriptors first, because everything after could leak through one; the bounding set
 //! before the ids, because emptying it takes a capability that changing ids loses; `no_new_privs` before
 //! Landlock and seccomp, which demand it; the parent-death signal after the ids, which clear it; seccomp last,
@@ -98,6 +105,7 @@ pub mod report;
 pub mod rlimits;
 pub mod seccomp;
 pub mod solo;
+pub mod template;
 
 pub use fds::WorkerFds;
 pub use namespaces::Namespaces;
@@ -203,7 +211,7 @@ impl LockError {
 }
 
 /// Which layers must be there, and which are not.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Ledger {
     require: Vec<Layer>,
     missing: Vec<MissingLayer>,
@@ -286,7 +294,7 @@ impl Locked {
     /// What the kernel says about this process, layer by layer.
     #[must_use]
     pub fn report(&self, namespaces: &Namespaces) -> JailReport {
-        report::read_back(self, namespaces)
+        report::read_back(&self.ledger, self.landlock_abi, namespaces)
     }
 
     /// Gives up making memory executable, and every call that loading needed and running does not.

@@ -28,13 +28,23 @@ pub fn renounce(powerless: Powerless, supervisor_pid: u32) -> Result<Unprivilege
         let reason = format!("prctl(PR_SET_NO_NEW_PRIVS) failed: {errno}");
         ledger.lacks(Layer::NoNewPrivs, reason, "do not filter prctl")?;
     }
-    let failed = |call| move |errno| LockError::Kernel { call, errno };
-    prctl::set_dumpable(false).map_err(failed("prctl(PR_SET_DUMPABLE)"))?;
-    prctl::set_pdeathsig(Signal::SIGKILL).map_err(failed("prctl(PR_SET_PDEATHSIG)"))?;
+    prctl::set_dumpable(false)
+        .map_err(|errno| LockError::Kernel { call: "prctl(PR_SET_DUMPABLE)", errno })?;
+    die_with(supervisor_pid)?;
+    Ok(Unprivileged { ledger, solo })
+}
+
+/// Gives up outliving process `supervisor_pid`. A fork does not inherit it.
+///
+/// # Errors
+/// When the kernel refuses, or the parent is another.
+pub(super) fn die_with(supervisor_pid: u32) -> Result<(), LockError> {
+    prctl::set_pdeathsig(Signal::SIGKILL)
+        .map_err(|errno| LockError::Kernel { call: "prctl(PR_SET_PDEATHSIG)", errno })?;
     // After the signal is set, so that a parent that died before is noticed here and one that dies later kills.
     let found = u32::try_from(getppid().as_raw()).unwrap_or(0);
     if found != supervisor_pid {
         return Err(LockError::Orphan { wanted: supervisor_pid, found });
     }
-    Ok(Unprivileged { ledger, solo })
+    Ok(())
 }

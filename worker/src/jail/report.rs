@@ -9,15 +9,15 @@ use stockade_sys::fds::open_below;
 use stockade_sys::prctl::seccomp_mode;
 use stockade_wire::worker::JailReport;
 
-use super::{Locked, Namespaces, capabilities, rlimits};
+use super::{Ledger, Namespaces, capabilities, rlimits};
 
 /// Numbers below this are looked at; more than any worker has, and a call each.
 const FDS_LOOKED_AT: u32 = 16;
 
-pub(super) fn read_back(locked: &Locked, namespaces: &Namespaces) -> JailReport {
+pub(super) fn read_back(ledger: &Ledger, landlock_abi: u32, namespaces: &Namespaces) -> JailReport {
     JailReport {
         // Landlock has no getter. The layer looked at / and was refused.
-        landlock_abi: locked.landlock_abi,
+        landlock_abi,
         namespaces: namespaces.entered(),
         rlimits: rlimits::NAMED
             .into_iter()
@@ -30,6 +30,6 @@ pub(super) fn read_back(locked: &Locked, namespaces: &Namespaces) -> JailReport 
         open_fds: open_below(FDS_LOOKED_AT),
         uid: getuid().as_raw(),
         gid: getgid().as_raw(),
-        missing: locked.ledger.missing.clone(),
+        missing: ledger.missing.clone(),
     }
 }

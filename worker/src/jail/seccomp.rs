@@ -4,7 +4,8 @@
 //! Never: a filter of its own making; what the files do not allow kills.
 //!
 //! Filters stack and the strictest answer counts: a run worker gets `lock` first, which still lets it load its
-//! artifact, and `run` or `run-files` on top when it is sealed. A compile worker gets `compile` alone.
+//! artifact, and `run` or `run-files` on top when it is sealed. A compile worker gets `compile` alone. A template gets
+//! `template`, which its forks inherit and put `forked-run` on.
 
 use seccompiler::sock_filter;
 use stockade_sys::prctl::{mdwe, set_mdwe};
@@ -14,7 +15,7 @@ use stockade_wire::frame;
 use stockade_wire::job::Layer;
 use stockade_wire::worker::{FromWorker, Role};
 
-use super::{LockError, Locked, Sealed, fds::LINK_FD, landlock::Walled};
+use super::{Ledger, LockError, Locked, Sealed, fds::LINK_FD, landlock::Walled};
 
 mod made {
     use super::{Condition, Rule};
@@ -62,11 +63,23 @@ pub enum Policy {
     RunFiles,
     /// In compile workers, when they are locked.
     Compile,
+    /// In templates, when they are locked.
+    Template,
+    /// In run workers that a template forked, before they report.
+    ForkedRun,
 }
 
 impl Policy {
     /// Every policy.
-    pub const ALL: [Self; 5] = [Self::Zygote, Self::Lock, Self::Run, Self::RunFiles, Self::Compile];
+    pub const ALL: [Self; 7] = [
+        Self::Zygote,
+        Self::Lock,
+        Self::Run,
+        Self::RunFiles,
+        Self::Compile,
+        Self::Template,
+        Self::ForkedRun,
+    ];
 
     /// Its rules. The tests are made from these, and `explain` shows them.
     #[must_use]
@@ -77,6 +90,8 @@ impl Policy {
             Self::Run => made::RUN_RULES,
             Self::RunFiles => made::RUN_FILES_RULES,
             Self::Compile => made::COMPILE_RULES,
+            Self::Template => made::TEMPLATE_RULES,
+            Self::ForkedRun => made::FORKED_RUN_RULES,
         }
     }
 
@@ -87,6 +102,8 @@ impl Policy {
             Self::Run => made::RUN,
             Self::RunFiles => made::RUN_FILES,
             Self::Compile => made::COMPILE,
+            Self::Template => made::TEMPLATE,
+            Self::ForkedRun => made::FORKED_RUN,
         }
     }
 
@@ -94,6 +111,7 @@ impl Policy {
         match role {
             Role::Run | Role::RunFiles => Self::Lock,
             Role::Compile => Self::Compile,
+            Role::Template => Self::Template,
         }
     }
 
@@ -102,6 +120,7 @@ impl Policy {
             Role::Run => Self::Run,
             Role::RunFiles => Self::RunFiles,
             Role::Compile => Self::Compile,
+            Role::Template => Self::ForkedRun,
         }
     }
 }
@@ -187,23 +206,45 @@ pub fn install(walled: Walled, role: Role) -> Result<Locked, LockError> {
 }
 
 pub(super) fn seal(locked: Locked) -> Result<Sealed, LockError> {
-    let Locked { mut ledger, role, filtered: was_filtered, solo, .. } = locked;
+    let Locked { mut ledger, role, filtered, solo, .. } = locked;
+    let mdwe = refuse_code(&mut ledger)?;
+    let filtered = narrow(&mut ledger, Policy::of_seal(role), filtered, &solo)?;
+    Ok(Sealed { mdwe, filtered, _solo: solo })
+}
+
+/// Gives up making memory executable, for this process and its forks. Whether the kernel agreed.
+///
+/// # Errors
+/// When it did not and the layer is required.
+pub(super) fn refuse_code(ledger: &mut Ledger) -> Result<bool, LockError> {
     let known_missing = ledger.missing.iter().any(|missing| missing.layer == Layer::Mdwe.name());
-    let mdwe = !known_missing && set_mdwe().is_ok() && mdwe().unwrap_or(false);
-    if !mdwe && !known_missing {
+    let held = !known_missing && set_mdwe().is_ok() && mdwe().unwrap_or(false);
+    if !held && !known_missing {
         ledger.lacks(Layer::Mdwe, "PR_SET_MDWE was refused".to_owned(), "do not require mdwe")?;
     }
-    let filtered = match apply(Policy::of_seal(role), &solo) {
-        Ok(()) => true,
+    Ok(held)
+}
+
+/// Puts the final filter on top of the first one.
+///
+/// # Errors
+/// When it is refused although the first one was not.
+pub(super) fn narrow(
+    ledger: &mut Ledger,
+    policy: Policy,
+    was_filtered: bool,
+    solo: &SingleThreaded,
+) -> Result<bool, LockError> {
+    match apply(policy, solo) {
+        Ok(()) => Ok(true),
         // With the first filter on, a refused second one is not a missing feature: never go on without it.
         Err(error) if was_filtered => {
             ledger.require.push(Layer::Seccomp);
             ledger.lacks(Layer::Seccomp, error.to_string(), FIX)?;
-            false
+            Ok(false)
         }
-        Err(_) => false,
-    };
-    Ok(Sealed { mdwe, filtered, _solo: solo })
+        Err(_) => Ok(false),
+    }
 }
 
 #[cfg(test)]

@@ -66,6 +66,21 @@ pub(super) struct Streams {
 }
 
 impl Host {
+    /// What stands behind an instance that is made before there is a job: no argument, variable, directory or stream,
+    /// and nothing drawn from the kernel. Its clock stands at nothing; no guest ever reads it.
+    pub(super) fn of_nobody(ledger: Ledger) -> Self {
+        let clock_start = Instant::now();
+        let mut builder = WasiCtxBuilder::new();
+        builder
+            .secure_random(KernelRandom::default())
+            .insecure_random(KernelRandom::default())
+            .insecure_random_seed(0)
+            .allow_tcp(false)
+            .allow_udp(false)
+            .allow_ip_name_lookup(false);
+        Self { wasi: builder.build_p1(), ledger, clock_start }
+    }
+
     pub(super) fn new(order: &RunOrder, ledger: Ledger, streams: Streams) -> Result<Self, HostError> {
         let clock_start = Instant::now();
         let clock = JobClock { start: clock_start };

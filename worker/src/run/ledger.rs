@@ -39,6 +39,18 @@ impl Ledger {
         }
     }
 
+    /// The account of a guest that was instantiated before its limit was known; `None` when it holds more than that.
+    pub(crate) const fn with_limit(self, limit_bytes: u64) -> Option<Self> {
+        if self.held_bytes > limit_bytes {
+            return None;
+        }
+        Some(Self { limit_bytes, ..self })
+    }
+
+    pub(crate) const fn held_bytes(&self) -> u64 {
+        self.held_bytes
+    }
+
     /// From here on a refusal is one of growth.
     pub(crate) const fn instantiated(&mut self) {
         self.instantiating = false;

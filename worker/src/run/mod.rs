@@ -15,6 +15,7 @@ mod function;
 mod host;
 mod ledger;
 mod poll;
+mod prepared;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -31,13 +32,16 @@ use stockade_sys::epoch::{self, EpochError};
 use stockade_wire::worker::{Ending, LinkFault, RunLimits, RunOrder, RunReport};
 use tokio::runtime::Runtime;
 use wasmtime::component::Component;
-use wasmtime::{Engine, InstancePre, Module, Precompiled, Store, Trap, UpdateDeadline};
+use wasmtime::{
+    Engine, Instance, InstancePre, Module, Precompiled, ResourcesRequired, Store, Trap, UpdateDeadline,
+};
 use wasmtime_wasi::p2::bindings::CommandPre;
 
 pub use developer::{CpuLimit, DeveloperMode, Ticker, TickerError};
 pub(crate) use ending::cut;
 pub use host::HostError;
 pub(crate) use host::{Host, link_component, link_core};
+pub(crate) use prepared::Prepared;
 
 use crate::engine::{Variant, Warm};
 use crate::jail::Sealed;
@@ -45,6 +49,7 @@ use ending::guest_text;
 use entry::{Entry, NoEntry};
 use host::Streams;
 use ledger::Ledger;
+use prepared::Live;
 
 /// A deadline further away than this is as good as none.
 const DEADLINE_MAX: Duration = Duration::from_hours(24 * 365);
@@ -95,6 +100,8 @@ pub struct Loaded {
     memory_bytes_max: u64,
     largest_memory_bytes: u64,
     load: Duration,
+    /// An instance that is there already: made before the fork, by a template.
+    live: Option<Live>,
 }
 
 enum Program {
@@ -116,14 +123,17 @@ impl Program {
 
     /// The most that one of its memories begins with, bytes.
     fn largest_memory_bytes(&self) -> u64 {
-        let required = match self {
+        largest_memory_bytes(match self {
             Self::Core { pre, .. } => Some(pre.module().resources_required()),
             // Unknown for one that imports modules, and so cannot be linked here.
             Self::Component(pre) => pre.instance_pre().component().resources_required(),
-        };
-        let pages = required.and_then(|required| required.max_initial_memory_size).unwrap_or(0);
-        pages.saturating_mul(WASM_PAGE_BYTES)
+        })
     }
+}
+
+fn largest_memory_bytes(required: Option<ResourcesRequired>) -> u64 {
+    let pages = required.and_then(|required| required.max_initial_memory_size).unwrap_or(0);
+    pages.saturating_mul(WASM_PAGE_BYTES)
 }
 
 impl std::fmt::Debug for Loaded {
@@ -162,11 +172,7 @@ pub fn load(warm: &Warm, order: &RunOrder, artifact: OwnedFd) -> Result<Loaded, 
         if largest_memory_bytes > memory_bytes_max {
             return Err(Ending::MemoryRefused(largest_memory_bytes));
         }
-        // With timers and without a driver for descriptors: it opens none and starts no thread.
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .build()
-            .map_err(|error| setup(&error))?;
+        let runtime = runtime().map_err(|error| setup(&error))?;
         Ok(Loaded {
             engine: program.engine().clone(),
             program,
@@ -175,9 +181,20 @@ pub fn load(warm: &Warm, order: &RunOrder, artifact: OwnedFd) -> Result<Loaded, 
             memory_bytes_max,
             largest_memory_bytes,
             load: received.elapsed(),
+            live: None,
         })
     };
-    build().map_err(|ending| RunReport {
+    build().map_err(|ending| not_loaded(ending, order, received))
+}
+
+/// With timers and without a driver for descriptors: it opens none and starts no thread.
+fn runtime() -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_time().build()
+}
+
+/// The report of a job whose module, received at `received`, does not suit it.
+fn not_loaded(ending: Ending, order: &RunOrder, received: Instant) -> RunReport {
+    RunReport {
         ending,
         fuel: order.limits.fuel.map(|_| 0),
         wasm_memory_peak_bytes: 0,
@@ -186,7 +203,7 @@ pub fn load(warm: &Warm, order: &RunOrder, artifact: OwnedFd) -> Result<Loaded, 
         run_us: 0,
         mdwe: false,
         command: false,
-    })
+    }
 }
 
 /// Runs what was loaded, to its end or its deadline, on the calling thread, which must not be one that drives
@@ -200,7 +217,7 @@ pub fn execute(loaded: Loaded, confinement: Confinement<'_>, stdio: Stdio, order
     run(loaded, interruption, stdio, order)
 }
 
-fn run(loaded: Loaded, interruption: Interruption, stdio: Stdio, order: &RunOrder) -> RunReport {
+fn run(mut loaded: Loaded, interruption: Interruption, stdio: Stdio, order: &RunOrder) -> RunReport {
     let mut report = RunReport {
         ending: Ending::Interrupted,
         fuel: None,
@@ -212,7 +229,8 @@ fn run(loaded: Loaded, interruption: Interruption, stdio: Stdio, order: &RunOrde
         command: loaded.program.is_command(),
     };
     let began = Instant::now();
-    let (mut store, rest) = match furnish(&loaded, &interruption, stdio, order) {
+    let live = loaded.live.take();
+    let (mut store, instance, rest) = match furnish(&loaded, live, &interruption, stdio, order) {
         Ok(furnished) => furnished,
         Err(ending) => {
             report.ending = ending;
@@ -222,7 +240,7 @@ fn run(loaded: Loaded, interruption: Interruption, stdio: Stdio, order: &RunOrde
     let mut instantiated = None;
     if !already_over(&interruption, loaded.deadline) {
         let Loaded { program, runtime, deadline, .. } = &loaded;
-        let work = drive(program, &mut store, rest, &mut instantiated);
+        let work = drive(program, &mut store, instance, rest, &mut instantiated);
         report.ending = match runtime.block_on(until(work, *deadline, &interruption)) {
             Some(Ok(ending)) => ending,
             Some(Err(error)) => ending::of_error(&error, &store.data().ledger),
@@ -250,13 +268,14 @@ struct Exchange {
     output: Option<File>,
 }
 
-/// Makes the store with its limits, and gives each stream to whom it belongs.
+/// Makes the store with its limits, or takes over the one that is there, and gives each stream to whom it belongs.
 fn furnish(
     loaded: &Loaded,
+    live: Option<Live>,
     interruption: &Interruption,
     stdio: Stdio,
     order: &RunOrder,
-) -> Result<(Store<Host>, Exchange), Ending> {
+) -> Result<(Store<Host>, Option<Instance>, Exchange), Ending> {
     let [input, output, stdout, stderr] =
         [stdio.input, stdio.output, stdio.stdout, stdio.stderr].map(File::from);
     let (streams, exchange) = match &loaded.program {
@@ -272,13 +291,22 @@ fn furnish(
             (streams, Exchange { input: None, output: Some(output) })
         }
     };
-    let ledger = Ledger::new(loaded.memory_bytes_max, loaded.largest_memory_bytes);
-    let host = Host::new(order, ledger, streams).map_err(|error| setup(&error))?;
-    let mut store = Store::new(&loaded.engine, host);
-    store.limiter(|host| &mut host.ledger);
+    let (mut store, instance) = match live {
+        Some(live) => {
+            let (store, instance) = live.adopt(order, loaded.memory_bytes_max, streams)?;
+            (store, Some(instance))
+        }
+        None => {
+            let ledger = Ledger::new(loaded.memory_bytes_max, loaded.largest_memory_bytes);
+            let host = Host::new(order, ledger, streams).map_err(|error| setup(&error))?;
+            let mut store = Store::new(&loaded.engine, host);
+            store.limiter(|host| &mut host.ledger);
+            (store, None)
+        }
+    };
     set_limits(&mut store, &order.limits, interruption, loaded.deadline)
         .map_err(|error| Ending::SetupFailed(guest_text(&format!("limits cannot be set: {error:#}"))))?;
-    Ok((store, exchange))
+    Ok((store, instance, exchange))
 }
 
 fn set_limits(
@@ -336,10 +364,11 @@ async fn until<F: Future>(work: F, deadline: Instant, interruption: &Interruptio
     }
 }
 
-/// Instantiates and calls. The moment between the two is written to `instantiated`.
+/// Instantiates, unless there is an instance, and calls. The moment between the two is written to `instantiated`.
 async fn drive(
     program: &Program,
     store: &mut Store<Host>,
+    instance: Option<Instance>,
     exchange: Exchange,
     instantiated: &mut Option<Instant>,
 ) -> wasmtime::Result<Ending> {
@@ -352,7 +381,10 @@ async fn drive(
             Ok(Ending::Exited(i32::from(result.is_err())))
         }
         Program::Core { pre, entry } => {
-            let instance = pre.instantiate_async(&mut *store).await?;
+            let instance = match instance {
+                Some(instance) => instance,
+                None => pre.instantiate_async(&mut *store).await?,
+            };
             store.data_mut().ledger.instantiated();
             *instantiated = Some(Instant::now());
             enter(entry, store, instance, exchange).await
@@ -363,7 +395,7 @@ async fn drive(
 async fn enter(
     entry: &Entry,
     store: &mut Store<Host>,
-    instance: wasmtime::Instance,
+    instance: Instance,
     exchange: Exchange,
 ) -> wasmtime::Result<Ending> {
     match (entry, exchange) {

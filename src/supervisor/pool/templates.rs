@@ -1,0 +1,232 @@
+//! Modules held ready: a template for each, and the workers it forked ahead of need.
+//!
+//! Owns: the templates, what deserves one, and when each forks.
+//! Never: gives one caller's template to another; lets a job wait for one.
+//!
+//! A template serves one caller and one module. It has never seen a job, but it has parsed what a compiler that read
+//! hostile bytes made of them; whatever came of that stays between that caller and its module.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use stockade_wire::worker::Role;
+use tokio::sync::{Notify, watch};
+
+use super::heat::Heat;
+use super::template::{Template, TemplateError};
+use super::{Need, Pool, PoolError};
+use crate::config;
+use crate::supervisor::artifact::{Artifact, Key};
+use crate::supervisor::job::Caller;
+use crate::supervisor::worker::{Birth, Ends, Worker, WorkerError};
+use crate::supervisor::zygote::closed;
+
+/// A template that was used this recently is not given up for another.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// Whose module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Holder {
+    uid: u32,
+    key: Key,
+}
+
+/// Every module that is held ready.
+pub(super) struct Templates {
+    heat: RefCell<Heat<Holder>>,
+    stands: RefCell<HashMap<Holder, Rc<Stand>>>,
+    max: usize,
+}
+
+/// One module that is held ready.
+struct Stand {
+    ready: RefCell<VecDeque<Worker>>,
+    used: Cell<Instant>,
+    taken: Notify,
+    given_up: Notify,
+}
+
+impl Stand {
+    fn take(&self, now: Instant) -> Option<Worker> {
+        self.used.set(now);
+        let mut ready = self.ready.borrow_mut();
+        // One that died while idle is dropped here, which buries it.
+        let worker = std::iter::from_fn(|| ready.pop_front()).find(|worker| !worker.is_gone());
+        self.taken.notify_one();
+        worker
+    }
+}
+
+impl Templates {
+    pub(super) fn new(config: &config::Pool) -> Self {
+        Self {
+            heat: RefCell::new(Heat::new(config.template_after, config.template_idle)),
+            stands: RefCell::default(),
+            max: config.templates_max,
+        }
+    }
+
+    /// Modules held ready, and workers that have one.
+    pub(super) fn count(&self) -> (usize, usize) {
+        let stands = self.stands.borrow();
+        (stands.len(), stands.values().map(|stand| stand.ready.borrow().len()).sum())
+    }
+
+    /// Gives all of them up.
+    pub(super) fn close(&self) {
+        for stand in self.stands.borrow().values() {
+            stand.given_up.notify_one();
+            stand.ready.borrow_mut().clear();
+        }
+    }
+
+    fn stand(&self, holder: &Holder) -> Option<Rc<Stand>> {
+        self.stands.borrow().get(holder).cloned()
+    }
+
+    /// A stand for a module that is hot, when there is room or another can make it.
+    fn make_room_for(&self, holder: Holder, now: Instant) -> Option<Rc<Stand>> {
+        let mut stands = self.stands.borrow_mut();
+        if stands.len() >= self.max {
+            let (oldest, stand) = stands.iter().min_by_key(|(_, stand)| stand.used.get())?;
+            if now.saturating_duration_since(stand.used.get()) < SETTLED {
+                return None;
+            }
+            stand.given_up.notify_one();
+            let oldest = *oldest;
+            stands.remove(&oldest);
+        }
+        let stand = Rc::new(Stand {
+            ready: RefCell::default(),
+            used: Cell::new(now),
+            taken: Notify::new(),
+            given_up: Notify::new(),
+        });
+        stands.insert(holder, Rc::clone(&stand));
+        Some(stand)
+    }
+
+    /// Takes a stand out, unless another is in its place by now.
+    fn remove(&self, holder: &Holder, stand: &Rc<Stand>) {
+        let mut stands = self.stands.borrow_mut();
+        if stands.get(holder).is_some_and(|there| Rc::ptr_eq(there, stand)) {
+            stands.remove(holder);
+        }
+    }
+}
+
+impl Pool {
+    /// A worker that has the module from its birth, when one stands ready. Otherwise the use is counted, and may make
+    /// the module one that is held ready from then on. Never waits.
+    pub(super) fn take_prepared(self: &Rc<Self>, need: &Need<'_>, now: Instant) -> Option<Worker> {
+        let (key, artifact) = need.module?;
+        // Code that counts fuel is of another engine.
+        if key.metered || self.templates.max == 0 {
+            return None;
+        }
+        let holder = Holder { uid: need.caller.uid, key };
+        if let Some(stand) = self.templates.stand(&holder) {
+            return stand.take(now);
+        }
+        if self.templates.heat.borrow_mut().used(holder, now)
+            && let Some(stand) = self.templates.make_room_for(holder, now)
+        {
+            let (pool, artifact, closing) = (Rc::clone(self), Rc::clone(artifact), self.zygote.closing());
+            tokio::task::spawn_local(pool.keep_ready(holder, stand, artifact, closing));
+        }
+        None
+    }
+
+    /// Keeps one module ready until nobody asks for it any more, or it cannot be done.
+    async fn keep_ready(
+        self: Rc<Self>,
+        holder: Holder,
+        stand: Rc<Stand>,
+        artifact: Rc<Artifact>,
+        mut closing: watch::Receiver<bool>,
+    ) {
+        let ended = self.tend(&stand, &artifact, &mut closing).await;
+        self.templates.remove(&holder, &stand);
+        let mut heat = self.templates.heat.borrow_mut();
+        heat.cool(&holder);
+        match ended {
+            Ok(()) => tracing::debug!("template given up"),
+            Err(PoolError::Worker(WorkerError::Template(TemplateError::NotPrepared(why)))) => {
+                tracing::debug!(why, "module is loaded for each job");
+                heat.refuse(&holder);
+            }
+            Err(error) => tracing::warn!(%error, "template lost"),
+        }
+    }
+
+    async fn tend(
+        &self,
+        stand: &Stand,
+        artifact: &Artifact,
+        closing: &mut watch::Receiver<bool>,
+    ) -> Result<(), PoolError> {
+        let template = tokio::select! {
+            biased;
+            () = closed(closing) => return Ok(()),
+            template = self.template(artifact) => template?,
+        };
+        let (ready_max, idle) = (self.config.pool.template_ready, self.config.pool.template_idle);
+        for _ in 0..self.config.pool.zygote_forks_max {
+            // In portions, so that most jobs have the processors to themselves.
+            while stand.ready.borrow().len() > ready_max / 2 {
+                tokio::select! {
+                    biased;
+                    () = closed(closing) => return Ok(()),
+                    () = stand.given_up.notified() => return Ok(()),
+                    () = template.exited() => {
+                        return Err(WorkerError::from(TemplateError::Broken("it exited".to_owned())).into());
+                    }
+                    () = stand.taken.notified() => {}
+                    () = tokio::time::sleep_until((stand.used.get() + idle).into()) => {
+                        if stand.used.get().elapsed() >= idle {
+                            return Ok(());
+                        }
+                    }
+                }
+            }
+            while stand.ready.borrow().len() < ready_max {
+                if *closing.borrow() {
+                    return Ok(());
+                }
+                let worker = self.branch(&template).await?;
+                stand.ready.borrow_mut().push_back(worker);
+            }
+        }
+        // The next one has another address layout.
+        Ok(())
+    }
+
+    async fn template(&self, artifact: &Artifact) -> Result<Template, PoolError> {
+        let worker = self.make(&self.birth_of_any(Role::Template)).await?;
+        Ok(Template::prepare(worker, artifact.fd()).await.map_err(WorkerError::from)?)
+    }
+
+    /// Forks a worker from a template.
+    async fn branch(&self, template: &Template) -> Result<Worker, PoolError> {
+        self.forks.set(self.forks.get() + 1);
+        let birth = self.birth_of_any(Role::Run);
+        let (ours, theirs) = Ends::make(&birth.leaf, self.tree.as_ref())?;
+        let child = template.fork(theirs, &self.graveyard).await.map_err(WorkerError::from)?;
+        let mut worker = Worker::locked(&birth, ours, child, self.zygote.report()).await?;
+        worker.has_module = true;
+        Ok(worker)
+    }
+
+    /// A birth for whatever job may come.
+    pub(super) fn birth_of_any(&self, role: Role) -> Birth {
+        let need = Need {
+            directories: &[],
+            caller: Caller::NOBODY,
+            memory_bytes: self.config.ceilings.memory_bytes,
+            module: None,
+        };
+        self.birth(role, &need)
+    }
+}

@@ -1,0 +1,116 @@
+//! The template: a locked process that holds one module and forks run workers that have it.
+//!
+//! Owns: the loop over fork orders of one template, and what a fork does before it is a worker.
+//! Never: runs guest code; sees an order to run, an input or an output: those go to the forks, over links of their own.
+//!
+//! ```text
+//! lock ─ Prepare ─ load, link, instantiate ─ no more code ─ Prepared ─┬─ Fork ─ clone3(CLONE_PARENT) ─ Forked ─┐
+//!                                                                    └───────────────────────────────────────┘
+//! ```
+//! What a fork inherits is the module and, where making one runs no guest code, an instance of it as the module's own
+//! bytes describe it. No job has been near either.
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::prctl;
+use stockade_sys::fork::{Forked, Newborn, sibling};
+use stockade_sys::link::{self, LinkError};
+use stockade_sys::prctl::exit_now;
+use stockade_wire::frame::{self, HEADER_BYTES};
+use stockade_wire::limits::{GUEST_TEXT_BYTES_MAX, LINK_FDS_MAX, LINK_MESSAGE_BYTES_MAX};
+use stockade_wire::worker::{FromWorker, ToWorker};
+use stockade_wire::zygote::ZygoteConfig;
+
+use crate::engine::Warm;
+use crate::jail::template::{Branch, Stem, branch, take_root};
+use crate::jail::{Locked, Namespaces, Refusal};
+use crate::role::{
+    Link, LOCK_FAILED_STATUS, ORDER_STATUS, PipeEnds, REPLY_STATUS, Settled, reply, run_prepared, worker_fds,
+};
+use crate::run::Prepared;
+
+/// What a template has from its zygote.
+pub(crate) struct Grounds<'a> {
+    pub(crate) config: &'a ZygoteConfig,
+    pub(crate) namespaces: &'a Namespaces,
+    pub(crate) warm: &'a Warm,
+}
+
+/// Loads the module and forks workers until the supervisor closes the link.
+pub(crate) fn serve(locked: Locked, fds: Settled, artifact: OwnedFd, grounds: &Grounds<'_>) -> Infallible {
+    let link = fds.link;
+    let mut prepared = match Prepared::load(grounds.warm, artifact) {
+        Ok(prepared) => Some(prepared),
+        Err(why) => give_up(link, why),
+    };
+    let stem = match take_root(locked) {
+        Ok(stem) => stem,
+        Err(error) => give_up(link, error.to_string()),
+    };
+    let live = prepared.as_ref().is_some_and(Prepared::is_live);
+    reply(link, &FromWorker::Prepared { live });
+    let mut buffer = vec![0; HEADER_BYTES + LINK_MESSAGE_BYTES_MAX];
+    loop {
+        let received = match link::receive(link.as_fd(), &mut buffer, LINK_FDS_MAX) {
+            Ok(received) if received.length == 0 => exit_now(0),
+            Ok(received) => received,
+            Err(_) => exit_now(ORDER_STATUS),
+        };
+        let packet = buffer.get(..received.length).unwrap_or_default();
+        let Ok(ToWorker::Fork { into_leaf }) = frame::decode_packet(packet, LINK_MESSAGE_BYTES_MAX) else {
+            exit_now(ORDER_STATUS)
+        };
+        let Some((pipes, leaf)) = PipeEnds::sort(received.fds, into_leaf) else { exit_now(ORDER_STATUS) };
+        let born = sibling(stem.solo(), leaf.as_ref().map(AsFd::as_fd), |newborn| {
+            grow(newborn, pipes, &stem, prepared.take(), &fds, grounds)
+        });
+        if answer(link, born).is_err() {
+            exit_now(REPLY_STATUS)
+        }
+    }
+}
+
+/// In the fork: the jail, then the job. Never returns.
+fn grow(
+    newborn: Newborn,
+    pipes: PipeEnds,
+    stem: &Stem,
+    prepared: Option<Prepared>,
+    templates: &Settled,
+    grounds: &Grounds<'_>,
+) -> Infallible {
+    // The name is for people who look at process lists; without it all works as well.
+    let _ = prctl::set_name(c"stockade:run");
+    let (Some(prepared), Some(fds)) = (prepared, worker_fds(pipes, templates.null)) else {
+        exit_now(LOCK_FAILED_STATUS)
+    };
+    match branch(newborn, fds, stem, grounds.config.supervisor_pid, grounds.namespaces) {
+        Ok((Branch { report, sealed }, fds)) => run_prepared(sealed, report, Settled::of(fds), prepared),
+        Err(Refusal { error, fds }) => {
+            if let Some(fds) = fds {
+                // If it cannot be told, the exit status still says it.
+                let _ = Settled::of(fds).link.send(&FromWorker::LockFailed(error.into_missing()));
+            }
+            exit_now(LOCK_FAILED_STATUS)
+        }
+    }
+}
+
+fn answer(link: Link, born: Result<Forked, Errno>) -> Result<(), LinkError> {
+    let (message, pidfd) = match born {
+        Ok(Forked { pid, pidfd }) => (FromWorker::Forked { pid }, Some(pidfd)),
+        Err(errno) => (FromWorker::NotForked { errno: errno as i32 }, None),
+    };
+    // A message of two integers has a frame.
+    let packet = frame::encode(&message, LINK_MESSAGE_BYTES_MAX).unwrap_or_default();
+    let fds: Vec<_> = pidfd.iter().map(AsFd::as_fd).collect();
+    link::send(link.as_fd(), &packet, &fds)
+}
+
+fn give_up(link: Link, mut why: String) -> ! {
+    why.truncate(why.floor_char_boundary(GUEST_TEXT_BYTES_MAX));
+    reply(link, &FromWorker::NotPrepared(why));
+    exit_now(0)
+}
