@@ -38,21 +38,27 @@ pub enum FdsError {
     },
 }
 
-/// Puts `wanted[i]` at number `i` for every `i`, closes every other descriptor of the process, and hands the
-/// survivors back in the same order. None of them is close-on-exec: nothing here ever execs.
+/// Puts `wanted[i]` at number `i` for every `i`, leaves the next `kept` numbers as they are, closes every other
+/// descriptor of the process, and hands the survivors of `wanted` back in the same order. None of them is
+/// close-on-exec: nothing here ever execs.
 ///
-/// Takes the child's proof, because descriptors that the parent's frames own are closed under them.
+/// Takes the child's proof, because descriptors that the parent's frames own are closed under them. What is `kept`
+/// stays with whatever owns it in the memory that the child inherited.
 ///
 /// # Errors
 /// When the kernel refuses; the table is then in disorder and the process should end.
-pub fn settle(newborn: Newborn, wanted: Vec<OwnedFd>) -> Result<(Newborn, Vec<OwnedFd>), FdsError> {
+pub fn settle(
+    newborn: Newborn,
+    wanted: Vec<OwnedFd>,
+    kept: u16,
+) -> Result<(Newborn, Vec<OwnedFd>), FdsError> {
     let first_free = RawFd::try_from(wanted.len()).map_err(|_| FdsError::Number { number: RawFd::MAX })?;
     let mut sources = Vec::with_capacity(wanted.len());
     for (number, fd) in (0..).zip(wanted) {
         let raw = fd.into_raw_fd();
         // One that sits where another belongs is moved out of the way before anything is overwritten.
         let in_the_way = raw < first_free && raw != number;
-        sources.push(if in_the_way { duplicate_above(raw, first_free)? } else { raw });
+        sources.push(if in_the_way { duplicate_above(raw, first_free + RawFd::from(kept))? } else { raw });
     }
     let mut settled = Vec::with_capacity(sources.len());
     for (number, raw) in (0..).zip(sources) {
@@ -61,7 +67,7 @@ pub fn settle(newborn: Newborn, wanted: Vec<OwnedFd>) -> Result<(Newborn, Vec<Ow
         // whatever frame owned it before belongs to the parent, which `Newborn` says never runs here.
         settled.push(unsafe { OwnedFd::from_raw_fd(number) });
     }
-    close_from(first_free)?;
+    close_from(first_free + RawFd::from(kept))?;
     Ok((newborn, settled))
 }
 

@@ -11,7 +11,7 @@
 //! bytes describe it. No job has been near either.
 
 use std::convert::Infallible;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::prctl;
@@ -24,7 +24,7 @@ use stockade_wire::worker::{FromWorker, ToWorker};
 use stockade_wire::zygote::ZygoteConfig;
 
 use crate::engine::Warm;
-use crate::jail::template::{Branch, Stem, branch, take_root};
+use crate::jail::template::{ARTIFACT_FD, Branch, Stem, branch, take_root};
 use crate::jail::{Locked, Namespaces, Refusal};
 use crate::role::{
     Link, LOCK_FAILED_STATUS, ORDER_STATUS, PipeEnds, REPLY_STATUS, Settled, reply, run_prepared, worker_fds,
@@ -41,6 +41,9 @@ pub(crate) struct Grounds<'a> {
 /// Loads the module and forks workers until the supervisor closes the link.
 pub(crate) fn serve(locked: Locked, fds: Settled, artifact: OwnedFd, grounds: &Grounds<'_>) -> Infallible {
     let link = fds.link;
+    if u32::try_from(artifact.as_raw_fd()) != Ok(ARTIFACT_FD) {
+        give_up(link, format!("the artifact came as descriptor {}", artifact.as_raw_fd()));
+    }
     let mut prepared = match Prepared::load(grounds.warm, artifact) {
         Ok(prepared) => Some(prepared),
         Err(why) => give_up(link, why),

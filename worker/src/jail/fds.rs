@@ -40,14 +40,15 @@ pub struct Bare {
     pub(super) solo: SingleThreaded,
 }
 
-/// Moves the named descriptors to their numbers and closes all others.
+/// Moves the named descriptors to their numbers and closes all others but `kept` above them, which belong to what the
+/// process inherited.
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn settle(alone: Alone, fds: WorkerFds) -> Result<(Bare, WorkerFds), LockError> {
+pub fn settle(alone: Alone, fds: WorkerFds, kept: u16) -> Result<(Bare, WorkerFds), LockError> {
     let WorkerFds { null_input, null_output, stderr_log, link, output, stdout_log } = fds;
     let wanted = vec![null_input, null_output, stderr_log, link, output, stdout_log];
-    let (newborn, settled) = stockade_sys::fds::settle(alone.newborn, wanted)?;
+    let (newborn, settled) = stockade_sys::fds::settle(alone.newborn, wanted, kept)?;
     let settled: [OwnedFd; WORKER_FDS as usize] =
         settled.try_into().map_err(|_| FdsError::Number { number: LINK_FD })?;
     let [null_input, null_output, stderr_log, link, output, stdout_log] = settled;

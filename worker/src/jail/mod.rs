@@ -32,7 +32,7 @@
 //!
 //! fn lock(newborn: Newborn, fds: WorkerFds, plan: &Plan<'_>) -> Result<(), LockError> {
 //!     let alone = jail::solo::begin(newborn, Ledger::new(plan.require));
-//!     let (bare, _fds) = jail::fds::settle(alone, fds)?;
+//!     let (bare, _fds) = jail::fds::settle(alone, fds, 0)?;
 //!     let limited = jail::rlimits::lower(bare, &plan.limits, plan.data_baseline_bytes)?;
 //!     let narrowed = jail::capabilities::narrow(limited);
 //!     let identified = jail::identity::assume(narrowed, plan.identity)?;
@@ -53,7 +53,7 @@
 //!
 //! fn lock(newborn: Newborn, fds: WorkerFds, plan: &Plan<'_>) -> Result<(), LockError> {
 //!     let alone = jail::solo::begin(newborn, Ledger::new(plan.require));
-//!     let (bare, _fds) = jail::fds::settle(alone, fds)?;
+//!     let (bare, _fds) = jail::fds::settle(alone, fds, 0)?;
 //!     let narrowed = jail::capabilities::narrow(bare);
 //!     Ok(())
 //! }
@@ -67,7 +67,7 @@
 //!
 //! fn lock(newborn: Newborn, fds: WorkerFds, plan: &Plan<'_>) -> Result<(), LockError> {
 //!     let alone = jail::solo::begin(newborn, Ledger::new(plan.require));
-//!     let (bare, _fds) = jail::fds::settle(alone, fds)?;
+//!     let (bare, _fds) = jail::fds::settle(alone, fds, 0)?;
 //!     let limited = jail::rlimits::lower(bare, &plan.limits, plan.data_baseline_bytes)?;
 //!     let again = jail::rlimits::lower(bare, &plan.limits, plan.data_baseline_bytes)?;
 //!     Ok(())
@@ -272,7 +272,7 @@ pub struct Refusal {
 /// half locked and must exit.
 pub fn enter(newborn: Newborn, fds: WorkerFds, plan: &Plan<'_>) -> Result<(Locked, WorkerFds), Refusal> {
     let alone = solo::begin(newborn, Ledger::new(plan.require));
-    let (bare, fds) = fds::settle(alone, fds).map_err(|error| Refusal { error, fds: None })?;
+    let (bare, fds) = fds::settle(alone, fds, 0).map_err(|error| Refusal { error, fds: None })?;
     match wall_in(bare, plan) {
         Ok(locked) => Ok((locked, fds)),
         Err(error) => Err(Refusal { error, fds: Some(fds) }),

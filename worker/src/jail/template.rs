@@ -5,7 +5,8 @@
 //!
 //! Inherited across a fork, by the kernel's rules: Landlock's domain, the filters, `no_new_privs`, ids and
 //! capabilities, resource limits, not being dumpable, MDWE, namespaces. Not inherited: the parent-death signal, and
-//! descriptors are inherited too well. So each fork closes all descriptors but its own, binds itself to the
+//! descriptors are inherited too well. So each fork closes all descriptors but its own and the artifact, which the
+//! module it inherited is mapped from, binds itself to the
 //! supervisor, looks at itself as every worker does, and gives up with the final filter what its template needed to
 //! fork.
 
@@ -33,6 +34,9 @@ impl Stem {
         &self.solo
     }
 }
+
+/// The number a template's artifact must be at: the first that is free in a locked worker.
+pub const ARTIFACT_FD: u32 = fds::WORKER_FDS;
 
 /// Ends loading: from here on the process and its forks make no memory executable.
 ///
@@ -65,7 +69,7 @@ pub fn branch(
     namespaces: &Namespaces,
 ) -> Result<(Branch, WorkerFds), Refusal> {
     let alone = solo::begin(newborn, stem.ledger.clone());
-    let (bare, fds) = fds::settle(alone, fds).map_err(|error| Refusal { error, fds: None })?;
+    let (bare, fds) = fds::settle(alone, fds, 1).map_err(|error| Refusal { error, fds: None })?;
     match wall_in(bare, stem, supervisor_pid, namespaces) {
         Ok(branch) => Ok((branch, fds)),
         Err(error) => Err(Refusal { error, fds: Some(fds) }),
