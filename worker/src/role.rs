@@ -29,7 +29,8 @@ use stockade_wire::worker::{
 use stockade_wire::zygote::{ForkOrder, ZygoteConfig};
 
 use crate::engine::Warm;
-use crate::jail::{self, Locked, Namespaces, Plan, Refusal, Sealed, WorkerFds};
+use crate::jail::template::Branch;
+use crate::jail::{self, Locked, Namespaces, Plan, Refusal, WorkerFds};
 use crate::run::{self, Confinement, Loaded, Prepared, Stdio};
 use crate::template::{self, Grounds};
 
@@ -90,6 +91,8 @@ pub struct Behaviour {
     pub announce: fn(&mut JailReport),
     /// With an order to run, locked.
     pub run: fn(Locked, RunOrder, RunFds, &Warm) -> Infallible,
+    /// With an order to run, sealed, in a fork of a template. The product goes on to run it.
+    pub ordered: fn(&RunOrder, Link),
     /// With an order to compile, locked.
     pub compile: fn(Locked, CompileOrder, CompileFds, &Warm) -> Infallible,
 }
@@ -98,7 +101,7 @@ impl Behaviour {
     /// What the product does.
     #[must_use]
     pub fn standard() -> Self {
-        Self { born: |_| {}, announce: |_| {}, run: run_order, compile: compile_order }
+        Self { born: |_| {}, announce: |_| {}, run: run_order, ordered: |_, _| {}, compile: compile_order }
     }
 }
 
@@ -206,7 +209,7 @@ pub(crate) fn live(newborn: Newborn, birth: Birth<'_>) -> Infallible {
         }
         ((ToWorker::Prepare, given), Role::Template) => {
             let [artifact] = exactly(given);
-            template::serve(locked, fds, artifact, &Grounds { config, namespaces, warm })
+            template::serve(locked, fds, artifact, &Grounds { config, namespaces, warm, behaviour })
         }
         (
             (ToWorker::Run(_) | ToWorker::Compile(_) | ToWorker::Prepare | ToWorker::Fork { .. }, _),
@@ -216,11 +219,17 @@ pub(crate) fn live(newborn: Newborn, birth: Birth<'_>) -> Infallible {
 }
 
 /// Lives the life of a template's fork, from its jail to its exit.
-pub(crate) fn run_prepared(sealed: Sealed, report: JailReport, fds: Settled, prepared: Prepared) -> Infallible {
+pub(crate) fn run_prepared(
+    Branch { report, sealed }: Branch,
+    fds: Settled,
+    prepared: Prepared,
+    behaviour: &Behaviour,
+) -> Infallible {
     let Settled { link, output, stdout_log, stderr_log, .. } = fds;
     reply(link, &FromWorker::Locked(report));
     let (ToWorker::Run(order), given) = take_order(link) else { exit_now(ORDER_STATUS) };
     let [input] = exactly(given);
+    (behaviour.ordered)(&order, link);
     let stdio = Stdio { input, output, stdout: stdout_log, stderr: stderr_log };
     let report = match prepared.adopt(&order) {
         Ok(loaded) => {

@@ -24,10 +24,10 @@ use stockade_wire::worker::{FromWorker, ToWorker};
 use stockade_wire::zygote::ZygoteConfig;
 
 use crate::engine::Warm;
-use crate::jail::template::{ARTIFACT_FD, Branch, Stem, branch, take_root};
+use crate::jail::template::{ARTIFACT_FD, Stem, branch, take_root};
 use crate::jail::{Locked, Namespaces, Refusal};
 use crate::role::{
-    Link, LOCK_FAILED_STATUS, ORDER_STATUS, PipeEnds, REPLY_STATUS, Settled, reply, run_prepared, worker_fds,
+    Behaviour, Link, LOCK_FAILED_STATUS, ORDER_STATUS, PipeEnds, REPLY_STATUS, Settled, reply, run_prepared, worker_fds,
 };
 use crate::run::Prepared;
 
@@ -36,6 +36,7 @@ pub(crate) struct Grounds<'a> {
     pub(crate) config: &'a ZygoteConfig,
     pub(crate) namespaces: &'a Namespaces,
     pub(crate) warm: &'a Warm,
+    pub(crate) behaviour: &'a Behaviour,
 }
 
 /// Loads the module and forks workers until the supervisor closes the link.
@@ -90,7 +91,7 @@ fn grow(
         exit_now(LOCK_FAILED_STATUS)
     };
     match branch(newborn, fds, stem, grounds.config.supervisor_pid, grounds.namespaces) {
-        Ok((Branch { report, sealed }, fds)) => run_prepared(sealed, report, Settled::of(fds), prepared),
+        Ok((branch, fds)) => run_prepared(branch, Settled::of(fds), prepared, grounds.behaviour),
         Err(Refusal { error, fds }) => {
             if let Some(fds) = fds {
                 // If it cannot be told, the exit status still says it.

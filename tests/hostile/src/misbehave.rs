@@ -76,7 +76,7 @@ static OWN_NAME: OnceLock<String> = OnceLock::new();
 pub fn behaviour(path: &str) -> Behaviour {
     let name = Path::new(path).file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let _ = OWN_NAME.set(name.to_owned());
-    Behaviour { born, announce, run, compile }
+    Behaviour { born, announce, run, ordered, compile }
 }
 
 fn own_name() -> &'static str {
@@ -123,6 +123,12 @@ fn run(locked: Locked, order: RunOrder, fds: RunFds, warm: &Warm) -> Infallible 
     seal(locked);
     act(fds);
     exit_now(SURVIVED_STATUS)
+}
+
+fn ordered(order: &RunOrder, link: Link) {
+    if let Some(name) = order.entry.as_deref().and_then(|entry| entry.strip_prefix("probe:")) {
+        report_probe(link, name);
+    }
 }
 
 fn compile(locked: Locked, order: CompileOrder, fds: CompileFds, warm: &Warm) -> Infallible {

@@ -18,13 +18,19 @@ use stockade_sys::solo::SingleThreaded;
 use stockade_worker::jail::seccomp::{Condition, Policy, Rule, apply, syscall_number};
 
 /// Filters as they lie on one another in a worker's life.
-const STACKS: [(&str, &[Policy]); 5] = [
+const STACKS: [(&str, &[Policy]); 7] = [
     ("zygote", &[Policy::Zygote]),
     ("lock", &[Policy::Zygote, Policy::Lock]),
     ("run", &[Policy::Zygote, Policy::Lock, Policy::Run]),
     ("run-files", &[Policy::Zygote, Policy::Lock, Policy::RunFiles]),
     ("compile", &[Policy::Zygote, Policy::Compile]),
+    ("template", &[Policy::Zygote, Policy::Template]),
+    ("forked-run", &[Policy::Zygote, Policy::Template, Policy::ForkedRun]),
 ];
+
+/// Open in a template, which forks and answers with pidfds as the zygote does. It runs no guest code.
+const TEMPLATE_DOORS: [&str; 3] = ["clone", "clone3", "sendmsg"];
+
 
 /// Shut in every worker, once it is locked: by name, so that a rule that opens one shows here.
 const DOORS: [&str; 46] = [
@@ -253,10 +259,11 @@ fn check_exempt(solo: &SingleThreaded, stack: &[Policy], number: u32) {
 }
 
 fn check_doors(solo: &SingleThreaded, name: &str, stack: &[Policy], tally: &mut Tally) {
-    let sealed_without_files = stack.last() == Some(&Policy::Run);
+    let sealed_without_files = matches!(stack.last(), Some(Policy::Run | Policy::ForkedRun));
     let doors = match name {
         // It forks and answers.
         "zygote" => Vec::new(),
+        "template" => DOORS.into_iter().filter(|door| !TEMPLATE_DOORS.contains(door)).collect(),
         _ if sealed_without_files => [DOORS.as_slice(), FILE_DOORS.as_slice()].concat(),
         _ => DOORS.to_vec(),
     };
@@ -300,6 +307,8 @@ fn check_prot(solo: &SingleThreaded, tally: &mut Tally) {
         ("run", STACKS[2].1, false),
         ("run-files", STACKS[3].1, false),
         ("compile", STACKS[4].1, false),
+        ("template", STACKS[5].1, true),
+        ("forked-run", STACKS[6].1, false),
     ] {
         let cases = [(read | write, true), (read | execute, executable), (read | write | execute, false)];
         for (protection, allowed) in cases {

@@ -15,14 +15,14 @@ use crate::rig::{Rig, fork_order, grant, run_order};
 /// Long enough for what ends by itself, short enough for what does not.
 const DEADLINE_US: u64 = 300_000;
 
-fn drain(pipe: &File) {
+pub(crate) fn drain(pipe: &File) {
     let mut pipe = pipe.try_clone().unwrap();
     // Ends when the worker does.
     std::thread::spawn(move || std::io::copy(&mut pipe, &mut std::io::sink()));
 }
 
 /// The artifact, or nothing for what does not compile.
-fn compile(rig: &Rig, module: &[u8], fuel: bool) -> Option<OwnedFd> {
+pub(crate) fn compile(rig: &Rig, module: &[u8], fuel: bool) -> Option<OwnedFd> {
     let (worker, _) = rig.locked(&fork_order(Role::Compile));
     let artifact = memfd::create("artifact").unwrap();
     let order =
@@ -41,7 +41,7 @@ fn compile(rig: &Rig, module: &[u8], fuel: bool) -> Option<OwnedFd> {
     }
 }
 
-fn run(rig: &Rig, fork: &ForkOrder, artifact: &OwnedFd, order: &RunOrder) -> Ending {
+pub(crate) fn run(rig: &Rig, fork: &ForkOrder, artifact: &OwnedFd, order: &RunOrder) -> Ending {
     let (worker, _) = rig.locked(fork);
     for pipe in [&worker.output, &worker.stdout_log, &worker.stderr_log] {
         drain(pipe);
@@ -58,7 +58,7 @@ fn run(rig: &Rig, fork: &ForkOrder, artifact: &OwnedFd, order: &RunOrder) -> End
     }
 }
 
-fn order(fuel: Option<u64>) -> RunOrder {
+pub(crate) fn order(fuel: Option<u64>) -> RunOrder {
     let limits = RunLimits { deadline_us: DEADLINE_US, memory_bytes: 32 << 20, fuel, input_bytes: Some(8) };
     RunOrder { limits, ..run_order(None) }
 }

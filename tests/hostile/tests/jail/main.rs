@@ -11,4 +11,5 @@ mod guests;
 mod hostility;
 mod processes;
 mod rig;
+mod templates;
 mod walls;

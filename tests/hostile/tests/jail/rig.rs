@@ -174,6 +174,56 @@ impl Rig {
     }
 }
 
+/// A worker that holds a module.
+pub(crate) struct Template {
+    worker: Worker,
+    pub(crate) live: bool,
+}
+
+impl Template {
+    /// `Err` with what it says of a module it cannot hold.
+    pub(crate) fn of(rig: &Rig, artifact: &OwnedFd) -> Result<Self, String> {
+        let (worker, _) = rig.locked(&fork_order(Role::Template));
+        worker.order(&ToWorker::Prepare, &[artifact.as_fd()]);
+        match worker.receive() {
+            Some(FromWorker::Prepared { live }) => Ok(Self { worker, live }),
+            Some(FromWorker::NotPrepared(why)) => {
+                assert_eq!(worker.end(), Exit::Code(0));
+                Err(why)
+            }
+            other => panic!("the template said {other:?}"),
+        }
+    }
+
+    /// Has it fork a worker, and takes that one's report.
+    pub(crate) fn fork(&self) -> (Worker, JailReport) {
+        let (link, their_link) = link::pair().unwrap();
+        let (output, their_output) = pipe();
+        let (stdout_log, their_stdout) = pipe();
+        let (stderr_log, their_stderr) = pipe();
+        let fds = [&their_link, &their_output, &their_stdout, &their_stderr].map(AsFd::as_fd);
+        self.worker.order(&ToWorker::Fork { into_leaf: false }, &fds);
+        let (answer, mut fds) = receive(self.worker.link.as_fd(), 1).expect("the template is gone");
+        let (FromWorker::Forked { pid }, Some(pidfd)) = (&answer, fds.pop()) else {
+            panic!("the template answered {answer:?}")
+        };
+        let worker = Worker { pid: *pid, pidfd, link, output, stdout_log, stderr_log };
+        match worker.receive() {
+            Some(FromWorker::Locked(report)) => (worker, report),
+            other => panic!("the fork said {other:?} instead of being locked"),
+        }
+    }
+}
+
+impl Template {
+    /// Closes the link, and waits for the end.
+    pub(crate) fn close(self) -> Exit {
+        let Self { mut worker, .. } = self;
+        worker.link = link::pair().unwrap().0;
+        worker.end()
+    }
+}
+
 impl Drop for Rig {
     fn drop(&mut self) {
         // By its own handle, never by name. Errors: it may have ended by itself.

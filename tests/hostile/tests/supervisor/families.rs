@@ -37,19 +37,20 @@ pub fn zombies() -> Vec<Child> {
     children().into_iter().filter(|child| child.state == 'Z').collect()
 }
 
-fn living(name: &str) -> Vec<u32> {
+/// Living children of this name.
+pub fn named(name: &str) -> Vec<u32> {
     let living = children().into_iter().filter(|child| child.state != 'Z' && child.name == name);
     living.map(|child| child.pid).collect()
 }
 
 /// Run workers, idle or not.
 pub fn workers() -> Vec<u32> {
-    living("stockade:run")
+    named("stockade:run")
 }
 
 /// The zygote; `None` while there is none.
 pub fn zygote() -> Option<u32> {
-    living("stockade:zygote").first().copied()
+    named("stockade:zygote").first().copied()
 }
 
 pub fn signal(pid: u32, signal: Signal) {
