@@ -54,9 +54,9 @@ pub struct Global {
 pub enum Command {
     /// Run one job now, in the same jail, without a daemon
     ///
-    /// Standard input, output, error and the exit status are the guest's. FILE is recognised by its content: a WASI
-    /// preview 1 command, a module with an exported function, a WASI 0.2 command component, or WebAssembly text.
-    /// What follows FILE is the guest's.
+    /// Standard input, output, error and the exit status are the guest's; where standard error is a terminal,
+    /// control characters in it are spelt out. FILE is recognised by its content: a WASI preview 1 command, a module
+    /// with an exported function, a WASI 0.2 command component, or WebAssembly text. What follows FILE is the guest's.
     #[command(after_help = JOB_HELP, override_usage = "stockade run [OPTIONS] FILE [ARGS]...")]
     Run(Box<JobArgs>),
     /// Run the daemon

@@ -24,6 +24,7 @@ mod refused;
 mod remote;
 pub mod render;
 mod run;
+mod run_logs;
 mod serve;
 pub mod socket;
 mod stats;

@@ -9,11 +9,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use stockade_wire::job::{JobResult, LogStream, Phase};
+use stockade_wire::job::{JobResult, Phase};
 use tokio::task::LocalSet;
 
 use super::args::JobArgs;
 use super::output::Output;
+use super::run_logs::LogText;
 use super::{ArgsError, Colour, bill, exit, refused, render};
 use crate::config::Config;
 use crate::daemon::{SignalError, StopSignals};
@@ -142,19 +143,11 @@ impl Watched<'_> {
     /// The guest's standard error, and a function's standard output, which is not the job's output.
     async fn logs(&self) -> std::io::Result<()> {
         let Some(mut logs) = self.supervisor.logs(&self.caller, self.id) else { return Ok(()) };
+        let mut text = LogText::new(std::io::stderr().is_terminal());
         while let Some(piece) = logs.next().await {
-            let mut bytes = piece.bytes;
-            if piece.skipped_bytes > 0 {
-                let stream = match piece.stream {
-                    LogStream::Stdout => "standard output",
-                    LogStream::Stderr => "standard error",
-                };
-                let notice = format!("[{} bytes of {stream} lost: --log-buffer]\n", piece.skipped_bytes);
-                bytes.splice(0..0, notice.into_bytes());
-            }
-            write_off_thread(bytes, std::io::stderr).await?;
+            write_off_thread(text.next(piece), std::io::stderr).await?;
         }
-        Ok(())
+        write_off_thread(text.finish(), std::io::stderr).await
     }
 
     /// On a terminal, says that a module is being compiled when that takes a while.
