@@ -23,6 +23,7 @@ macro_rules! in_both_modes {
 }
 
 mod bill;
+mod crowd;
 mod daemon;
 mod guests;
 mod inprocess;
