@@ -31,6 +31,7 @@ mod lifecycle;
 mod limits;
 mod observe;
 mod other_users;
+mod refusals;
 mod residue;
 mod rig;
 mod verdicts;
