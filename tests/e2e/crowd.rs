@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use stockade_wire::CLIENT_PROTOCOL_VERSION;
 use stockade_wire::client::{FromDaemon, Statistics, ToDaemon};
@@ -24,6 +24,9 @@ const JOBS_BEFORE: usize = 320;
 
 /// Workers kept ready.
 const WARM: usize = 4;
+
+/// Longest a descriptor stays open of which the daemon says that it is closed.
+const CLOSED_BY: Duration = Duration::from_secs(10);
 
 /// What the supervisor's memory may grow by: less than 1 KiB a job.
 const GROWTH_BYTES_MAX: u64 = 8 << 20;
@@ -179,10 +182,12 @@ fn ten_thousand_jobs_sixteen_at_a_time_each_have_one_result_and_leave_nothing() 
     assert_eq!(figures.verdicts, [("completed".to_owned(), figures.accepted)]);
     assert_eq!((figures.refused, figures.compiled), (0, 1));
     let mut now = Held::by(&daemon);
-    eventually("the last descriptors to be closed", || {
+    let by = Instant::now() + CLOSED_BY;
+    while now != held && Instant::now() < by {
+        // The last connections may be on their way out.
+        std::thread::yield_now();
         now = Held::by(&daemon);
-        now.descriptors.values().sum::<usize>() <= held.descriptors.values().sum()
-    });
+    }
     assert_eq!(now, held, "nothing is left of {JOBS} jobs, and nothing is missing");
     let grown = status_bytes(daemon.pid, "VmRSS").saturating_sub(memory);
     assert!(grown < GROWTH_BYTES_MAX, "{grown} bytes more after {JOBS} jobs, from {memory}");
