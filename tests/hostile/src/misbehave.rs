@@ -12,6 +12,7 @@
 //! | `exit-7` | exits with status 7, having said nothing |
 //! | `reply-twice` | reports success twice |
 //! | `reply-then-spin` | reports success and does not exit |
+//! | `reply-late:MS` | ignores SIGTERM, is sealed, reports success after that time, spins, and says so 800 ms later |
 //! | `wrong-kind` | reports a compilation |
 //! | `locked-again` | reports a second lock |
 //! | `garbage` | sends a packet of bytes that are no message |
@@ -21,6 +22,7 @@
 //! | `socket`, `exec`, `open`, `kill-parent` | makes one forbidden call |
 //! | `fork-bomb`, `thread` | tries to start a process, a thread |
 //! | `flood-stderr`, `flood-output` | writes natively without end |
+//! | `flood-stderr:BYTES` | the same, so many bytes at a time |
 //! | `panic` | panics |
 //! | `abort` | aborts |
 //! | `overflow-stack` | recurses natively without end |
@@ -50,6 +52,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
@@ -116,6 +119,14 @@ fn run(locked: Locked, order: RunOrder, fds: RunFds, warm: &Warm) -> Infallible 
         seal(locked);
         report_probe(fds.link, name);
     }
+    if let Some(ms) = entry.strip_prefix("reply-late:").and_then(|ms| ms.parse().ok()) {
+        reply_late(locked, &fds, Duration::from_millis(ms));
+    }
+    if let Some(bytes) = entry.strip_prefix("flood-stderr:").and_then(|bytes| bytes.parse().ok()) {
+        seal(locked);
+        flood(fds.stderr_log.into(), bytes);
+        exit_now(SURVIVED_STATUS)
+    }
     let Some(act) = act_of(&entry) else { return (Behaviour::standard().run)(locked, order, fds, warm) };
     if entry == "ignore-sigterm" && ignore(Signal::SIGTERM).is_err() {
         exit_now(SURVIVED_STATUS)
@@ -179,8 +190,8 @@ fn act_of(entry: &str) -> Option<Act> {
         "abort" => |_| std::process::abort(),
         "overflow-stack" => |_| exit_now(i32::from(dive(0) == 0)),
         "eat-memory" => |_| eat(),
-        "flood-stderr" => |fds| flood(fds.stderr_log.into()),
-        "flood-output" => |fds| flood(fds.output.into()),
+        "flood-stderr" => |fds| flood(fds.stderr_log.into(), PAGE_BYTES),
+        "flood-output" => |fds| flood(fds.output.into(), PAGE_BYTES),
         _ => return act_on_link(entry).or_else(|| forbidden_call(entry)),
     };
     Some(act)
@@ -290,8 +301,34 @@ fn eat() -> ! {
     }
 }
 
-fn flood(mut pipe: File) {
-    let line = [b'y'; 4096];
+/// A worker that has replied is to be gone by then, whatever its reply was worth.
+const OUTLIVED_AFTER: Duration = Duration::from_millis(800);
+
+fn reply_late(locked: Locked, fds: &RunFds, after: Duration) -> ! {
+    let begun = Instant::now();
+    if ignore(Signal::SIGTERM).is_err() {
+        exit_now(SURVIVED_STATUS)
+    }
+    seal(locked);
+    spin_until(begun + after);
+    say(fds.link, &success());
+    spin_until(Instant::now() + OUTLIVED_AFTER);
+    // Nobody may be listening, which is as it should be.
+    let _ = nix::unistd::write(&fds.stderr_log, b"outlived\n");
+    spin()
+}
+
+fn spin_until(then: Instant) {
+    while Instant::now() < then {
+        std::hint::spin_loop();
+    }
+}
+
+/// What a pipe holds in one buffer.
+const PAGE_BYTES: usize = 4096;
+
+fn flood(mut pipe: File, bytes: usize) {
+    let line = vec![b'y'; bytes];
     while pipe.write_all(&line).is_ok() {}
 }
 

@@ -57,6 +57,31 @@ fn worker_that_ignores_sigterm_is_gone_when_its_grace_is_over() {
 }
 
 #[test]
+fn worker_that_replies_at_sigterm_and_stays_is_gone_when_its_grace_is_over() {
+    alone(async || {
+        let rig = rig().await;
+        let grace = 3 * GRACE;
+        // Within the grace, unless the machine is so busy that it comes too late; then it is another's test.
+        let entry = format!("reply-late:{}", (TIMEOUT + GRACE).as_millis());
+        let mut replied = false;
+        for _ in 0..10 {
+            let result = rig.run(limited(hostile(&entry), TIMEOUT, grace)).await;
+            assert_timed_out(&result, "sigkill_after_grace", Stage::Sigkill);
+            assert_eq!(result.exit_code, None, "a worker that had to be killed is not believed");
+            let log = String::from_utf8_lossy(&result.logs.stderr.0);
+            assert_eq!(log, "", "its reply must not buy it time");
+            assert!(workers().is_empty());
+            replied = result.bill.teardown_us.is_some();
+            if replied {
+                break;
+            }
+        }
+        assert!(replied, "it never came to reply");
+        rig.end().await;
+    });
+}
+
+#[test]
 fn native_loop_ends_at_sigterm_long_before_its_grace_is_over() {
     alone(async || {
         let rig = rig().await;
