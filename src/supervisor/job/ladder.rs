@@ -6,7 +6,7 @@
 //! ```text
 //!            deadline              head start              grace
 //! Running ──────────────▶ EpochDue ───────────▶ TermSent ─────────▶ KillSent
-//!    │ cancelled, output limit, CPU time            ▲                  ▲
+//!    │ cancelled, output limit, CPU time (or clock) ▲                  ▲
 //!    ├──────────────────────────────────────────────┘                  │
 //!    │ reported                        exit allowance                  │
 //!    └─────────▶ Leaving ──────────────────────────────────────────────┘
@@ -28,6 +28,8 @@ pub(crate) enum Cause {
     Deadline,
     /// Its CPU time is used up.
     CpuTime,
+    /// Its CPU time is limited and cannot be read.
+    CpuClock,
     /// Somebody asked for it.
     Cancelled,
     /// It wrote more output than allowed.
@@ -176,9 +178,10 @@ mod tests {
     use super::*;
 
     const WAITS: Waits = Waits { head_start: Duration::from_millis(2), grace: Duration::from_millis(100) };
-    const CAUSES: [Cause; 6] = [
+    const CAUSES: [Cause; 7] = [
         Cause::Deadline,
         Cause::CpuTime,
+        Cause::CpuClock,
         Cause::Cancelled,
         Cause::OutputLimit,
         Cause::Protocol,

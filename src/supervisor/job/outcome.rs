@@ -188,6 +188,12 @@ fn stopped(cause: Cause, stage: Stage, protocol: Option<&str>) -> Outcome {
             let message = "the job's CPU time was up; give it more with --cpu".to_owned();
             (Verdict::TimedOut, "cpu_time", Blame::Guest, false, message)
         }
+        Cause::CpuClock => {
+            let message = "the kernel did not say how much CPU time the job had used, so that its limit could not be \
+                           kept"
+                .to_owned();
+            (Verdict::Internal, "cpu_clock", Blame::Platform, true, message)
+        }
         Cause::Cancelled => {
             (Verdict::Cancelled, "cancelled", Blame::Operator, false, "the job was cancelled".to_owned())
         }
@@ -431,6 +437,7 @@ mod tests {
         for (cause, verdict) in [
             (Cause::Deadline, Verdict::TimedOut),
             (Cause::CpuTime, Verdict::TimedOut),
+            (Cause::CpuClock, Verdict::Internal),
             (Cause::Cancelled, Verdict::Cancelled),
             (Cause::Drain, Verdict::Cancelled),
             (Cause::OutputLimit, Verdict::OutputLimit),

@@ -29,6 +29,8 @@ enum End {
     Replied(Reply),
     TimeUp,
     CpuUp,
+    /// Its CPU time is limited and cannot be read.
+    NoCpuClock,
     Gone,
 }
 
@@ -110,7 +112,12 @@ impl Pool {
                 () = worker.exited() => return reply.map_or(End::Gone, End::Replied),
                 () = tokio::time::sleep_until(by.into()) => return reply.map_or(End::TimeUp, End::Replied),
                 () = tokio::time::sleep_until(check.into()), if reply.is_none() => {
-                    let left = self.config.compile.cpu.saturating_sub(worker.cpu_time().unwrap_or_default());
+                    let left = match worker.cpu_time() {
+                        Some(used) => self.config.compile.cpu.saturating_sub(used),
+                        // Its exit, which is about to be seen, says the rest.
+                        None if worker.is_gone() => by.saturating_duration_since(Instant::now()),
+                        None => return End::NoCpuClock,
+                    };
                     if left.is_zero() {
                         return End::CpuUp;
                     }
@@ -164,6 +171,11 @@ fn not_compiled(end: End, exit: Option<Exit>, oom: bool) -> Outcome {
     match end {
         End::TimeUp => outcome::compile_timeout(),
         End::CpuUp => limit("cpu_time", "compiling the module took more CPU time than compile.cpu allows"),
+        End::NoCpuClock => {
+            let message = "the kernel did not say how much CPU time the compiler had used, so that compile.cpu could \
+                           not be kept";
+            outcome::internal("cpu_clock", message.to_owned())
+        }
         End::Replied(Reply::NotCompiled(failure)) => outcome::not_compiled(&failure),
         // Without a leaf its only bound is RLIMIT_DATA, and an allocation that fails aborts.
         End::Replied(Reply::Forbidden(number)) if died_of_sigsys && is_crash(number) => limit(
