@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use stockade_wire::bytes::ByteBuf;
 use stockade_wire::client::{Refusal, RefusalReason, Statistics};
 use stockade_wire::job::{Bill, Digest, JobResult, ModuleSource, Outcome, Phase, Walls};
-use stockade_wire::worker::{Ending, RunLimits, RunOrder};
+use stockade_wire::worker::{RunLimits, RunOrder};
 
 use super::artifact::{self, Artifact, Artifacts, Compile, Key, Landed};
 use super::in_process::InProcess;
@@ -283,6 +283,7 @@ async fn execute(core: &Core, job: &Rc<Job>, work: Work, record: &mut Record) ->
             if let Some(report) = &end.report {
                 note_report(report, record);
             }
+            record.exit_code = outcome::exit_code(&end.outcome, end.report.as_ref());
             Ok(end.outcome)
         }
     }
@@ -364,7 +365,7 @@ fn conclude(end: &RunEnd, record: &mut Record) -> Outcome {
     let Some(ended) = &end.ended else {
         return outcome::internal("not_reaped", "the kernel did not say how the worker ended".to_owned());
     };
-    outcome::judge(&Evidence {
+    let outcome = outcome::judge(&Evidence {
         exit: ended.exit,
         oom_kills: leaf.and_then(|leaf| leaf.oom_kills),
         told: end.told,
@@ -373,7 +374,9 @@ fn conclude(end: &RunEnd, record: &mut Record) -> Outcome {
         forbidden: replies.forbidden,
         panicked: replies.panicked.as_deref(),
         protocol: replies.broken.as_deref(),
-    })
+    });
+    record.exit_code = outcome::exit_code(&outcome, replies.report.as_ref());
+    outcome
 }
 
 /// Takes over the figures that only the worker has. They can flatter a guest, never hurt another.
@@ -384,8 +387,4 @@ fn note_report(report: &stockade_wire::worker::RunReport, record: &mut Record) {
     record.bill.wasm_memory_peak_bytes = Some(report.wasm_memory_peak_bytes);
     record.bill.host_calls = Some(0);
     record.walls.mdwe = report.mdwe;
-    record.exit_code = match &report.ending {
-        Ending::Exited(status) if report.command => Some(*status),
-        _ => None,
-    };
 }
