@@ -30,7 +30,7 @@ use super::drive::Work;
 use super::job::Job;
 use super::job::ladder::Cause;
 use super::job::outcome::{self, Evidence};
-use super::streams::{Turn, turn};
+use super::streams::{Turn, read};
 use crate::config::Config;
 
 /// Input copied at once, bytes.
@@ -174,6 +174,7 @@ impl Streams {
     async fn follow(&self, job: &Job, deadline: Instant, mut stop: Stop<'_>) -> (Option<Cause>, bool) {
         let mut told = None;
         let mut cut = false;
+        let mut turn = Turn::new();
         let [mut output, mut stdout, mut stderr] = [true; 3];
         while output || stdout || stderr {
             tokio::select! {
@@ -183,16 +184,19 @@ impl Streams {
                     told = Some(Cause::Deadline);
                 }
                 ready = self.output.readable(), if output => {
-                    output = ready.is_ok() && turn(&self.output, |bytes| cut |= !job.add_output(bytes)) != Turn::Over;
+                    output = ready.is_ok()
+                        && read(&self.output, &mut turn, |bytes| cut |= !job.add_output(bytes));
                     if cut && told.is_none() {
                         told = Some(Cause::OutputLimit);
                     }
                 }
                 ready = self.stdout.readable(), if stdout => {
-                    stdout = ready.is_ok() && turn(&self.stdout, |bytes| job.log(LogStream::Stdout, bytes)) != Turn::Over;
+                    stdout = ready.is_ok()
+                        && read(&self.stdout, &mut turn, |bytes| job.log(LogStream::Stdout, bytes));
                 }
                 ready = self.stderr.readable(), if stderr => {
-                    stderr = ready.is_ok() && turn(&self.stderr, |bytes| job.log(LogStream::Stderr, bytes)) != Turn::Over;
+                    stderr = ready.is_ok()
+                        && read(&self.stderr, &mut turn, |bytes| job.log(LogStream::Stderr, bytes));
                 }
             }
             if told.is_some() {
@@ -200,6 +204,7 @@ impl Streams {
                 // A guest that waits for input comes back to be stopped.
                 stop.pump = None;
             }
+            turn.pass_on().await;
         }
         (told, cut)
     }

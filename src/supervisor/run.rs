@@ -14,7 +14,7 @@ use super::cgroup::LeafUsage;
 use super::job::Job;
 use super::job::ladder::{self, Cause, Effect, Event, Rung, Waits};
 use super::link::ExchangeError;
-use super::streams::{Turn, rest, turn};
+use super::streams::{Turn, read, rest};
 use super::worker::Worker;
 
 /// Least time between two looks at a worker's CPU time.
@@ -150,8 +150,7 @@ struct Course<'a> {
     cpu_check: Option<Instant>,
     output_cut: bool,
     order_unread: bool,
-    /// The last turn was not enough for what was in a pipe.
-    flooded: bool,
+    turn: Turn,
     open: Open,
 }
 
@@ -181,7 +180,7 @@ impl<'a> Course<'a> {
             cpu_check: rules.cpu.map(|limit| cpu_before.map_or(started, |_| started + limit)),
             output_cut: false,
             order_unread: false,
-            flooded: false,
+            turn: Turn::new(),
             open: Open { link: true, output: true, stdout: true, stderr: true, stop: true },
         }
     }
@@ -215,9 +214,7 @@ impl<'a> Course<'a> {
                 }
                 () = sleep_until(due), if due.is_some() => self.tick(),
             }
-            if std::mem::take(&mut self.flooded) {
-                tokio::task::yield_now().await;
-            }
+            self.turn.pass_on().await;
         }
         self.drain();
         self.event(Event::Exited);
@@ -296,13 +293,14 @@ impl<'a> Course<'a> {
     }
 
     fn output(&mut self) -> bool {
-        let turn = turn(&self.worker.output, |bytes| self.output_cut |= !self.job.add_output(bytes));
+        let open = read(&self.worker.output, &mut self.turn, |bytes| {
+            self.output_cut |= !self.job.add_output(bytes);
+        });
         if self.output_cut {
             self.event(Event::Stop(Cause::OutputLimit));
         }
         // Reading on would only make room for more of what is thrown away.
-        self.flooded |= turn == Turn::Full;
-        turn != Turn::Over && !self.output_cut
+        open && !self.output_cut
     }
 
     fn log(&mut self, stream: LogStream) -> bool {
@@ -310,9 +308,7 @@ impl<'a> Course<'a> {
             LogStream::Stdout => &self.worker.stdout,
             LogStream::Stderr => &self.worker.stderr,
         };
-        let turn = turn(pipe, |bytes| self.job.log(stream, bytes));
-        self.flooded |= turn == Turn::Full;
-        turn != Turn::Over
+        read(pipe, &mut self.turn, |bytes| self.job.log(stream, bytes))
     }
 }
 
