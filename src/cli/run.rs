@@ -6,6 +6,7 @@
 use std::io::{IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -96,12 +97,12 @@ async fn run_one(config: Config, args: &JobArgs) -> Result<u8, RunError> {
         }
     };
     let watched = Watched { supervisor: &supervisor, caller, id: &id };
-    let shown = tokio::select! {
-        shown = watched.to_the_end(args, module_bytes) => shown,
+    let (shown, result) = tokio::select! {
+        end = watched.to_the_end(args, module_bytes) => end,
         status = watched.interrupted(&mut signals) => return Ok(status),
     };
-    let result = supervisor.wait(&caller, &id).await.ok_or(RunError::Lost)?;
     supervisor.end().await;
+    let result = result.ok_or(RunError::Lost)?;
     let status = report(&result, args)?;
     Ok(if shown.is_err() { BROKEN_PIPE_STATUS } else { status })
 }
@@ -115,7 +116,13 @@ struct Watched<'a> {
 
 impl Watched<'_> {
     /// Shows what the guest writes as it writes it, until the job is over. An error is a reader who went away.
-    async fn to_the_end(&self, args: &JobArgs, module_bytes: usize) -> std::io::Result<()> {
+    async fn to_the_end(
+        &self,
+        args: &JobArgs,
+        module_bytes: usize,
+    ) -> (std::io::Result<()>, Option<Rc<JobResult>>) {
+        // Taken hold of before anything is shown: a reader may take longer over that than results are kept.
+        let end = self.supervisor.end_of(&self.caller, self.id);
         let progress = self.progress(args, module_bytes);
         let shown = async {
             if args.json {
@@ -127,8 +134,11 @@ impl Watched<'_> {
         if shown.is_err() {
             let _ = self.supervisor.cancel(&self.caller, self.id);
         }
-        self.supervisor.wait(&self.caller, self.id).await;
-        shown
+        let result = match end {
+            Some(end) => Some(end.await),
+            None => None,
+        };
+        (shown, result)
     }
 
     async fn output(&self) -> std::io::Result<()> {

@@ -188,6 +188,15 @@ pub struct Ceilings {
     pub fuel: u64,
 }
 
+impl Ceilings {
+    /// Most bytes that the result of one job takes while it is kept: its output, and its two logs twice, since they can
+    /// still be followed.
+    #[must_use]
+    pub const fn kept_bytes_max(&self) -> u64 {
+        self.output_bytes.saturating_add(self.log_bytes.saturating_mul(4))
+    }
+}
+
 /// Limits of one compilation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Compile {
@@ -217,9 +226,9 @@ pub struct Cache {
 /// Results of ended jobs kept for those who ask later.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Results {
-    /// Most results.
+    /// Most results; 0 keeps none.
     pub kept_max: usize,
-    /// Most bytes of all results together.
+    /// Most bytes of all results together; at least [`Ceilings::kept_bytes_max`].
     pub bytes_max: u64,
     /// Longest time.
     pub kept_for: Duration,

@@ -198,7 +198,15 @@ impl Supervisor {
 
     /// Waits for a job's end. `None` as for [`Supervisor::result`].
     pub async fn wait(&self, caller: &Caller, job: &str) -> Option<Rc<JobResult>> {
-        Some(self.job(caller, job)?.ended().await)
+        Some(self.end_of(caller, job)?.await)
+    }
+
+    /// A job's end, which is there to be waited for from now on, whenever the job is forgotten. `None` as for
+    /// [`Supervisor::result`].
+    #[must_use]
+    pub fn end_of(&self, caller: &Caller, job: &str) -> Option<impl Future<Output = Rc<JobResult>> + use<>> {
+        let job = self.job(caller, job)?;
+        Some(async move { job.ended().await })
     }
 
     /// Asks for a job's end. `false` when there is no such job for this caller, or it is over.
@@ -338,7 +346,7 @@ impl Core {
             }
             counters.wall_us.push_back(wall_us);
         }
-        // The rings keep the logs for followers beside the result's copy.
+        // The rings keep the logs for followers beside the result's copy. At most Ceilings::kept_bytes_max.
         let log_bytes = result.logs.stdout.0.len() + result.logs.stderr.0.len();
         let result_bytes = (result.output.0.len() + 2 * log_bytes) as u64;
         self.ledger.borrow_mut().end(&job.id, result_bytes, Instant::now());
