@@ -3,12 +3,13 @@
 //! Owns: the order of the steps, the clock of the deadline, and the making of the result.
 //! Never: does a step itself.
 //!
-//! The deadline runs while the job waits for a place and while it runs. It stands still while its module is
-//! compiled: that has a limit of its own, is paid once, and is not the job's doing.
+//! The deadline runs while the job waits, for a compiler or for a place, and while it runs. It stands still while its
+//! module is compiled: that has a limit of its own, is paid once, and is not the job's doing.
 
 use std::cell::RefCell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use stockade_wire::bytes::ByteBuf;
@@ -16,7 +17,7 @@ use stockade_wire::client::{Refusal, RefusalReason, Statistics};
 use stockade_wire::job::{Bill, Digest, JobResult, ModuleSource, Outcome, Phase, Walls};
 use stockade_wire::worker::{RunLimits, RunOrder};
 
-use super::artifact::{self, Artifact, Artifacts, Compile, Key, Landed};
+use super::artifact::{self, Artifact, Artifacts, Compile, Key, Landed, Wanted};
 use super::in_process::InProcess;
 use super::job::Job;
 use super::job::ladder::{Cause, Waits};
@@ -84,10 +85,10 @@ impl Executor {
         })
     }
 
-    async fn artifact(&self, key: Key, module: Option<Rc<Vec<u8>>>) -> Landed {
+    async fn artifact(&self, key: Key, module: Option<Arc<Vec<u8>>>, wanted: &mut Wanted<'_>) -> Landed {
         match self {
-            Self::Jailed { artifacts, .. } => artifacts.get(key, module).await,
-            Self::InProcess { artifacts, .. } => artifacts.get(key, module).await,
+            Self::Jailed { artifacts, .. } => artifacts.get(key, module, wanted).await,
+            Self::InProcess { artifacts, .. } => artifacts.get(key, module, wanted).await,
         }
     }
 
@@ -167,18 +168,19 @@ async fn attempt(
     record: &mut Record,
 ) -> Result<Outcome, Outcome> {
     let Payload { module, input, descriptor } = payload;
-    let artifact = artifact_for(core, job, module, record).await?;
+    let mut wanted = Wanted { job, left: job.admitted.limits.timeout };
+    let artifact = artifact_for(core, &mut wanted, module, record).await?;
     job.enter(Phase::Queued);
     let queued = Instant::now();
-    let deadline = queued + job.admitted.limits.timeout;
+    let deadline = queued + wanted.left;
     let place = tokio::select! {
         biased;
         cause = job.stop_asked() => return Err(outcome::stopped_waiting(cause)),
-        place = core.places.acquire() => place,
+        place = core.places.take(job.admitted.caller.uid) => place,
         () = tokio::time::sleep_until(deadline.into()) => return Err(outcome::stopped_waiting(Cause::Deadline)),
     };
-    let place = place.map_err(|error| outcome::internal("places", error.to_string()))?;
-    record.bill.queue_us = Some(micros_since(queued, Instant::now()));
+    let waited_us = record.bill.queue_us.unwrap_or_default();
+    record.bill.queue_us = Some(waited_us.saturating_add(micros_since(queued, Instant::now())));
     tracing::debug!(queue_us = record.bill.queue_us, "place free");
     core.counters.borrow_mut().running += 1;
     let input_bytes = descriptor.borrow().is_none().then_some(input.0.len() as u64);
@@ -229,16 +231,17 @@ impl Work {
 
 async fn artifact_for(
     core: &Core,
-    job: &Job,
+    wanted: &mut Wanted<'_>,
     module: ModuleSource,
     record: &mut Record,
 ) -> Result<Rc<Artifact>, Outcome> {
+    let (job, given) = (wanted.job, wanted.left);
     job.enter(Phase::Compiling);
     let since = Instant::now();
     let (digest, module) = match module {
         ModuleSource::Digest(digest) => (digest, None),
         ModuleSource::Bytes(bytes) => {
-            let module = Rc::new(bytes.0);
+            let module = Arc::new(bytes.0);
             (artifact::digest(&module).await, Some(module))
         }
     };
@@ -246,10 +249,12 @@ async fn artifact_for(
     let key = Key { digest, metered: job.admitted.limits.fuel.is_some() };
     let landed = tokio::select! {
         biased;
-        landed = core.executor.artifact(key, module) => landed,
+        landed = core.executor.artifact(key, module, wanted) => landed,
         cause = job.stop_asked() => return Err(outcome::stopped_waiting(cause)),
     };
-    record.bill.compile_us = Some(micros_since(since, Instant::now()));
+    let waited_us = u64::try_from(given.saturating_sub(wanted.left).as_micros()).unwrap_or(u64::MAX);
+    record.bill.queue_us = Some(waited_us);
+    record.bill.compile_us = Some(micros_since(since, Instant::now()).saturating_sub(waited_us));
     tracing::debug!(compile_us = record.bill.compile_us, compiled = landed.is_ok(), "module ready");
     landed.map_err(|outcome| outcome.as_ref().clone())
 }

@@ -23,13 +23,14 @@ use stockade_worker::compile::compile;
 use stockade_worker::engine::{EngineError, EngineSettings, Warm, warm};
 use stockade_worker::run::{self, Confinement, CpuLimit, DeveloperMode, Stdio, Ticker, TickerError};
 use tokio::net::unix::pipe::Receiver;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use super::artifact::Compile;
 use super::drive::Work;
 use super::job::Job;
 use super::job::ladder::Cause;
 use super::job::outcome::{self, Evidence};
+use super::places::Place;
 use super::streams::{Turn, read};
 use crate::config::Config;
 
@@ -51,7 +52,6 @@ pub enum InProcessError {
 pub(super) struct InProcess {
     warm: Arc<Warm>,
     ticker: Arc<Ticker>,
-    compilers: Semaphore,
     artifact_bytes_max: u64,
     compile_timeout: Duration,
 }
@@ -70,9 +70,8 @@ impl InProcess {
         };
         let warm = Arc::new(warm(&settings)?);
         let ticker = Arc::new(Ticker::start(Arc::clone(&warm))?);
-        let compilers = Semaphore::new(config.pool.compilers_max);
         let (artifact_bytes_max, compile_timeout) = (config.compile.artifact_bytes, config.compile.timeout);
-        Ok(Self { warm, ticker, compilers, artifact_bytes_max, compile_timeout })
+        Ok(Self { warm, ticker, artifact_bytes_max, compile_timeout })
     }
 
     pub(super) fn fingerprint(&self) -> String {
@@ -133,9 +132,8 @@ impl InProcess {
 }
 
 impl Compile for Rc<InProcess> {
-    async fn compile(&self, module: &[u8], metered: bool) -> Result<File, Outcome> {
+    async fn compile(&self, module: &Arc<Vec<u8>>, metered: bool, place: Place) -> Result<File, Outcome> {
         let lost = |error: &dyn std::fmt::Display| outcome::internal("compile", error.to_string());
-        let _place = self.compilers.acquire().await.map_err(|error| lost(&error))?;
         let order = CompileOrder {
             module_bytes: module.len() as u64,
             artifact_bytes_max: self.artifact_bytes_max,
@@ -143,17 +141,24 @@ impl Compile for Rc<InProcess> {
             fuel: metered,
         };
         let warm = Arc::clone(&self.warm);
-        let module = module.to_vec();
+        let module = Arc::clone(module);
         let (done, compiling) = oneshot::channel();
-        // A thread that nobody waits for: when its time is up it cannot be stopped, and goes on to its end or to
-        // that of the process.
+        // A thread that cannot be stopped: when its time is up or nobody wants the module any more, it goes on to its
+        // end or to that of the process.
         std::thread::Builder::new()
             .name("compile".to_owned())
             .spawn(move || done.send(compile(&warm, &module, &order)))
             .map_err(|error| lost(&error))?;
+        // It has its place until then, so that there are never more of them than compilers.
+        let compiling = tokio::task::spawn_local(async move {
+            let compiled = compiling.await;
+            drop(place);
+            compiled
+        });
         let compiled = tokio::time::timeout(self.compile_timeout, compiling)
             .await
             .map_err(|_| outcome::compile_timeout())?
+            .map_err(|error| lost(&error))?
             .map_err(|error| lost(&error))?;
         let (_, artifact) = compiled.map_err(|failure| outcome::not_compiled(&failure))?;
         let mut file = memfd::create("stockade-artifact").map_err(|error| lost(&error))?;

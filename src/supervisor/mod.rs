@@ -28,6 +28,7 @@ mod job;
 mod ledger;
 mod link;
 pub mod logs;
+mod places;
 mod pool;
 mod readiness;
 mod run;
@@ -48,7 +49,7 @@ use stockade_wire::client::{Refusal, Statistics};
 use stockade_wire::job::{
     Bill, Isolation, JobResult, JobSummary, Layer, Logs, ModuleSource, Submission, Walls,
 };
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 pub use self::artifact::{DiskError, KeyError};
 pub use self::follow::{LogFollower, LogPiece, OutputFollower};
@@ -61,6 +62,7 @@ use self::drive::{Executor, Payload};
 use self::job::Job;
 use self::job::ladder::Cause;
 use self::ledger::Ledger;
+use self::places::Places;
 use crate::config::Config;
 
 /// A job's id: a ULID, so that ids sort by time of admission.
@@ -104,7 +106,7 @@ struct Core {
     config: Rc<Config>,
     own_uid: u32,
     executor: Executor,
-    places: Semaphore,
+    places: Places,
     ledger: RefCell<Ledger>,
     /// Layers every worker has, as the first one had.
     layers: Vec<Layer>,

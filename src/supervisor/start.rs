@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use stockade_wire::job::{Isolation, Layer, MissingLayer, Walls};
 use stockade_wire::zygote::ZygoteConfig;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::artifact::{Artifacts, DiskError};
@@ -20,6 +20,7 @@ use super::drive::Executor;
 use super::in_process::{InProcess, InProcessError};
 use super::job::Caller;
 use super::ledger::Ledger;
+use super::places::Places;
 use super::pool::{Need, Pool, PoolError};
 use super::zygote::{Settings, Zygote, ZygoteError};
 use super::{CLOSE_TIMEOUT, Core, Counters, Supervisor};
@@ -79,7 +80,7 @@ impl Startup {
         let core = Core {
             own_uid: Caller::own().uid,
             executor,
-            places: Semaphore::new(config.pool.workers_max),
+            places: Places::new(config.pool.workers_max),
             ledger: RefCell::new(Ledger::new(config.results.clone())),
             layers,
             counters: RefCell::new(Counters::default()),
@@ -127,14 +128,16 @@ async fn forked(
     let fingerprint = zygote.report().engine_fingerprint.clone();
     let pool = Rc::new(Pool::new(Rc::clone(config), zygote, Rc::clone(graveyard), tree, no_leaves));
     let layers = try_walls(&pool, config).await?;
-    let artifacts = Artifacts::new(Rc::clone(&pool), &config.cache, &fingerprint)?;
+    let compilers_max = config.pool.compilers_max;
+    let artifacts = Artifacts::new(Rc::clone(&pool), compilers_max, &config.cache, &fingerprint)?;
     pool.refill();
     Ok((Executor::Jailed { pool, artifacts: Rc::new(artifacts) }, layers))
 }
 
 fn in_process(config: &Rc<Config>) -> Result<(Executor, Vec<Layer>), StartError> {
     let host = Rc::new(InProcess::start(config)?);
-    let artifacts = Artifacts::new(Rc::clone(&host), &config.cache, &host.fingerprint())?;
+    let compilers_max = config.pool.compilers_max;
+    let artifacts = Artifacts::new(Rc::clone(&host), compilers_max, &config.cache, &host.fingerprint())?;
     let off = Layer::ALL.map(Layer::name).join(", ");
     tracing::warn!("in-process mode: guests run in this process; off: {off}");
     Ok((Executor::InProcess { host, artifacts: Rc::new(artifacts) }, Vec::new()))

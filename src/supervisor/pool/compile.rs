@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use stockade_sys::{memfd, pidfd::Exit};
@@ -18,6 +19,7 @@ use crate::supervisor::artifact::Compile;
 use crate::supervisor::job::ladder::EXIT_ALLOWANCE;
 use crate::supervisor::job::{Caller, outcome};
 use crate::supervisor::link::ExchangeError;
+use crate::supervisor::places::Place;
 use crate::supervisor::worker::Worker;
 use crate::supervisor::zygote::closed;
 
@@ -43,11 +45,10 @@ enum Reply {
 }
 
 impl Compile for Rc<Pool> {
-    async fn compile(&self, module: &[u8], metered: bool) -> Result<File, Outcome> {
+    async fn compile(&self, module: &Arc<Vec<u8>>, metered: bool, _place: Place) -> Result<File, Outcome> {
         let failed = |what: &str, error: &dyn std::fmt::Display| {
             outcome::internal("compile_worker", format!("{what}: {error}"))
         };
-        let _place = self.compilers.acquire().await.map_err(|error| failed("no compiler", &error))?;
         let need =
             Need { directories: &[], caller: Caller::NOBODY, memory_bytes: self.config.compile.memory_bytes };
         let mut birth = self.birth(Role::Compile, &need);

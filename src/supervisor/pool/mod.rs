@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 use stockade_wire::job::{DirectoryGrant, Layer, MissingLayer, Walls};
 use stockade_wire::worker::Role;
 use stockade_wire::zygote::{Identity, ProcessLimits};
-use tokio::sync::Semaphore;
 
 use self::circuit::Circuit;
 use super::cgroup::{Controller, LeafLimits, Tree};
@@ -64,7 +63,6 @@ pub(crate) struct Pool {
     idle: RefCell<VecDeque<Worker>>,
     /// Idle workers being made.
     coming: Cell<usize>,
-    compilers: Semaphore,
     circuit: RefCell<Circuit>,
     forks: Cell<u64>,
     closed: Cell<bool>,
@@ -91,7 +89,6 @@ impl Pool {
             graveyard,
             idle: RefCell::default(),
             coming: Cell::new(0),
-            compilers: Semaphore::new(config.pool.compilers_max),
             circuit: RefCell::new(circuit),
             forks: Cell::new(0),
             closed: Cell::new(false),

@@ -47,6 +47,11 @@ pub fn workers() -> Vec<u32> {
     living("stockade:run")
 }
 
+/// Compile workers.
+pub fn compilers() -> Vec<u32> {
+    living("stockade:wasmc")
+}
+
 /// The zygote; `None` while there is none.
 pub fn zygote() -> Option<u32> {
     living("stockade:zygote").first().copied()

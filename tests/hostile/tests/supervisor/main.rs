@@ -13,6 +13,7 @@
 )]
 
 mod circuit;
+mod compilers;
 mod deaths;
 mod families;
 mod ladder;
