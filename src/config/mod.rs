@@ -292,7 +292,8 @@ pub struct Kill {
 /// Limits of a kind of job, by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Profile {
-    /// Wall time for waiting and running together; compiling has limits of its own.
+    /// Wall time for waiting, for a compiler and for a worker, and running together; compiling itself has limits of its
+    /// own.
     pub timeout: Duration,
     /// Time between SIGTERM and SIGKILL.
     pub grace: Duration,
@@ -313,7 +314,8 @@ pub struct Profile {
 /// What one job may use: its profile, what it asked for, within the ceilings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Wall time for waiting and running together; compiling has limits of its own.
+    /// Wall time for waiting, for a compiler and for a worker, and running together; compiling itself has limits of its
+    /// own.
     pub timeout: Duration,
     /// Time between SIGTERM and SIGKILL.
     pub grace: Duration,

@@ -272,7 +272,10 @@ fn configuration_that_contradicts_itself_is_refused() {
             "[results]\nbytes_max = \"95M\"",
             "F:2: `results.bytes_max` = 95M contradicts the rest of the configuration: at least 96M, ceilings.output_bytes",
         ),
-        ("[ceilings]\nlog_bytes = \"15M\"\n[results]\nbytes_max = \"123M\"", "F:4: `results.bytes_max` = 123M"),
+        (
+            "[ceilings]\nlog_bytes = \"15M\"\n[results]\nbytes_max = \"123M\"",
+            "F:4: `results.bytes_max` = 123M",
+        ),
         ("[log]\nfilter = \"stockade=loud\"", "F:2: `log.filter` = stockade=loud"),
         (
             "default_profile = \"nobody\"",

@@ -30,11 +30,7 @@ pub trait Jobs: Clone + 'static {
 
     /// The result of a job, when it is there, however long after that it is awaited. Never blocks itself. Dropping the
     /// future leaves the job alone.
-    fn end_of(
-        &self,
-        caller: &Caller,
-        job: &str,
-    ) -> Option<impl Future<Output = Rc<JobResult>> + 'static>;
+    fn end_of(&self, caller: &Caller, job: &str) -> Option<impl Future<Output = Rc<JobResult>> + 'static>;
 
     /// Begins to end a job; `false` when there is none to end, whatever the reason. Never blocks.
     fn cancel(&self, caller: &Caller, job: &str) -> bool;
@@ -73,11 +69,7 @@ impl Jobs for Supervisor {
         self.result(caller, job)
     }
 
-    fn end_of(
-        &self,
-        caller: &Caller,
-        job: &str,
-    ) -> Option<impl Future<Output = Rc<JobResult>> + 'static> {
+    fn end_of(&self, caller: &Caller, job: &str) -> Option<impl Future<Output = Rc<JobResult>> + 'static> {
         self.end_of(caller, job)
     }
 

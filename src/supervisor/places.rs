@@ -164,8 +164,7 @@ mod tests {
 
     #[test]
     fn users_take_turns_and_each_is_served_in_order() {
-        let mut turns =
-            turns(&[(1, "a1"), (1, "a2"), (1, "a3"), (2, "b1"), (3, "c1"), (2, "b2")]);
+        let mut turns = turns(&[(1, "a1"), (1, "a2"), (1, "a3"), (2, "b1"), (3, "c1"), (2, "b2")]);
         assert_eq!(all(&mut turns), ["a1", "b1", "c1", "a2", "b2", "a3"]);
         assert!(turns.waiting.is_empty() && turns.order.is_empty());
     }

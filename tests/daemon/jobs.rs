@@ -147,11 +147,7 @@ impl Jobs for Remembered {
         })
     }
 
-    fn end_of(
-        &self,
-        caller: &Caller,
-        job: &str,
-    ) -> Option<impl Future<Output = Rc<JobResult>> + 'static> {
+    fn end_of(&self, caller: &Caller, job: &str) -> Option<impl Future<Output = Rc<JobResult>> + 'static> {
         self.result(caller, job)?;
         let result = Rc::clone(&self.0.jobs.borrow().get(job)?.result);
         let mut changed = self.0.changed.subscribe();

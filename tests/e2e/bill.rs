@@ -103,7 +103,7 @@ fn figures_that_could_not_be_measured_are_null() {
     assert!(unknown(&place.run(&metered, &guest("nothing")).result["bill"]).is_empty());
     let invalid = place.run(&input, &place.file("broken.wat", "(module (func"));
     let never_ran = unknown(&invalid.result["bill"]).len();
-    assert_eq!(never_ran, 13, "wall, compile, output and log are known: {}", invalid.result["bill"]);
+    assert_eq!(never_ran, 12, "wall, queue, compile, output and log are known: {}", invalid.result["bill"]);
     let in_process = Place::new(Mode::InProcess).run(&input, &guest("nothing"));
     assert_eq!(
         unknown(&in_process.result["bill"]),

@@ -277,6 +277,7 @@ impl<C: Compile + 'static> Artifacts<C> {
     ) -> Result<(), Rc<Outcome>> {
         let job = wanted.job;
         let since = Instant::now();
+        let by = since + wanted.left;
         job.enter(Phase::Queued);
         let in_time = tokio::select! {
             biased;
@@ -285,7 +286,7 @@ impl<C: Compile + 'static> Artifacts<C> {
                 flight.give(place);
                 true
             }
-            () = tokio::time::sleep(wanted.left) => false,
+            () = tokio::time::sleep_until(by.into()) => false,
         };
         wanted.left = wanted.left.saturating_sub(since.elapsed());
         if !in_time {

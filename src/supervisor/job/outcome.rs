@@ -138,7 +138,7 @@ pub(crate) fn stopped_waiting(cause: Cause) -> Outcome {
                 Verdict::TimedOut,
                 "deadline_in_queue",
                 Blame::Operator,
-                "the deadline passed before the job had a worker",
+                "the deadline passed before the job had a worker, or its module a compiler",
             )
         },
         other => Outcome { stage: None, ..stopped(other, Stage::Sigterm, None) },
@@ -207,9 +207,10 @@ fn stopped(cause: Cause, stage: Stage, protocol: Option<&str>) -> Outcome {
             (Verdict::TimedOut, "cpu_time", Blame::Guest, false, message)
         }
         Cause::CpuClock => {
-            let message = "the kernel did not say how much CPU time the job had used, so that its limit could not be \
+            let message =
+                "the kernel did not say how much CPU time the job had used, so that its limit could not be \
                            kept"
-                .to_owned();
+                    .to_owned();
             (Verdict::Internal, "cpu_clock", Blame::Platform, true, message)
         }
         Cause::Cancelled => {
