@@ -52,7 +52,8 @@ fn try_serve(config: Config, socket_flag: Option<&Path>) -> Result<(), ServeErro
         // Before the zygote: a second daemon is refused without having started anything.
         let listener = Listener::bind(&path, config.clients.socket_mode)?;
         let clients = config.clients.clone();
-        let supervisor = Startup::new(config).start().await?;
+        let startup = Startup { own_files: listener.files(), ..Startup::new(config) };
+        let supervisor = startup.start().await?;
         tracing::info!(socket = %path.display(), "ready");
         daemon::serve(supervisor.clone(), listener, &clients, async || stop.next().await).await?;
         if timeout(END_TIMEOUT, supervisor.end()).await.is_err() {
