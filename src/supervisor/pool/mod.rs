@@ -261,7 +261,9 @@ impl Pool {
         }
     }
 
-    /// Granted directories are entered as whoever granted them: a job reaches nothing its submitter could not.
+    /// A supervisor that is root has granted directories entered as whoever granted them: a job reaches nothing its
+    /// submitter could not. Any other has no ids but its own to give, and lends its own rights; admission sees to it
+    /// that others are lent them below listed directories alone.
     fn identity_for(&self, need: &Need<'_>) -> Option<Identity> {
         let own = self.identity?;
         if need.directories.is_empty() {
