@@ -83,7 +83,10 @@ impl WorkerError {
     /// granted is its submitter's, which must not stop everybody else.
     pub(crate) fn counts(&self, birth: &Birth) -> bool {
         match self {
-            Self::Zygote(error) => matches!(error, ZygoteError::NotForked { .. } | ZygoteError::Unwatched(_)),
+            Self::Zygote(error) => matches!(
+                error,
+                ZygoteError::NotForked { .. } | ZygoteError::NoClone3 | ZygoteError::Unwatched(_)
+            ),
             Self::Prepare(_)
             | Self::Link(_)
             | Self::Leaf(_)
