@@ -194,9 +194,10 @@ impl Pool {
         }
     }
 
-    /// Drops idle workers that died, and refills. Called regularly.
+    /// Drops idle workers that died, refills, and reaps children nobody was told of. Called regularly.
     pub(crate) fn housekeep(self: &Rc<Self>) {
         self.idle.borrow_mut().retain(|worker| !worker.is_gone());
+        self.graveyard.sweep();
         self.refill();
     }
 
@@ -211,6 +212,7 @@ impl Pool {
         if tokio::time::timeout(within, gone).await.is_err() {
             tracing::error!("processes are left that were killed; they go with this one");
         }
+        self.graveyard.sweep();
     }
 
     async fn make(&self, birth: &Birth) -> Result<Worker, PoolError> {

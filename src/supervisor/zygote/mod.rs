@@ -231,11 +231,13 @@ impl Keeper {
     async fn keep(mut self, first: Process) {
         let mut process = first;
         loop {
+            let group = process.pid();
             match self.serve(process).await {
                 Over::Stopping => return,
                 Over::Retired => tracing::debug!("zygote retired; a fresh one gets a new address layout"),
                 Over::Failed => {
                     tracing::warn!("zygote lost; starting another");
+                    self.graveyard.suspect(group);
                     self.budget.failed(Instant::now());
                 }
             }

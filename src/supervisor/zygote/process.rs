@@ -102,6 +102,11 @@ impl Process {
             .ok_or_else(|| ZygoteError::Broken("it closed its socket".to_owned()))
     }
 
+    /// Its process id, and that of the process group it leads.
+    pub(super) fn pid(&self) -> u32 {
+        self.child.pid()
+    }
+
     /// Returns when it has exited.
     pub(super) async fn exited(&self) {
         self.child.exited().await;
