@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use stockade::client::ClientError;
 use stockade_wire::client::RefusalReason;
 use stockade_wire::job::DirectoryGrant;
+use stockade_wire::limits::DIRECTORIES_MAX;
 
 use crate::rig::{Daemon, Mode, Place, Ran, guest, is_root, ran, short_of, submission, text};
 
@@ -66,6 +67,23 @@ fn directory_with_a_link_in_its_path_is_denied_in_the_jail() {
 #[test]
 fn directory_with_a_link_in_its_path_is_denied_in_process() {
     directory_with_a_link_in_its_path_is_denied(Mode::InProcess);
+}
+
+#[test]
+fn as_many_directories_as_may_be_are_granted_within_the_limit_on_open_files() {
+    let place = Place::new(Mode::Jailed);
+    let root = place.path("").canonicalize().unwrap();
+    let mut reading = submission("reads_a_file");
+    reading.arguments = vec!["letter".to_owned()];
+    for number in 0..DIRECTORIES_MAX {
+        let directory = root.join(format!("directory-{number}"));
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("letter"), number.to_string()).unwrap();
+        reading.directories.push(grant(&directory, false));
+    }
+    let daemon = Daemon::start(place);
+    let result = daemon.client().run(reading).unwrap();
+    assert_eq!((short_of(&result).as_str(), text(&result.output.0).as_str()), ("completed - - -", "0"));
 }
 
 #[test]

@@ -78,6 +78,15 @@ impl Grants {
     }
 }
 
+impl IntoIterator for Grants {
+    type Item = Grant;
+    type IntoIter = std::vec::IntoIter<Grant>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
 impl Grant {
     /// The directory, open as a place alone (`O_PATH`).
     #[must_use]

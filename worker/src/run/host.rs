@@ -71,7 +71,7 @@ impl Host {
         order: &RunOrder,
         ledger: Ledger,
         streams: Streams,
-        grants: &Grants,
+        grants: Grants,
     ) -> Result<Self, HostError> {
         let clock_start = Instant::now();
         let clock = JobClock { start: clock_start };
@@ -95,7 +95,8 @@ impl Host {
         if let Some(stdin) = streams.stdin {
             builder.stdin(InputFile::new(stdin));
         }
-        for grant in grants.iter() {
+        // One at a time: each is open twice for a moment, and open files are limited.
+        for grant in grants {
             let rights = if grant.writable() { FsPerms::ReadWrite } else { FsPerms::ReadOnly };
             // By its descriptor: what was opened for the wall is what the guest gets.
             builder

@@ -274,7 +274,7 @@ fn furnish(
         }
     };
     let ledger = Ledger::new(loaded.memory_bytes_max, loaded.largest_memory_bytes);
-    let host = Host::new(order, ledger, streams, &grants).map_err(|error| setup(&error))?;
+    let host = Host::new(order, ledger, streams, grants).map_err(|error| setup(&error))?;
     let mut store = Store::new(&loaded.engine, host);
     store.limiter(|host| &mut host.ledger);
     set_limits(&mut store, &order.limits, interruption, loaded.deadline)
