@@ -256,7 +256,7 @@ fn rlimits(config: &Config, limits: &Limits) -> Vec<Rlimit> {
     ]
 }
 
-/// Only root has other ids to give, and granted directories are entered as whoever granted them.
+/// Only root has other ids to give; then granted directories are entered as whoever granted them.
 const fn ids(config: &Config, own: (u32, u32), files: bool) -> (u32, u32) {
     let jailed = matches!(config.mode, Mode::Jailed);
     if own.0 == 0 && jailed && !files {

@@ -26,6 +26,7 @@ pub mod render;
 mod run;
 mod run_logs;
 mod serve;
+mod signals;
 pub mod socket;
 mod stats;
 mod submit;

@@ -16,6 +16,7 @@ use tokio::task::LocalSet;
 use super::args::JobArgs;
 use super::output::Output;
 use super::run_logs::LogText;
+use super::signals::{InheritedSignalsError, begin_afresh};
 use super::{ArgsError, Colour, bill, exit, refused, render};
 use crate::config::Config;
 use crate::daemon::{SignalError, StopSignals};
@@ -31,6 +32,8 @@ pub(super) const BROKEN_PIPE_STATUS: u8 = 128 + 13;
 /// Why no job was run.
 #[derive(Debug, thiserror::Error)]
 enum RunError {
+    #[error(transparent)]
+    InheritedSignals(#[from] InheritedSignalsError),
     #[error(transparent)]
     Args(#[from] ArgsError),
     #[error(transparent)]
@@ -65,8 +68,9 @@ pub(super) fn run(mut config: Config, args: &JobArgs) -> ExitCode {
     if std::env::var_os("RUST_LOG").is_none() && std::env::var_os("STOCKADE_LOG_FILTER").is_none() {
         "error".clone_into(&mut config.log.filter);
     }
-    let outcome = observe::to_stderr(&config.log)
+    let outcome = begin_afresh()
         .map_err(RunError::from)
+        .and_then(|()| Ok(observe::to_stderr(&config.log)?))
         .and_then(|()| on_this_thread(run_one(config, args)).map_err(RunError::Runtime)?);
     match outcome {
         Ok(status) => ExitCode::from(status),

@@ -260,7 +260,8 @@ pub struct Clients {
 /// What clients may grant to their jobs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grants {
-    /// Roots below which other users may grant directories; the daemon's own user and root may grant any.
+    /// Roots, without links in their paths, below which other users may grant directories; the daemon's own user and
+    /// root may grant any but those with its cache, key or socket.
     pub directories: Vec<PathBuf>,
 }
 

@@ -218,7 +218,6 @@ impl Work {
             entry: admitted.entry.clone(),
             arguments: admitted.arguments.clone(),
             environment: admitted.environment.clone(),
-            directories: admitted.directories.clone(),
             limits: RunLimits {
                 deadline_us: micros_since(Instant::now(), self.deadline),
                 memory_bytes: admitted.limits.memory_bytes,
@@ -333,9 +332,11 @@ async fn assigned(
     }
 }
 
-/// A layer that is missing for this job alone is its grants' doing; anything else is ours.
+/// A layer that is missing for this job alone is what it asked for's doing, and so is a directory that cannot be
+/// had; anything else is ours.
 fn no_worker(error: &PoolError) -> Outcome {
     match error {
+        PoolError::Worker(WorkerError::NotGranted(why)) => outcome::not_granted(why.clone()),
         PoolError::Worker(WorkerError::LayerMissing(_)) => outcome::denied(&Refusal {
             reason: RefusalReason::MissingLayer,
             message: error.to_string(),

@@ -21,6 +21,7 @@ use stockade_wire::job::{Layer, LogStream, MissingLayer, Outcome, Stage, Walls};
 use stockade_wire::worker::{CompileOrder, Ending, RunReport};
 use stockade_worker::compile::compile;
 use stockade_worker::engine::{EngineError, EngineSettings, Warm, warm};
+use stockade_worker::grants::{GrantError, Grants};
 use stockade_worker::run::{self, Confinement, CpuLimit, DeveloperMode, Stdio, Ticker, TickerError};
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::oneshot;
@@ -101,17 +102,25 @@ impl InProcess {
         let cpu = job.admitted.limits.cpu.map(CpuLimit::new);
         let mode = DeveloperMode::new(Arc::clone(&self.ticker), Arc::clone(&stop));
         let mode = cpu.iter().cloned().fold(mode, DeveloperMode::with_cpu);
+        let directories = job.admitted.directories.clone();
         let warm = Arc::clone(&self.warm);
         let running = tokio::task::spawn_blocking(move || {
             let loaded = match run::load(&warm, &order, artifact) {
                 Ok(loaded) => loaded,
-                Err(report) => return report,
+                Err(report) => return Ok(report),
             };
-            run::execute(loaded, Confinement::Developer(mode), stdio, &order)
+            let mode = mode.with_grants(Grants::open(&directories)?);
+            Ok(run::execute(loaded, Confinement::Developer(mode), stdio, &order))
         });
         let streams = Streams { output, stdout, stderr };
         let (told, output_cut) = streams.follow(job, work.deadline, Stop { flag: &stop, pump }).await;
-        let report = running.await.map_err(std::io::Error::other)?;
+        let report = match running.await.map_err(std::io::Error::other)? {
+            Ok(report) => report,
+            Err(error) => {
+                let error: GrantError = error;
+                return Ok(End { outcome: outcome::not_granted(error.to_string()), report: None });
+            }
+        };
         // The guest looks at the same clock as this task does, and may have seen the deadline first.
         let told = told
             .or((report.ending == Ending::Interrupted && Instant::now() >= deadline)

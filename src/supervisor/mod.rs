@@ -40,6 +40,7 @@ mod zygote;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -105,6 +106,8 @@ pub enum Input {
 struct Core {
     config: Rc<Config>,
     own_uid: u32,
+    /// What no job is granted, by resolved paths.
+    own_files: Rc<[PathBuf]>,
     executor: Executor,
     places: Places,
     ledger: RefCell<Ledger>,
@@ -302,6 +305,7 @@ impl Core {
             unavailable: self.executor.unavailable(Instant::now()),
             layers: self.layers.clone(),
             own_uid: self.own_uid,
+            own_files: Rc::clone(&self.own_files),
         }
     }
 

@@ -90,6 +90,7 @@ impl Replies {
             | FromWorker::Panicked(_)
             | FromWorker::Locked(_)
             | FromWorker::LockFailed(_)
+            | FromWorker::NotGranted(_)
             | FromWorker::Compiled(_)
             | FromWorker::NotCompiled(_) => false,
         };

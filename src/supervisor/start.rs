@@ -4,7 +4,7 @@
 //! Never: degrades: a required layer that is missing is an error that names it, the reason and the fix.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -56,6 +56,8 @@ pub struct Startup {
     pub config: Config,
     /// The executable that is its own zygote; [`Startup::new`] takes this process's.
     pub executable: PathBuf,
+    /// Files of whoever starts it, such as a socket: no job is granted a directory that holds one.
+    pub own_files: Vec<PathBuf>,
 }
 
 impl Startup {
@@ -63,7 +65,7 @@ impl Startup {
     #[must_use]
     pub fn new(config: Config) -> Self {
         // Through /proc, so that it is the same file even when it has been replaced on disk since.
-        Self { config, executable: PathBuf::from("/proc/self/exe") }
+        Self { config, executable: PathBuf::from("/proc/self/exe"), own_files: Vec::new() }
     }
 
     /// Starts it. To be called on the main thread, inside a `LocalSet` on a `current_thread` runtime: workers die
@@ -77,8 +79,10 @@ impl Startup {
             Mode::Jailed => jailed(&config, self.executable).await?,
             Mode::InProcess => in_process(&config)?,
         };
+        warn_of_links(&config.grants.directories);
         let core = Core {
             own_uid: Caller::own().uid,
+            own_files: own_files(&config, &self.own_files),
             executor,
             places: Places::new(config.pool.workers_max),
             ledger: RefCell::new(Ledger::new(config.results.clone())),
@@ -91,6 +95,33 @@ impl Startup {
             config,
         };
         Ok(Supervisor::new(core))
+    }
+}
+
+/// What is no guest's business: the cache with its key, and `others`. Paths without links, as granted ones are.
+fn own_files(config: &Config, others: &[PathBuf]) -> Rc<[PathBuf]> {
+    let cache = config.cache.directory.as_deref();
+    let key = cache.and(config.cache.key_file.as_deref());
+    let others = others.iter().map(PathBuf::as_path);
+    cache.into_iter().chain(key).chain(others).map(resolved).collect()
+}
+
+/// The path without links; of a file that is not there yet, its directory's.
+fn resolved(path: &Path) -> PathBuf {
+    let by_parent = || Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
+    path.canonicalize().ok().or_else(by_parent).unwrap_or_else(|| path.to_owned())
+}
+
+/// Grants are compared by paths without links, so that nothing lies below a listed one with a link in it.
+fn warn_of_links(listed: &[PathBuf]) {
+    for root in listed {
+        let real = resolved(root);
+        if real != *root {
+            let (root, real) = (root.display(), real.display());
+            tracing::warn!(
+                "grants.directories lists {root}, which leads to {real}: list that, or it grants nothing"
+            );
+        }
     }
 }
 

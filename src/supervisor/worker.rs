@@ -13,6 +13,7 @@ use nix::unistd::pipe2;
 use stockade_sys::link as packets;
 use stockade_sys::pidfd::Ended;
 use stockade_wire::job::{DirectoryGrant, Layer, MissingLayer};
+use stockade_wire::limits::GUEST_TEXT_BYTES_MAX;
 use stockade_wire::worker::{FromWorker, JailReport, Role, ToWorker};
 use stockade_wire::zygote::{ForkOrder, Identity, ProcessLimits};
 use tokio::net::unix::pipe::Receiver;
@@ -42,6 +43,9 @@ pub(crate) enum WorkerError {
     /// A layer that is required could not be entered.
     #[error("required layer {} is missing: {}; {}", .0.layer, .0.reason, .0.fix)]
     LayerMissing(MissingLayer),
+    /// A directory it was to have cannot be had.
+    #[error("{0}")]
+    NotGranted(String),
     /// It did not report within the allowed time.
     #[error("worker did not lock itself within {0:?}")]
     LockTimeout(Duration),
@@ -68,6 +72,7 @@ impl WorkerError {
             | Self::Prepare(_)
             | Self::Leaf(_)
             | Self::LayerMissing(_)
+            | Self::NotGranted(_)
             | Self::LockTimeout(_)
             | Self::Inspect(_)
             | Self::OutsideLeaf => false,
@@ -78,11 +83,15 @@ impl WorkerError {
     /// granted is its submitter's, which must not stop everybody else.
     pub(crate) fn counts(&self, birth: &Birth) -> bool {
         match self {
-            Self::Zygote(error) => matches!(error, ZygoteError::NotForked { .. } | ZygoteError::Unwatched(_)),
+            Self::Zygote(error) => matches!(
+                error,
+                ZygoteError::NotForked { .. } | ZygoteError::NoClone3 | ZygoteError::Unwatched(_)
+            ),
             Self::Prepare(_)
             | Self::Link(_)
             | Self::Leaf(_)
             | Self::LayerMissing(_)
+            | Self::NotGranted(_)
             | Self::LockTimeout(_)
             | Self::BrokeOff(_)
             | Self::Inspect(_)
@@ -215,6 +224,9 @@ async fn locked(link: &Link<ToWorker, FromWorker>) -> Result<JailReport, WorkerE
     match link.receive(0).await? {
         Some((FromWorker::Locked(report), _)) => Ok(report),
         Some((FromWorker::LockFailed(missing), _)) => Err(WorkerError::LayerMissing(missing)),
+        Some((FromWorker::NotGranted(why), _)) => {
+            Err(WorkerError::NotGranted(super::logs::display::safe_text(&why, GUEST_TEXT_BYTES_MAX)))
+        }
         Some((FromWorker::Panicked(text), _)) => {
             Err(WorkerError::BrokeOff(super::logs::display::safe_text(&text, 512)))
         }

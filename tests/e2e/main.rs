@@ -25,6 +25,7 @@ macro_rules! in_both_modes {
 mod bill;
 mod crowd;
 mod daemon;
+mod grants;
 mod guests;
 mod inprocess;
 mod lifecycle;

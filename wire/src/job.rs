@@ -53,7 +53,7 @@ pub enum ModuleSource {
 /// A directory of the host made visible to the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct DirectoryGrant {
-    /// Absolute path on the host.
+    /// Absolute path on the host, without `..` and with no symbolic link in any part.
     pub host: String,
     /// Path under which the guest sees it.
     pub guest: String,

@@ -13,7 +13,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::job::{DirectoryGrant, MissingLayer};
+use crate::job::MissingLayer;
 
 /// What a worker is forked for; decides its syscall allow-lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -60,8 +60,6 @@ pub struct RunOrder {
     pub arguments: Vec<String>,
     /// Environment variables.
     pub environment: Vec<(String, String)>,
-    /// Granted directories, the ones the worker was locked with.
-    pub directories: Vec<DirectoryGrant>,
     /// What it may use.
     pub limits: RunLimits,
 }
@@ -86,6 +84,8 @@ pub enum FromWorker {
     Locked(JailReport),
     /// The jail could not be put on; the worker exits.
     LockFailed(MissingLayer),
+    /// A directory it was to be locked with cannot be had, and why; the worker exits.
+    NotGranted(String),
     /// The artifact is in its memfd.
     Compiled(CompileReport),
     /// The module cannot be compiled.

@@ -6,7 +6,7 @@
 //! ```text
 //! born ─ lock ─ Locked ─ one order ─┬─ compile ─ Compiled | NotCompiled ─┬─ exit 0
 //!           │                       └─ load ─ seal ─ run ─ Finished ─────┘
-//!           └─ LockFailed ─ exit
+//!           └─ LockFailed | NotGranted ─ exit
 //! ```
 
 use std::convert::Infallible;
@@ -31,7 +31,8 @@ use crate::engine::Warm;
 use crate::jail::{self, Locked, Namespaces, Plan, Refusal, WorkerFds};
 use crate::run::{self, Confinement, Loaded, Stdio};
 
-/// Exit status of a worker that could not lock itself; it has sent [`FromWorker::LockFailed`] if it could.
+/// Exit status of a worker that could not lock itself; it has sent [`FromWorker::LockFailed`] or
+/// [`FromWorker::NotGranted`] if it could.
 pub const LOCK_FAILED_STATUS: i32 = 71;
 
 /// Exit status of a worker whose order was not one.
@@ -236,7 +237,7 @@ fn lock(newborn: Newborn, birth: Birth<'_>) -> (Locked, Settled) {
         Err(Refusal { error, fds }) => {
             if let Some(fds) = fds {
                 // If it cannot be told, the exit status still says it.
-                let _ = Settled::of(fds).link.send(&FromWorker::LockFailed(error.into_missing()));
+                let _ = Settled::of(fds).link.send(&error.into_message());
             }
             exit_now(LOCK_FAILED_STATUS)
         }
@@ -303,8 +304,9 @@ fn run_sealed(locked: Locked, loaded: Loaded, stdio: Stdio, order: &RunOrder) ->
     }
     match locked.seal() {
         Ok(sealed) => {
-            let report = run::execute(loaded, Confinement::Sealed(&sealed), stdio, order);
-            RunReport { mdwe: sealed.mdwe(), ..report }
+            let mdwe = sealed.mdwe();
+            let report = run::execute(loaded, Confinement::Sealed(sealed), stdio, order);
+            RunReport { mdwe, ..report }
         }
         Err(error) => set_up_failed(&error),
     }

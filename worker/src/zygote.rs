@@ -23,6 +23,7 @@ use stockade_sys::fds::{FdsError, close_inherited};
 use stockade_sys::fork::{Forked, sibling};
 use stockade_sys::link::{self, LinkError};
 use stockade_sys::prctl::exit_now;
+use stockade_sys::signals;
 use stockade_sys::solo::{SingleThreaded, SoloError, threads};
 use stockade_wire::frame::{self, FrameError, HEADER_BYTES};
 use stockade_wire::job::Layer;
@@ -108,6 +109,7 @@ pub fn serve(control: OwnedFd, behaviour: Behaviour) -> ! {
 fn get_warm(control: &OwnedFd, buffer: &mut [u8]) -> Result<Option<(Zygote, WarmReport)>, ZygoteError> {
     close_inherited(&[control.as_fd()])?;
     let kernel = |call| move |errno| ZygoteError::Kernel { call, errno };
+    begin_with_default_signals().map_err(kernel("rt_sigaction or rt_sigprocmask"))?;
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(kernel("prctl(PR_SET_PDEATHSIG)"))?;
     prctl::set_name(c"stockade:zygote").map_err(kernel("prctl(PR_SET_NAME)"))?;
     let received = link::receive(control.as_fd(), buffer, 0)?;
@@ -135,6 +137,18 @@ fn get_warm(control: &OwnedFd, buffer: &mut [u8]) -> Result<Option<(Zygote, Warm
     let data_baseline_bytes = data_bytes()?;
     harden(&SingleThreaded::probe()?, &config)?;
     Ok(Some((Zygote { config, namespaces, warm, data_baseline_bytes, null }, report)))
+}
+
+/// A worker's deadline and its end come as signals: none that whoever started the supervisor blocked or ignored may
+/// stay so.
+fn begin_with_default_signals() -> Result<(), Errno> {
+    // The standard library ignores SIGPIPE itself: a broken pipe is an error.
+    for which in Signal::iterator().filter(|which| *which != Signal::SIGPIPE) {
+        if signals::is_ignored(which)? {
+            signals::reset(which)?;
+        }
+    }
+    signals::unblock_all()
 }
 
 fn configuration(buffer: &[u8], length: usize) -> Result<Option<ZygoteConfig>, ZygoteError> {

@@ -104,6 +104,11 @@ pub fn denied(refusal: &Refusal) -> Outcome {
     }
 }
 
+/// The outcome of a job that was granted a directory which cannot be had.
+pub(crate) fn not_granted(why: String) -> Outcome {
+    denied(&Refusal { reason: RefusalReason::Directory, message: why, retry_after_ms: None })
+}
+
 /// The outcome of a job whose module could not be compiled.
 pub(crate) fn not_compiled(failure: &CompileFailure) -> Outcome {
     let verdict = match failure.kind {

@@ -142,7 +142,10 @@ fn read(message: FromWorker) -> Reply {
         FromWorker::NotCompiled(failure) => Reply::NotCompiled(failure),
         FromWorker::Forbidden(number) => Reply::Forbidden(number),
         FromWorker::Panicked(text) => Reply::Panicked(text),
-        FromWorker::Locked(_) | FromWorker::LockFailed(_) | FromWorker::Finished(_) => Reply::Nonsense,
+        FromWorker::Locked(_)
+        | FromWorker::LockFailed(_)
+        | FromWorker::NotGranted(_)
+        | FromWorker::Finished(_) => Reply::Nonsense,
     }
 }
 

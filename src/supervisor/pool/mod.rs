@@ -191,9 +191,10 @@ impl Pool {
         }
     }
 
-    /// Drops idle workers that died, and refills. Called regularly.
+    /// Drops idle workers that died, refills, and reaps children nobody was told of. Called regularly.
     pub(crate) fn housekeep(self: &Rc<Self>) {
         self.idle.borrow_mut().retain(|worker| !worker.is_gone());
+        self.graveyard.sweep();
         self.refill();
     }
 
@@ -208,6 +209,7 @@ impl Pool {
         if tokio::time::timeout(within, gone).await.is_err() {
             tracing::error!("processes are left that were killed; they go with this one");
         }
+        self.graveyard.sweep();
     }
 
     async fn make(&self, birth: &Birth) -> Result<Worker, PoolError> {
@@ -258,7 +260,9 @@ impl Pool {
         }
     }
 
-    /// Granted directories are entered as whoever granted them: a job reaches nothing its submitter could not.
+    /// A supervisor that is root has granted directories entered as whoever granted them: a job reaches nothing its
+    /// submitter could not. Any other has no ids but its own to give, and lends its own rights; admission sees to it
+    /// that others are lent them below listed directories alone.
     fn identity_for(&self, need: &Need<'_>) -> Option<Identity> {
         let own = self.identity?;
         if need.directories.is_empty() {

@@ -7,3 +7,4 @@
 pub mod manners;
 pub mod misbehave;
 pub mod probe;
+pub mod surroundings;

@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 
-use stockade_hostile::{manners, misbehave, probe};
+use stockade_hostile::{manners, misbehave, probe, surroundings};
 use stockade_worker::zygote;
 
 fn main() -> ExitCode {
@@ -24,7 +24,13 @@ fn main() -> ExitCode {
                     manners::serve(&control, answer);
                     ExitCode::SUCCESS
                 }
-                None => zygote::serve(control, misbehave::behaviour(&own_name)),
+                None => match surroundings::put_on(&own_name) {
+                    Ok(()) => zygote::serve(control, misbehave::behaviour(&own_name)),
+                    Err(error) => {
+                        eprintln!("{error}");
+                        ExitCode::FAILURE
+                    }
+                },
             },
             Err(error) => {
                 eprintln!("standard input is not there: {error}");

@@ -1,7 +1,7 @@
 //! Zygotes that get warm as they should and then do not do their work.
 //!
 //! Owns: the choice, by the executable's file name.
-//! Never: forks a worker.
+//! Never: forks a worker that works.
 //!
 //! | file name | what the zygote does with a fork order |
 //! |---|---|
@@ -9,11 +9,13 @@
 //! | `silent-zygote` | does not answer |
 //! | `forgetful-zygote` | says that it forked, and sends no pidfd |
 //! | `leaving-zygote` | exits |
+//! | `vanishing-zygote` | forks a process that exits at once, and exits itself without having said so |
 //! | `refusing-zygote` | says that the kernel lets it fork no more |
 
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
+use stockade_sys::fork::sibling;
 use stockade_sys::link;
 use stockade_sys::prctl::exit_now;
 use stockade_sys::solo::SingleThreaded;
@@ -33,6 +35,7 @@ pub fn of(name: &str) -> Option<Answer> {
         "silent-zygote" => |_| {},
         "forgetful-zygote" => |control| say(control, &FromZygote::Forked { pid: std::process::id() }),
         "leaving-zygote" => |_| exit_now(0),
+        "vanishing-zygote" => vanish,
         "refusing-zygote" => |control| {
             let errno = Errno::EAGAIN as i32;
             say(control, &FromZygote::NotForked { operation: ForkOperation::Clone, errno });
@@ -51,6 +54,18 @@ pub fn serve(control: &OwnedFd, answer: Answer) {
                 None => return,
             },
             ToZygote::Fork(_) => answer(control),
+        }
+    }
+}
+
+fn vanish(control: &OwnedFd) {
+    // What it forks is the supervisor's child, and nobody's to wait for here.
+    let forked = SingleThreaded::probe().map_err(|_| Errno::EINVAL);
+    match forked.and_then(|solo| sibling(&solo, None, |_| exit_now(0))) {
+        Ok(_) => exit_now(0),
+        Err(errno) => {
+            let errno = errno as i32;
+            say(control, &FromZygote::NotForked { operation: ForkOperation::Clone, errno });
         }
     }
 }

@@ -85,8 +85,12 @@ use stockade_sys::fds::FdsError;
 use stockade_sys::fork::Newborn;
 use stockade_sys::solo::SingleThreaded;
 use stockade_wire::job::{DirectoryGrant, Layer, MissingLayer};
-use stockade_wire::worker::{JailReport, Role};
+use stockade_wire::limits::GUEST_TEXT_BYTES_MAX;
+use stockade_wire::worker::{FromWorker, JailReport, Role};
 use stockade_wire::zygote::{Identity, ProcessLimits};
+
+use crate::grants::{GrantError, Grants};
+use crate::run::cut;
 
 pub mod capabilities;
 pub mod fds;
@@ -113,7 +117,7 @@ pub struct Plan<'a> {
     pub data_baseline_bytes: u64,
     /// Ids to take on.
     pub identity: Option<Identity>,
-    /// Directories Landlock must admit.
+    /// Directories the guest gets, and Landlock must admit.
     pub directories: &'a [DirectoryGrant],
     /// Layers whose absence is a refusal.
     pub require: &'a [Layer],
@@ -164,41 +168,34 @@ pub enum LockError {
         #[source]
         errno: nix::errno::Errno,
     },
-    /// A granted directory cannot be opened.
-    #[error(
-        "granted directory {path} cannot be opened by the worker; check that it exists and that its user may enter it"
-    )]
-    Directory {
-        /// Its path on the host.
-        path: String,
-        /// What went wrong.
-        #[source]
-        source: ::landlock::PathFdError,
-    },
+    /// A granted directory cannot be had.
+    #[error(transparent)]
+    Grant(#[from] GrantError),
     /// Landlock said yes and a look at `/` was still allowed.
     #[error("Landlock reports full enforcement, yet / could be opened")]
     LandlockHollow,
 }
 
 impl LockError {
-    /// The refusal as it travels to the supervisor.
+    /// The refusal as it travels to the supervisor: a missing layer, or a grant that cannot be had.
     #[must_use]
-    pub fn into_missing(self) -> MissingLayer {
+    pub fn into_message(self) -> FromWorker {
         let source = std::error::Error::source(&self).map(|cause| format!(": {cause}")).unwrap_or_default();
         let (layer, fix) = match self {
-            Self::Missing(missing) => return missing,
+            Self::Missing(missing) => return FromWorker::LockFailed(missing),
+            Self::Grant(error) => {
+                return FromWorker::NotGranted(cut(error.to_string(), GUEST_TEXT_BYTES_MAX));
+            }
             Self::Fds(_) => ("descriptors", "run on Linux 5.14 or later"),
             Self::Identity { .. } => {
                 ("identity", "run the daemon with CAP_SETUID and CAP_SETGID, or do not set worker ids")
             }
             Self::Orphan { .. } => ("parent", "none is needed: the worker is ending with its supervisor"),
             Self::Kernel { .. } => ("no-new-privs", "run on Linux 5.14 or later, and do not filter prctl"),
-            Self::Directory { .. } => {
-                ("landlock", "grant a directory that exists and that the worker's user may enter")
-            }
             Self::LandlockHollow => ("landlock", "report this kernel: its Landlock does not do what it says"),
         };
-        MissingLayer { layer: layer.to_owned(), reason: format!("{self}{source}"), fix: fix.to_owned() }
+        let reason = format!("{self}{source}");
+        FromWorker::LockFailed(MissingLayer { layer: layer.to_owned(), reason, fix: fix.to_owned() })
     }
 }
 
@@ -238,6 +235,7 @@ pub struct Locked {
     landlock_abi: u32,
     filtered: bool,
     solo: SingleThreaded,
+    grants: Grants,
 }
 
 /// A worker that can no longer make memory executable. Guest code is reached with a reference to this only.
@@ -245,6 +243,7 @@ pub struct Locked {
 pub struct Sealed {
     mdwe: bool,
     filtered: bool,
+    grants: Grants,
     _solo: SingleThreaded,
 }
 
@@ -305,6 +304,11 @@ impl Sealed {
     #[must_use]
     pub const fn mdwe(&self) -> bool {
         self.mdwe
+    }
+
+    /// The granted directories, those the wall admits.
+    pub(crate) fn into_grants(self) -> Grants {
+        self.grants
     }
 
     /// The final filter is in force.

@@ -171,7 +171,7 @@ const FIX: &str = "boot a kernel with CONFIG_SECCOMP_FILTER, and allow the daemo
 /// # Errors
 /// When it cannot be installed and seccomp is required, or the handler cannot.
 pub fn install(walled: Walled, role: Role) -> Result<Locked, LockError> {
-    let Walled { mut ledger, solo, landlock_abi } = walled;
+    let Walled { mut ledger, solo, landlock_abi, grants } = walled;
     if let Err(errno) = mdwe() {
         let reason = format!("the kernel has no PR_SET_MDWE: {errno}");
         ledger.lacks(Layer::Mdwe, reason, "boot Linux 6.3 or later, or do not require mdwe")?;
@@ -183,11 +183,11 @@ pub fn install(walled: Walled, role: Role) -> Result<Locked, LockError> {
             false
         }
     };
-    Ok(Locked { ledger, role, landlock_abi, filtered, solo })
+    Ok(Locked { ledger, role, landlock_abi, filtered, solo, grants })
 }
 
 pub(super) fn seal(locked: Locked) -> Result<Sealed, LockError> {
-    let Locked { mut ledger, role, filtered: was_filtered, solo, .. } = locked;
+    let Locked { mut ledger, role, filtered: was_filtered, solo, grants, .. } = locked;
     let known_missing = ledger.missing.iter().any(|missing| missing.layer == Layer::Mdwe.name());
     let mdwe = !known_missing && set_mdwe().is_ok() && mdwe().unwrap_or(false);
     if !mdwe && !known_missing {
@@ -203,7 +203,7 @@ pub(super) fn seal(locked: Locked) -> Result<Sealed, LockError> {
         }
         Err(_) => false,
     };
-    Ok(Sealed { mdwe, filtered, _solo: solo })
+    Ok(Sealed { mdwe, filtered, grants, _solo: solo })
 }
 
 #[cfg(test)]

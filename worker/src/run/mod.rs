@@ -40,6 +40,7 @@ pub use host::HostError;
 pub(crate) use host::{Host, link_component, link_core};
 
 use crate::engine::{Variant, Warm};
+use crate::grants::Grants;
 use crate::jail::Sealed;
 use ending::guest_text;
 use entry::{Entry, NoEntry};
@@ -70,10 +71,10 @@ pub struct Stdio {
 
 /// By what right guest code is run.
 #[derive(Debug)]
-pub enum Confinement<'a> {
+pub enum Confinement {
     /// The process is jailed and can make no memory executable. Deadline and SIGTERM come as signals:
     /// [`Loaded::arm`] must have been called.
-    Sealed(&'a Sealed),
+    Sealed(Sealed),
     /// The developer's mode.
     Developer(DeveloperMode),
 }
@@ -192,15 +193,15 @@ pub fn load(warm: &Warm, order: &RunOrder, artifact: OwnedFd) -> Result<Loaded, 
 /// Runs what was loaded, to its end or its deadline, on the calling thread, which must not be one that drives
 /// a tokio runtime. [`RunReport::mdwe`] is left `false`: the jail knows.
 #[must_use]
-pub fn execute(loaded: Loaded, confinement: Confinement<'_>, stdio: Stdio, order: &RunOrder) -> RunReport {
-    let interruption = match confinement {
-        Confinement::Sealed(_) => Interruption::Signals,
-        Confinement::Developer(mode) => Interruption::Flag { stop: mode.stop, cpu: mode.cpu },
+pub fn execute(loaded: Loaded, confinement: Confinement, stdio: Stdio, order: &RunOrder) -> RunReport {
+    let (interruption, grants) = match confinement {
+        Confinement::Sealed(sealed) => (Interruption::Signals, sealed.into_grants()),
+        Confinement::Developer(mode) => (Interruption::Flag { stop: mode.stop, cpu: mode.cpu }, mode.grants),
     };
-    run(loaded, interruption, stdio, order)
+    run(loaded, interruption, (stdio, grants), order)
 }
 
-fn run(loaded: Loaded, interruption: Interruption, stdio: Stdio, order: &RunOrder) -> RunReport {
+fn run(loaded: Loaded, interruption: Interruption, given: (Stdio, Grants), order: &RunOrder) -> RunReport {
     let mut report = RunReport {
         ending: Ending::Interrupted,
         fuel: None,
@@ -212,7 +213,7 @@ fn run(loaded: Loaded, interruption: Interruption, stdio: Stdio, order: &RunOrde
         command: loaded.program.is_command(),
     };
     let began = Instant::now();
-    let (mut store, rest) = match furnish(&loaded, &interruption, stdio, order) {
+    let (mut store, rest) = match furnish(&loaded, &interruption, given, order) {
         Ok(furnished) => furnished,
         Err(ending) => {
             report.ending = ending;
@@ -254,7 +255,7 @@ struct Exchange {
 fn furnish(
     loaded: &Loaded,
     interruption: &Interruption,
-    stdio: Stdio,
+    (stdio, grants): (Stdio, Grants),
     order: &RunOrder,
 ) -> Result<(Store<Host>, Exchange), Ending> {
     let [input, output, stdout, stderr] =
@@ -273,7 +274,7 @@ fn furnish(
         }
     };
     let ledger = Ledger::new(loaded.memory_bytes_max, loaded.largest_memory_bytes);
-    let host = Host::new(order, ledger, streams).map_err(|error| setup(&error))?;
+    let host = Host::new(order, ledger, streams, grants).map_err(|error| setup(&error))?;
     let mut store = Store::new(&loaded.engine, host);
     store.limiter(|host| &mut host.ledger);
     set_limits(&mut store, &order.limits, interruption, loaded.deadline)

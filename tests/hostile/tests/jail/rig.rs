@@ -66,7 +66,6 @@ pub(crate) fn run_order(entry: Option<&str>) -> RunOrder {
         entry: entry.map(str::to_owned),
         arguments: Vec::new(),
         environment: Vec::new(),
-        directories: Vec::new(),
         limits: RunLimits { deadline_us: 30_000_000, memory_bytes: 32 << 20, fuel: None, input_bytes: None },
     }
 }

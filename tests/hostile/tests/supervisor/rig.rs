@@ -155,7 +155,7 @@ impl Rig {
     }
 
     pub async fn start_from(executable: Executable, config: Config) -> Result<Self, StartError> {
-        let startup = Startup { config, executable: executable.path() };
+        let startup = Startup { executable: executable.path(), ..Startup::new(config) };
         let supervisor = within("the start", startup.start()).await?;
         Ok(Self { supervisor, executable })
     }
