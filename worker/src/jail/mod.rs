@@ -8,8 +8,9 @@
 //! carried in the [`Ledger`]; a missing one is refused or listed, never passed over.
 //!
 //! ```text
-//! Newborn ─ solo ─ fds ─ rlimits ─ capabilities::narrow ─ identity ─ capabilities::drop_all ─ privileges
-//!         ─ landlock ─ seccomp ─▶ Locked ── (load the artifact) ── seal ─▶ Sealed ── (guest code)
+//! Newborn ─ solo ─ fds ─ namespaces ─ rlimits ─ capabilities::narrow ─ identity ─ capabilities::drop_all
+//!         ─ privileges ─ landlock ─ mdwe::foresee ─ seccomp ─▶ Locked ── (load the artifact)
+//!         ─ mdwe::refuse_executable ─ seccomp::seal ─▶ Sealed ── (guest code)
 //! ```
 //!
 //! The order is forced: descriptors first, because everything after could leak through one; the bounding set
@@ -26,14 +27,18 @@
 //! fn lock(newborn: Newborn, fds: WorkerFds, plan: &Plan<'_>) -> Result<(), LockError> {
 //!     let alone = jail::solo::begin(newborn, Ledger::new(plan.require));
 //!     let (bare, _fds) = jail::fds::settle(alone, fds)?;
-//!     let limited = jail::rlimits::lower(bare, &plan.limits, plan.data_baseline_bytes)?;
+//!     let apart = jail::namespaces::inherit(bare, plan.namespaces)?;
+//!     let limited = jail::rlimits::lower(apart, &plan.limits, plan.data_baseline_bytes)?;
 //!     let narrowed = jail::capabilities::narrow(limited);
 //!     let identified = jail::identity::assume(narrowed, plan.identity)?;
 //!     let powerless = jail::capabilities::drop_all(identified)?;
 //!     let unprivileged = jail::privileges::renounce(powerless, plan.supervisor_pid)?;
 //!     let walled = jail::landlock::restrict(unprivileged, plan.directories, plan.landlock_abi_min)?;
-//!     let locked = jail::seccomp::install(walled, plan.role)?;
-//!     let _sealed = locked.seal()?;
+//!     let foreseen = jail::mdwe::foresee(walled)?;
+//!     let locked = jail::seccomp::install(foreseen, plan.role)?;
+//!     // The artifact is loaded here.
+//!     let inexecutable = jail::mdwe::refuse_executable(locked)?;
+//!     let _sealed = jail::seccomp::seal(inexecutable)?;
 //!     Ok(())
 //! }
 //! ```
@@ -47,7 +52,33 @@
 //! fn lock(newborn: Newborn, fds: WorkerFds, plan: &Plan<'_>) -> Result<(), LockError> {
 //!     let alone = jail::solo::begin(newborn, Ledger::new(plan.require));
 //!     let (bare, _fds) = jail::fds::settle(alone, fds)?;
-//!     let narrowed = jail::capabilities::narrow(bare);
+//!     let apart = jail::namespaces::inherit(bare, plan.namespaces)?;
+//!     let narrowed = jail::capabilities::narrow(apart);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Nor does leaving out what a layer has to say when it is not there, as namespaces may not be:
+//!
+//! ```compile_fail
+//! use stockade_worker::jail::{self, Ledger, LockError, Plan, WorkerFds};
+//! use stockade_sys::fork::Newborn;
+//!
+//! fn lock(newborn: Newborn, fds: WorkerFds, plan: &Plan<'_>) -> Result<(), LockError> {
+//!     let alone = jail::solo::begin(newborn, Ledger::new(plan.require));
+//!     let (bare, _fds) = jail::fds::settle(alone, fds)?;
+//!     let limited = jail::rlimits::lower(bare, &plan.limits, plan.data_baseline_bytes)?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Nor does sealing without the rule against executable memory:
+//!
+//! ```compile_fail
+//! use stockade_worker::jail::{self, LockError, Locked};
+//!
+//! fn seal(locked: Locked) -> Result<(), LockError> {
+//!     let _sealed = jail::seccomp::seal(locked)?;
 //!     Ok(())
 //! }
 //! ```
@@ -61,8 +92,9 @@
 //! fn lock(newborn: Newborn, fds: WorkerFds, plan: &Plan<'_>) -> Result<(), LockError> {
 //!     let alone = jail::solo::begin(newborn, Ledger::new(plan.require));
 //!     let (bare, _fds) = jail::fds::settle(alone, fds)?;
-//!     let limited = jail::rlimits::lower(bare, &plan.limits, plan.data_baseline_bytes)?;
-//!     let again = jail::rlimits::lower(bare, &plan.limits, plan.data_baseline_bytes)?;
+//!     let apart = jail::namespaces::inherit(bare, plan.namespaces)?;
+//!     let limited = jail::rlimits::lower(apart, &plan.limits, plan.data_baseline_bytes)?;
+//!     let again = jail::rlimits::lower(apart, &plan.limits, plan.data_baseline_bytes)?;
 //!     Ok(())
 //! }
 //! ```
@@ -92,6 +124,7 @@ pub mod capabilities;
 pub mod fds;
 pub mod identity;
 pub mod landlock;
+pub mod mdwe;
 pub mod namespaces;
 pub mod privileges;
 pub mod report;
@@ -237,6 +270,7 @@ pub struct Locked {
     role: Role,
     landlock_abi: u32,
     filtered: bool,
+    mdwe: bool,
     solo: SingleThreaded,
 }
 
@@ -271,15 +305,16 @@ pub fn enter(newborn: Newborn, fds: WorkerFds, plan: &Plan<'_>) -> Result<(Locke
     }
 }
 
-fn wall_in(mut bare: fds::Bare, plan: &Plan<'_>) -> Result<Locked, LockError> {
-    plan.namespaces.note_missing(&mut bare.ledger)?;
-    let limited = rlimits::lower(bare, &plan.limits, plan.data_baseline_bytes)?;
+fn wall_in(bare: fds::Bare, plan: &Plan<'_>) -> Result<Locked, LockError> {
+    let apart = namespaces::inherit(bare, plan.namespaces)?;
+    let limited = rlimits::lower(apart, &plan.limits, plan.data_baseline_bytes)?;
     let narrowed = capabilities::narrow(limited);
     let identified = identity::assume(narrowed, plan.identity)?;
     let powerless = capabilities::drop_all(identified)?;
     let unprivileged = privileges::renounce(powerless, plan.supervisor_pid)?;
     let walled = landlock::restrict(unprivileged, plan.directories, plan.landlock_abi_min)?;
-    seccomp::install(walled, plan.role)
+    let foreseen = mdwe::foresee(walled)?;
+    seccomp::install(foreseen, plan.role)
 }
 
 impl Locked {
@@ -296,7 +331,7 @@ impl Locked {
     /// # Errors
     /// When a required part of it is missing. The worker must exit.
     pub fn seal(self) -> Result<Sealed, LockError> {
-        seccomp::seal(self)
+        seccomp::seal(mdwe::refuse_executable(self)?)
     }
 }
 

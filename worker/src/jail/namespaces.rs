@@ -11,7 +11,7 @@ use stockade_sys::solo::SingleThreaded;
 use stockade_wire::job::Layer;
 use stockade_wire::zygote::NamespacePolicy;
 
-use super::{Ledger, LockError};
+use super::{Ledger, LockError, fds::Bare};
 
 /// What was entered, and why not the rest.
 #[derive(Debug, Clone)]
@@ -48,13 +48,25 @@ impl Namespaces {
     pub fn missing(&self) -> Option<&str> {
         self.missing.as_deref()
     }
+}
 
-    pub(super) fn note_missing(&self, ledger: &mut Ledger) -> Result<(), LockError> {
-        match &self.missing {
-            Some(reason) => ledger.lacks(Layer::Namespaces, reason.clone(), FIX),
-            None => Ok(()),
-        }
+/// The process is in the namespaces its zygote entered, and those it did not enter are put down.
+#[derive(Debug)]
+pub struct Apart {
+    pub(super) ledger: Ledger,
+    pub(super) solo: SingleThreaded,
+}
+
+/// Puts down what the zygote could not enter.
+///
+/// # Errors
+/// When there is such a thing and namespaces are required.
+pub fn inherit(bare: Bare, namespaces: &Namespaces) -> Result<Apart, LockError> {
+    let Bare { mut ledger, solo } = bare;
+    if let Some(reason) = &namespaces.missing {
+        ledger.lacks(Layer::Namespaces, reason.clone(), FIX)?;
     }
+    Ok(Apart { ledger, solo })
 }
 
 /// Enters them all in one call, or none.

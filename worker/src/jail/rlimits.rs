@@ -10,7 +10,7 @@ use stockade_sys::solo::SingleThreaded;
 use stockade_wire::job::Layer;
 use stockade_wire::zygote::ProcessLimits;
 
-use super::{Ledger, LockError, fds::Bare};
+use super::{Ledger, LockError, namespaces::Apart};
 
 /// The limits that are set, with the names reports use.
 pub const NAMED: [(&str, Resource); 4] = [
@@ -31,8 +31,8 @@ pub struct Limited {
 ///
 /// # Errors
 /// When one cannot be set and limits are required.
-pub fn lower(bare: Bare, limits: &ProcessLimits, data_baseline_bytes: u64) -> Result<Limited, LockError> {
-    let Bare { mut ledger, solo } = bare;
+pub fn lower(apart: Apart, limits: &ProcessLimits, data_baseline_bytes: u64) -> Result<Limited, LockError> {
+    let Apart { mut ledger, solo } = apart;
     let data = data_baseline_bytes.saturating_add(limits.data_bytes);
     let wanted = [0, limits.file_bytes, limits.open_files, data];
     for ((name, resource), value) in NAMED.into_iter().zip(wanted) {
