@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use super::cgroup::{CgroupError, Controller, Leaf, LeafLimits, LeafUsage, Tree};
 use super::child::{Child, as_pid};
-use super::inspect::{InspectError, inspect};
+use super::inspect::{Expected, InspectError, NAMED_LIMITS, inspect};
 use super::link::{ExchangeError, Link};
 use super::zygote::{WorkerEnds, Zygote, ZygoteError};
 
@@ -51,6 +51,9 @@ pub(crate) enum WorkerError {
     /// The kernel contradicts it.
     #[error(transparent)]
     Inspect(#[from] InspectError),
+    /// It has less than the first one, by which jobs are admitted.
+    #[error("worker has no {}, which the first one had; was the host's configuration changed? restart the daemon", .0.name())]
+    Weaker(Layer),
     /// The leaf does not contain it.
     #[error("worker is not in its cgroup leaf")]
     OutsideLeaf,
@@ -70,6 +73,7 @@ impl WorkerError {
             | Self::LayerMissing(_)
             | Self::LockTimeout(_)
             | Self::Inspect(_)
+            | Self::Weaker(_)
             | Self::OutsideLeaf => false,
         }
     }
@@ -86,6 +90,7 @@ impl WorkerError {
             | Self::LockTimeout(_)
             | Self::BrokeOff(_)
             | Self::Inspect(_)
+            | Self::Weaker(_)
             | Self::OutsideLeaf => birth.directories.is_empty(),
         }
     }
@@ -147,7 +152,13 @@ impl Worker {
         let report = timeout(birth.lock_timeout, locked(&link))
             .await
             .map_err(|_| WorkerError::LockTimeout(birth.lock_timeout))??;
-        inspect(child.pid(), birth.identity, &report, zygote.report())?;
+        let expected = Expected {
+            identity: birth.identity,
+            rlimits: birth.rlimits,
+            zygote: zygote.report(),
+            filters_around: zygote.filters_around(),
+        };
+        inspect(child.pid(), &expected, &report)?;
         if let Some(leaf) = child.leaf()
             && !leaf.contains(as_pid(child.pid()))?
         {
@@ -238,16 +249,19 @@ fn pipe() -> Result<(Receiver, OwnedFd), WorkerError> {
 pub(crate) fn layers_held(report: &JailReport, controllers: &[Controller]) -> Vec<Layer> {
     Layer::ALL
         .into_iter()
+        .filter(|layer| !report.lacks(*layer))
         .filter(|layer| match layer {
-            Layer::Seccomp => report.seccomp_mode == 2,
+            Layer::Seccomp => report.seccomp_filtered,
             Layer::Landlock => report.landlock_abi > 0,
             Layer::Cgroup => Controller::ALL.iter().all(|one| controllers.contains(one)),
             Layer::Namespaces => report.namespaces.iter().any(|one| one == "net"),
             Layer::NoNewPrivs => report.no_new_privs,
-            Layer::Rlimits => !report.rlimits.is_empty(),
+            Layer::Rlimits => {
+                NAMED_LIMITS.iter().all(|(name, _)| report.rlimits.iter().any(|(read, _)| read == name))
+            }
             Layer::Capabilities => report.capabilities_empty,
             // Known only after the module is loaded; whoever has no kernel for it is told at the lock.
-            Layer::Mdwe => !report.missing.iter().any(|missing| missing.layer == Layer::Mdwe.name()),
+            Layer::Mdwe => true,
         })
         .collect()
 }

@@ -8,7 +8,7 @@ use stockade_sys::solo::SingleThreaded;
 use stockade_wire::job::Layer;
 use stockade_wire::worker::Role;
 
-use super::{Ledger, LockError, Locked, landlock::Walled};
+use super::{Ledger, LockError, landlock::Walled, rlimits::Fitted};
 
 /// Whether the kernel can refuse executable memory is known, and put down where it cannot.
 #[derive(Debug)]
@@ -47,8 +47,8 @@ pub fn foresee(walled: Walled) -> Result<Foreseen, LockError> {
 ///
 /// # Errors
 /// When the kernel has it, refuses it, and it is required.
-pub fn refuse_executable(locked: Locked) -> Result<Inexecutable, LockError> {
-    let Locked { mut ledger, role, filtered, mdwe: there, solo, .. } = locked;
+pub fn refuse_executable(fitted: Fitted) -> Result<Inexecutable, LockError> {
+    let Fitted { mut ledger, role, filtered, mdwe: there, solo } = fitted;
     let set = there && set_mdwe().is_ok() && mdwe().unwrap_or(false);
     if there && !set {
         ledger.lacks(Layer::Mdwe, "PR_SET_MDWE was refused".to_owned(), "do not require mdwe")?;

@@ -10,11 +10,11 @@
 //! ```text
 //! Newborn ─ solo ─ fds ─ namespaces ─ rlimits ─ capabilities::narrow ─ identity ─ capabilities::drop_all
 //!         ─ privileges ─ landlock ─ mdwe::foresee ─ seccomp ─▶ Locked ── (load the artifact)
-//!         ─ mdwe::refuse_executable ─ seccomp::seal ─▶ Sealed ── (guest code)
+//!         ─ rlimits::fit ─ mdwe::refuse_executable ─ seccomp::seal ─▶ Sealed ── (guest code)
 //! ```
 //!
-//! The order is forced: descriptors first, because everything after could leak through one; the bounding set
-//! before the ids, because emptying it takes a capability that changing ids loses; `no_new_privs` before
+//! The order is forced: descriptors first, because everything after could leak through one; the bounding set, which
+//! the zygote empties, before the ids, because that takes a capability that changing ids loses; `no_new_privs` before
 //! Landlock and seccomp, which demand it; the parent-death signal after the ids, which clear it; seccomp last,
 //! because it forbids the calls of all the others.
 //!
@@ -29,15 +29,16 @@
 //!     let (bare, _fds) = jail::fds::settle(alone, fds)?;
 //!     let apart = jail::namespaces::inherit(bare, plan.namespaces)?;
 //!     let limited = jail::rlimits::lower(apart, &plan.limits, plan.data_baseline_bytes)?;
-//!     let narrowed = jail::capabilities::narrow(limited);
+//!     let narrowed = jail::capabilities::narrow(limited, plan.bounding, plan.identity)?;
 //!     let identified = jail::identity::assume(narrowed, plan.identity)?;
 //!     let powerless = jail::capabilities::drop_all(identified)?;
 //!     let unprivileged = jail::privileges::renounce(powerless, plan.supervisor_pid)?;
 //!     let walled = jail::landlock::restrict(unprivileged, plan.directories, plan.landlock_abi_min)?;
 //!     let foreseen = jail::mdwe::foresee(walled)?;
-//!     let locked = jail::seccomp::install(foreseen, plan.role)?;
+//!     let locked = jail::seccomp::install(foreseen, plan)?;
 //!     // The artifact is loaded here.
-//!     let inexecutable = jail::mdwe::refuse_executable(locked)?;
+//!     let fitted = jail::rlimits::fit(locked, 80 << 20)?;
+//!     let inexecutable = jail::mdwe::refuse_executable(fitted)?;
 //!     let _sealed = jail::seccomp::seal(inexecutable)?;
 //!     Ok(())
 //! }
@@ -53,7 +54,7 @@
 //!     let alone = jail::solo::begin(newborn, Ledger::new(plan.require));
 //!     let (bare, _fds) = jail::fds::settle(alone, fds)?;
 //!     let apart = jail::namespaces::inherit(bare, plan.namespaces)?;
-//!     let narrowed = jail::capabilities::narrow(apart);
+//!     let narrowed = jail::capabilities::narrow(apart, plan.bounding, plan.identity)?;
 //!     Ok(())
 //! }
 //! ```
@@ -78,7 +79,8 @@
 //! use stockade_worker::jail::{self, LockError, Locked};
 //!
 //! fn seal(locked: Locked) -> Result<(), LockError> {
-//!     let _sealed = jail::seccomp::seal(locked)?;
+//!     let fitted = jail::rlimits::fit(locked, 80 << 20)?;
+//!     let _sealed = jail::seccomp::seal(fitted)?;
 //!     Ok(())
 //! }
 //! ```
@@ -132,6 +134,7 @@ pub mod rlimits;
 pub mod seccomp;
 pub mod solo;
 
+pub use capabilities::BoundingSet;
 pub use fds::WorkerFds;
 pub use namespaces::Namespaces;
 
@@ -156,6 +159,8 @@ pub struct Plan<'a> {
     pub supervisor_pid: u32,
     /// The namespaces the zygote entered before the fork.
     pub namespaces: &'a Namespaces,
+    /// The capability bounding set the zygote left.
+    pub bounding: &'a BoundingSet,
 }
 
 /// Why a worker did not lock itself. It must exit.
@@ -222,7 +227,7 @@ impl LockError {
             Self::Missing(missing) => return missing,
             Self::Fds(_) => ("descriptors", "run on Linux 5.14 or later"),
             Self::Identity { .. } => {
-                ("identity", "run the daemon with CAP_SETUID and CAP_SETGID, or do not set worker ids")
+                ("identity", "give the daemon CAP_SETUID and CAP_SETGID, or run it as another user than root")
             }
             Self::Orphan { .. } => ("parent", "none is needed: the worker is ending with its supervisor"),
             Self::Kernel { .. } => ("no-new-privs", "run on Linux 5.14 or later, and do not filter prctl"),
@@ -271,6 +276,7 @@ pub struct Locked {
     landlock_abi: u32,
     filtered: bool,
     mdwe: bool,
+    data_baseline_bytes: u64,
     solo: SingleThreaded,
 }
 
@@ -308,13 +314,13 @@ pub fn enter(newborn: Newborn, fds: WorkerFds, plan: &Plan<'_>) -> Result<(Locke
 fn wall_in(bare: fds::Bare, plan: &Plan<'_>) -> Result<Locked, LockError> {
     let apart = namespaces::inherit(bare, plan.namespaces)?;
     let limited = rlimits::lower(apart, &plan.limits, plan.data_baseline_bytes)?;
-    let narrowed = capabilities::narrow(limited);
+    let narrowed = capabilities::narrow(limited, plan.bounding, plan.identity)?;
     let identified = identity::assume(narrowed, plan.identity)?;
     let powerless = capabilities::drop_all(identified)?;
     let unprivileged = privileges::renounce(powerless, plan.supervisor_pid)?;
     let walled = landlock::restrict(unprivileged, plan.directories, plan.landlock_abi_min)?;
     let foreseen = mdwe::foresee(walled)?;
-    seccomp::install(foreseen, plan.role)
+    seccomp::install(foreseen, plan)
 }
 
 impl Locked {
@@ -324,14 +330,17 @@ impl Locked {
         report::read_back(self, namespaces)
     }
 
-    /// Gives up making memory executable, and every call that loading needed and running does not.
+    /// Lowers the process's private memory to `data_bytes` above what the zygote had, and gives up making memory
+    /// executable and every call that loading needed and running does not. To be called once the job is loaded: the
+    /// worker was locked for any job, and this one may have asked for less.
     ///
     /// A compile worker never runs guest code and is not sealed.
     ///
     /// # Errors
     /// When a required part of it is missing. The worker must exit.
-    pub fn seal(self) -> Result<Sealed, LockError> {
-        seccomp::seal(mdwe::refuse_executable(self)?)
+    pub fn seal(self, data_bytes: u64) -> Result<Sealed, LockError> {
+        let fitted = rlimits::fit(self, data_bytes)?;
+        seccomp::seal(mdwe::refuse_executable(fitted)?)
     }
 }
 

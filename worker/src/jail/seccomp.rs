@@ -14,7 +14,7 @@ use stockade_wire::job::Layer;
 use stockade_wire::worker::{FromWorker, Role};
 
 use super::mdwe::{Foreseen, Inexecutable};
-use super::{LockError, Locked, Sealed, fds::LINK_FD};
+use super::{LockError, Locked, Plan, Sealed, fds::LINK_FD};
 
 mod made {
     use super::{Condition, Rule};
@@ -164,14 +164,17 @@ fn notice() -> [u8; FRAME_BYTES] {
         .unwrap_or([0; FRAME_BYTES])
 }
 
-const FIX: &str = "boot a kernel with CONFIG_SECCOMP_FILTER, and allow the daemon's unit the seccomp call";
+/// What to do about seccomp that is missing.
+pub const FIX: &str =
+    "boot a kernel with CONFIG_SECCOMP_FILTER, and allow the daemon's unit the seccomp call";
 
 /// Installs the first filter.
 ///
 /// # Errors
 /// When it cannot be installed and seccomp is required, or the handler cannot.
-pub fn install(foreseen: Foreseen, role: Role) -> Result<Locked, LockError> {
+pub fn install(foreseen: Foreseen, plan: &Plan<'_>) -> Result<Locked, LockError> {
     let Foreseen { mut ledger, solo, landlock_abi, mdwe } = foreseen;
+    let Plan { role, data_baseline_bytes, .. } = *plan;
     let filtered = match apply(Policy::of_lock(role), &solo) {
         Ok(()) => true,
         Err(error) => {
@@ -179,7 +182,7 @@ pub fn install(foreseen: Foreseen, role: Role) -> Result<Locked, LockError> {
             false
         }
     };
-    Ok(Locked { ledger, role, landlock_abi, filtered, mdwe, solo })
+    Ok(Locked { ledger, role, landlock_abi, filtered, mdwe, data_baseline_bytes, solo })
 }
 
 /// Installs the final filter.
