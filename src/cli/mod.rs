@@ -29,6 +29,7 @@ mod serve;
 pub mod socket;
 mod stats;
 mod submit;
+pub mod trial;
 pub mod walls;
 
 pub use bill::Colour;
