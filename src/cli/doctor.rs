@@ -111,14 +111,6 @@ fn text(examination: &Examination, colour: Colour) -> String {
         "stockade {} on Linux {kernel} ({}), as uid {}, mode {}\n",
         examination.version, examination.architecture, examination.uid, examination.mode
     );
-    for wall in &examination.layers {
-        wall_lines(&mut text, wall, colour);
-    }
-    if examination.surrounding_filter {
-        text.push_str(
-            "a service manager's seccomp filter lies around this process; it holds for workers too\n",
-        );
-    }
     if let Some(refused) = &examination.refused {
         let _ = writeln!(
             text,
@@ -128,14 +120,22 @@ fn text(examination: &Examination, colour: Colour) -> String {
             safe_text(refused, LINE_BYTES_MAX)
         );
     }
+    for wall in &examination.layers {
+        wall_lines(&mut text, wall, colour);
+    }
+    if examination.surrounding_filter {
+        text.push_str(
+            "a service manager's seccomp filter lies around this process; it holds for workers too\n",
+        );
+    }
     place_line(&mut text, "cache", &examination.cache, colour);
     place_line(&mut text, "socket", &examination.socket, colour);
     let verdict = if examination.ok {
         "every required layer is there"
-    } else if examination.layers.iter().any(Wall::is_fatal) {
-        "a required layer is missing: stockade will not run jobs here"
-    } else {
+    } else if examination.refused.is_some() {
         "no worker can be started: stockade will not run jobs here"
+    } else {
+        "a required layer is missing: stockade will not run jobs here"
     };
     let _ = writeln!(text, "{}", if examination.ok { colour.good(verdict) } else { colour.bad(verdict) });
     text

@@ -67,7 +67,7 @@ impl Trial {
 }
 
 const NO_WORKER: &str = "no worker could be locked to look at";
-const NO_WORKER_FIX: &str = "see what is said of the worker";
+const NO_WORKER_FIX: &str = "see why the worker is refused";
 
 /// A start from there with a jail of which nothing is required, to learn what can be had.
 fn undemanding(startup: &Startup) -> Startup {
