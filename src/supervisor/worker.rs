@@ -66,7 +66,8 @@ impl WorkerError {
         match self {
             Self::Zygote(ZygoteError::Broken(_) | ZygoteError::Hung(_))
             | Self::Link(_)
-            | Self::BrokeOff(_) => true,
+            | Self::BrokeOff(_)
+            | Self::Inspect(InspectError::Ended) => true,
             Self::Zygote(_)
             | Self::Prepare(_)
             | Self::Leaf(_)
@@ -78,11 +79,12 @@ impl WorkerError {
         }
     }
 
-    /// Whether it is a worker's failure. A zygote's is counted where it is replaced; and a directory that cannot be
-    /// granted is its submitter's, which must not stop everybody else.
+    /// Whether it is a worker's failure. A zygote's is counted where it is replaced; a directory that cannot be granted
+    /// is its submitter's, which must not stop everybody else; and one that was locked and ended has done its part.
     pub(crate) fn counts(&self, birth: &Birth) -> bool {
         match self {
             Self::Zygote(error) => matches!(error, ZygoteError::NotForked { .. } | ZygoteError::Unwatched(_)),
+            Self::Inspect(InspectError::Ended) => false,
             Self::Prepare(_)
             | Self::Link(_)
             | Self::Leaf(_)

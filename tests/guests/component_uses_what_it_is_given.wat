@@ -1,6 +1,7 @@
 ;; A WASI 0.2 command that uses all it may be given. Prints its arguments and variables, a line each, then sixteen
 ;; letters drawn at random. In its first directory, if it has one: prints the file `in`, writes that to `out`, appends a
-;; full stop, makes the directory `made`, removes `in` and `gone`. Traps if a clock stands still or anything is refused.
+;; full stop, makes the directory `made`, removes `in` and `gone`.
+;; Expected: completed; trapped, unreachable, when anything of that is refused or a clock is wrong.
 (component
   (import "wasi:io/error@0.2.0" (instance $io (export "error" (type (sub resource)))))
   (alias export $io "error" (type $io-error))

@@ -23,7 +23,7 @@ use stockade_worker::jail::fds::WORKER_FDS;
 pub(crate) use self::limits::NAMED_LIMITS;
 pub(crate) use self::sight::filters_around;
 
-use self::sight::{Sight, field, number};
+use self::sight::{Sight, field, is_ending, number};
 use super::logs::display::safe_text;
 
 /// Most of a report's word that an error repeats, bytes.
@@ -54,6 +54,9 @@ pub(crate) enum InspectError {
         #[source]
         source: std::io::Error,
     },
+    /// It has ended, or is about to, and has no walls any more.
+    #[error("worker ended before it was looked at")]
+    Ended,
     /// A line of them is missing or not understood.
     #[error("what /proc says of the worker has no readable `{field}`")]
     Field {
@@ -96,7 +99,8 @@ pub(crate) struct Expected<'a> {
 /// # Errors
 /// When the kernel says the worker is not locked, when the report is not true, or when nothing can be learnt.
 pub(crate) fn inspect(pid: u32, expected: &Expected<'_>, report: &JailReport) -> Result<(), InspectError> {
-    check(&Sight::of(pid)?, expected, report)
+    let looked = Sight::of(pid).and_then(|sight| check(&sight, expected, report));
+    looked.map_err(|error| if is_ending(pid) { InspectError::Ended } else { error })
 }
 
 fn check(sight: &Sight, expected: &Expected<'_>, report: &JailReport) -> Result<(), InspectError> {

@@ -33,6 +33,12 @@ impl Sight {
     }
 }
 
+/// Whether a process has given up its memory: the first thing that goes when it ends, and all else goes after it.
+pub(super) fn is_ending(pid: u32) -> bool {
+    read(&PathBuf::from(format!("/proc/{pid}/status")))
+        .is_ok_and(|(status, _)| field(&status, "Threads").is_ok() && field(&status, "VmSize").is_err())
+}
+
 /// The text of a file and its owner.
 fn read(path: &Path) -> Result<(String, u32), InspectError> {
     let read = || -> Result<(String, u32), Error> {

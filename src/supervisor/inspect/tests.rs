@@ -1,6 +1,9 @@
 //! What tells a locked worker from any other, and a true report from a false one.
 
+use std::os::fd::AsFd;
+
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use stockade_wire::job::MissingLayer;
 
 use super::sight::unread;
@@ -152,6 +155,18 @@ fn bounding_set_is_left_alone_of_an_unprivileged_supervisors_worker_and_where_it
 #[test]
 fn own_process_is_no_locked_worker() {
     inspect(std::process::id(), &expected(&zygote()), &report()).unwrap_err();
+}
+
+#[test]
+fn process_that_has_ended_is_told_from_one_that_is_not_locked() {
+    let mut child = std::process::Command::new("/bin/true").spawn().unwrap();
+    let pidfd = stockade_sys::pidfd::open(child.id()).unwrap();
+    let mut ended = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    assert_eq!(poll(&mut ended, PollTimeout::from(60_000_u16)), Ok(1));
+    let looked = inspect(child.id(), &expected(&zygote()), &report());
+    assert!(matches!(looked, Err(InspectError::Ended)), "{looked:?}");
+    child.wait().unwrap();
+    assert!(!is_ending(std::process::id()));
 }
 
 #[test]
