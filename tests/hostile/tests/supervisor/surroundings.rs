@@ -70,7 +70,7 @@ async fn lacking(config: Config) -> MissingLayer {
     }
 }
 
-fn missing<'a>(result: &'a JobResult, layer: Layer) -> Option<&'a MissingLayer> {
+fn missing(result: &JobResult, layer: Layer) -> Option<&MissingLayer> {
     result.jail.missing.iter().find(|missing| missing.layer == layer.name())
 }
 
