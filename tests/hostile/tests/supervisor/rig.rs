@@ -47,10 +47,15 @@ pub fn alone_within<F: AsyncFnOnce()>(surroundings: &str, test: F) {
     alone_in(Some(surroundings), test);
 }
 
+/// Whether this is the process of one test, in its place already.
+pub fn is_alone() -> bool {
+    std::env::var_os(ALONE).is_some()
+}
+
 fn alone_in<F: AsyncFnOnce()>(surroundings: Option<&str>, test: F) {
     let name = std::any::type_name::<F>();
     let name = name.split_once("::").unwrap().1.strip_suffix("::{{closure}}").unwrap();
-    if std::env::var_os(ALONE).is_some() {
+    if is_alone() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         LocalSet::new().block_on(&runtime, test());
         return;
