@@ -76,7 +76,8 @@ pub enum Command {
     Stats(JsonArgs),
     /// Print every layer of the jail: present, version, missing and how to get it
     ///
-    /// Exits with 1 when a layer that the configuration requires is missing.
+    /// Starts one worker as a daemon would, to see what it has. Exits with 1 when no worker can be started or a layer
+    /// that the configuration requires is missing.
     Doctor(JsonArgs),
     /// Print the jail this job would get, without running it
     #[command(override_usage = "stockade explain [OPTIONS] FILE [ARGS]...")]

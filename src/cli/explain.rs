@@ -252,7 +252,7 @@ fn rlimits(config: &Config, limits: &Limits) -> Vec<Rlimit> {
         limit("core", 0),
         limit("fsize", config.jail.file_bytes),
         limit("nofile", config.jail.open_files),
-        limit("data", limits.memory_bytes.saturating_add(config.jail.data_headroom_bytes)),
+        limit("data", config.jail.data_bytes(limits.memory_bytes)),
     ]
 }
 

@@ -30,6 +30,7 @@ mod signals;
 pub mod socket;
 mod stats;
 mod submit;
+pub mod trial;
 pub mod walls;
 
 pub use bill::Colour;

@@ -132,6 +132,14 @@ pub struct Jail {
     pub data_headroom_bytes: u64,
 }
 
+impl Jail {
+    /// Private memory of a worker with a job of that memory limit, above what it has before any job, bytes.
+    #[must_use]
+    pub const fn data_bytes(&self, memory_bytes: u64) -> u64 {
+        memory_bytes.saturating_add(self.data_headroom_bytes)
+    }
+}
+
 /// Ids of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RunAs {

@@ -191,7 +191,8 @@ async fn attempt(
     };
     let outcome = match input {
         Ok(input) => {
-            let work = Work { artifact, input, input_bytes, deadline };
+            let data_bytes = core.config.jail.data_bytes(job.admitted.limits.memory_bytes);
+            let work = Work { artifact, input, input_bytes, deadline, data_bytes };
             execute(core, job, work, record).await
         }
         Err(error) => Err(outcome::internal("input", format!("no memory for the input: {error}"))),
@@ -207,6 +208,8 @@ pub(super) struct Work {
     pub(super) input: Rc<OwnedFd>,
     pub(super) input_bytes: Option<u64>,
     pub(super) deadline: Instant,
+    /// Private memory of a worker, see [`RunLimits::data_bytes`].
+    pub(super) data_bytes: u64,
 }
 
 impl Work {
@@ -221,6 +224,7 @@ impl Work {
             limits: RunLimits {
                 deadline_us: micros_since(Instant::now(), self.deadline),
                 memory_bytes: admitted.limits.memory_bytes,
+                data_bytes: self.data_bytes,
                 fuel: admitted.limits.fuel,
                 input_bytes: self.input_bytes,
             },

@@ -57,7 +57,7 @@ pub use self::follow::{LogFollower, LogPiece, OutputFollower};
 pub use self::in_process::InProcessError;
 pub use self::job::Caller;
 pub use self::job::outcome::{denied, refusal_code, syscall_name};
-pub use self::start::{StartError, Startup};
+pub use self::start::{FirstWorker, StartError, Startup};
 
 use self::drive::{Executor, Payload};
 use self::job::Job;

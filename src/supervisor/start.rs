@@ -18,10 +18,12 @@ use super::cgroup::{CgroupError, Controller, Discovery, Tree};
 use super::child::Graveyard;
 use super::drive::Executor;
 use super::in_process::{InProcess, InProcessError};
+use super::inspect::filters_around;
 use super::job::Caller;
 use super::ledger::Ledger;
 use super::places::Places;
-use super::pool::{Need, Pool, PoolError};
+use super::pool::{Need, Pool, PoolError, has_other_ids};
+use super::worker::Worker;
 use super::zygote::{Settings, Zygote, ZygoteError};
 use super::{CLOSE_TIMEOUT, Core, Counters, Supervisor};
 use crate::config::{Config, Mode};
@@ -96,6 +98,36 @@ impl Startup {
         };
         Ok(Supervisor::new(core))
     }
+
+    /// Starts a zygote and a first worker as [`Startup::start`] does, looks at the worker, and ends both. To be
+    /// called where that is; returns when they are gone.
+    ///
+    /// # Errors
+    /// With that which a start in the jailed mode would be refused for, but for the cache.
+    pub async fn first_worker(self) -> Result<FirstWorker, StartError> {
+        let config = Rc::new(self.config);
+        let leaves = leaves(&config)?;
+        let graveyard = Graveyard::open();
+        let tried = async {
+            let (pool, _) = pool_of(&config, self.executable, &graveyard, leaves).await?;
+            let worker = pool.first(&any_job(&config)).await.map_err(worker_error);
+            let seen = worker.and_then(|worker| try_walls(&pool, &worker, &config));
+            pool.close(CLOSE_TIMEOUT).await;
+            seen
+        };
+        let tried = tried.await;
+        buried(&graveyard, true).await;
+        tried
+    }
+}
+
+/// What holds the first worker of a start.
+#[derive(Debug, Clone)]
+pub struct FirstWorker {
+    /// The layers it has, checked from outside.
+    pub layers: Vec<Layer>,
+    /// The same as results list them, with what is missing.
+    pub walls: Walls,
 }
 
 /// What is no guest's business: the cache with its key, and `others`. Paths without links, as granted ones are.
@@ -126,22 +158,44 @@ fn warn_of_links(listed: &[PathBuf]) {
 }
 
 async fn jailed(config: &Rc<Config>, executable: PathBuf) -> Result<(Executor, Vec<Layer>), StartError> {
-    let (tree, no_leaves) = leaves(config)?;
+    let leaves = leaves(config)?;
     let graveyard = Graveyard::open();
-    let started = forked(config, executable, &graveyard, (tree, no_leaves)).await;
-    if started.is_err() && timeout(CLOSE_TIMEOUT, graveyard.deserted()).await.is_err() {
+    let started = forked(config, executable, &graveyard, leaves).await;
+    buried(&graveyard, started.is_err()).await;
+    started
+}
+
+/// Lets the graveyard close, once all are in it if nothing was started.
+async fn buried(graveyard: &Graveyard, all: bool) {
+    if all && timeout(CLOSE_TIMEOUT, graveyard.deserted()).await.is_err() {
         tracing::error!("processes are left that were killed; they go with this one");
     }
     graveyard.close();
-    started
 }
 
 async fn forked(
     config: &Rc<Config>,
     executable: PathBuf,
     graveyard: &Rc<Graveyard>,
-    (tree, no_leaves): (Option<Tree>, Option<MissingLayer>),
+    leaves: Leaves,
 ) -> Result<(Executor, Vec<Layer>), StartError> {
+    let (pool, fingerprint) = pool_of(config, executable, graveyard, leaves).await?;
+    let worker = pool.first(&any_job(config)).await.map_err(worker_error)?;
+    let layers = try_walls(&pool, &worker, config)?.layers;
+    pool.keep(worker);
+    let compilers_max = config.pool.compilers_max;
+    let artifacts = Artifacts::new(Rc::clone(&pool), compilers_max, &config.cache, &fingerprint)?;
+    pool.refill();
+    Ok((Executor::Jailed { pool, artifacts: Rc::new(artifacts) }, layers))
+}
+
+/// A pool without a worker, and the fingerprint of its engine.
+async fn pool_of(
+    config: &Rc<Config>,
+    executable: PathBuf,
+    graveyard: &Rc<Graveyard>,
+    (tree, no_leaves): Leaves,
+) -> Result<(Rc<Pool>, String), StartError> {
     let settings = Settings {
         executable,
         config: ZygoteConfig {
@@ -149,20 +203,23 @@ async fn forked(
             memory_bytes_max: config.ceilings.memory_bytes,
             landlock_abi_min: config.jail.landlock_abi_min,
             namespaces: config.jail.namespaces,
+            other_ids: has_other_ids(),
             require: config.jail.require.iter().copied().collect(),
         },
         forks_max: config.pool.zygote_forks_max,
+        filters_around: filters_around().map_err(|error| StartError::Worker(Box::new(error)))?,
         restart_burst: config.pool.restart_burst,
         restart_window: config.pool.restart_window,
     };
     let zygote = Zygote::start(settings, graveyard).await.map_err(zygote_error)?;
     let fingerprint = zygote.report().engine_fingerprint.clone();
     let pool = Rc::new(Pool::new(Rc::clone(config), zygote, Rc::clone(graveyard), tree, no_leaves));
-    let layers = try_walls(&pool, config).await?;
-    let compilers_max = config.pool.compilers_max;
-    let artifacts = Artifacts::new(Rc::clone(&pool), compilers_max, &config.cache, &fingerprint)?;
-    pool.refill();
-    Ok((Executor::Jailed { pool, artifacts: Rc::new(artifacts) }, layers))
+    Ok((pool, fingerprint))
+}
+
+/// What an idle worker is made for.
+fn any_job(config: &Config) -> Need<'static> {
+    Need { directories: &[], caller: Caller::NOBODY, memory_bytes: config.ceilings.memory_bytes }
 }
 
 fn in_process(config: &Rc<Config>) -> Result<(Executor, Vec<Layer>), StartError> {
@@ -175,7 +232,9 @@ fn in_process(config: &Rc<Config>) -> Result<(Executor, Vec<Layer>), StartError>
 }
 
 /// The cgroup tree for leaves, or why there is none, or what it lacks.
-fn leaves(config: &Config) -> Result<(Option<Tree>, Option<MissingLayer>), StartError> {
+type Leaves = (Option<Tree>, Option<MissingLayer>);
+
+fn leaves(config: &Config) -> Result<Leaves, StartError> {
     let missing = |reason, fix: &str| MissingLayer {
         layer: Layer::Cgroup.name().to_owned(),
         reason,
@@ -203,19 +262,13 @@ fn leaves(config: &Config) -> Result<(Option<Tree>, Option<MissingLayer>), Start
     }
 }
 
-/// Makes the first worker and looks at what holds it.
-async fn try_walls(pool: &Rc<Pool>, config: &Config) -> Result<Vec<Layer>, StartError> {
-    let need = Need { directories: &[], caller: Caller::NOBODY, memory_bytes: config.ceilings.memory_bytes };
-    let worker = pool.first(&need).await.map_err(worker_error)?;
-    let walls = pool.walls(&worker);
-    let held = pool.layers_held(&worker);
-    for layer in &config.jail.require {
-        if !held.contains(layer) {
-            return Err(StartError::LayerMissing(why_missing(*layer, &walls)));
-        }
+/// Looks at what holds the first worker.
+fn try_walls(pool: &Pool, worker: &Worker, config: &Config) -> Result<FirstWorker, StartError> {
+    let (layers, walls) = (pool.layers_held(worker), pool.walls(worker));
+    match config.jail.require.iter().find(|layer| !layers.contains(layer)) {
+        Some(layer) => Err(StartError::LayerMissing(why_missing(*layer, &walls))),
+        None => Ok(FirstWorker { layers, walls }),
     }
-    pool.keep(worker);
-    Ok(held)
 }
 
 fn why_missing(layer: Layer, walls: &Walls) -> MissingLayer {

@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 use super::cgroup::{CgroupError, Controller, Leaf, LeafLimits, LeafUsage, Tree};
 use super::child::{Child, as_pid};
-use super::inspect::{InspectError, inspect};
+use super::inspect::{Expected, InspectError, NAMED_LIMITS, inspect};
 use super::link::{ExchangeError, Link};
 use super::zygote::{WorkerEnds, Zygote, ZygoteError};
 
@@ -55,6 +55,9 @@ pub(crate) enum WorkerError {
     /// The kernel contradicts it.
     #[error(transparent)]
     Inspect(#[from] InspectError),
+    /// It has less than the first one, by which jobs are admitted.
+    #[error("worker has no {}, which the first one had; was the host's configuration changed? restart the daemon", .0.name())]
+    Weaker(Layer),
     /// The leaf does not contain it.
     #[error("worker is not in its cgroup leaf")]
     OutsideLeaf,
@@ -67,7 +70,8 @@ impl WorkerError {
         match self {
             Self::Zygote(ZygoteError::Broken(_) | ZygoteError::Hung(_))
             | Self::Link(_)
-            | Self::BrokeOff(_) => true,
+            | Self::BrokeOff(_)
+            | Self::Inspect(InspectError::Ended) => true,
             Self::Zygote(_)
             | Self::Prepare(_)
             | Self::Leaf(_)
@@ -75,18 +79,20 @@ impl WorkerError {
             | Self::NotGranted(_)
             | Self::LockTimeout(_)
             | Self::Inspect(_)
+            | Self::Weaker(_)
             | Self::OutsideLeaf => false,
         }
     }
 
-    /// Whether it is a worker's failure. A zygote's is counted where it is replaced; and a directory that cannot be
-    /// granted is its submitter's, which must not stop everybody else.
+    /// Whether it is a worker's failure. A zygote's is counted where it is replaced; a directory that cannot be granted
+    /// is its submitter's, which must not stop everybody else; and one that was locked and ended has done its part.
     pub(crate) fn counts(&self, birth: &Birth) -> bool {
         match self {
             Self::Zygote(error) => matches!(
                 error,
                 ZygoteError::NotForked { .. } | ZygoteError::NoClone3 | ZygoteError::Unwatched(_)
             ),
+            Self::Inspect(InspectError::Ended) => false,
             Self::Prepare(_)
             | Self::Link(_)
             | Self::Leaf(_)
@@ -95,6 +101,7 @@ impl WorkerError {
             | Self::LockTimeout(_)
             | Self::BrokeOff(_)
             | Self::Inspect(_)
+            | Self::Weaker(_)
             | Self::OutsideLeaf => birth.directories.is_empty(),
         }
     }
@@ -156,7 +163,13 @@ impl Worker {
         let report = timeout(birth.lock_timeout, locked(&link))
             .await
             .map_err(|_| WorkerError::LockTimeout(birth.lock_timeout))??;
-        inspect(child.pid(), birth.identity, &report, zygote.report())?;
+        let expected = Expected {
+            identity: birth.identity,
+            rlimits: birth.rlimits,
+            zygote: zygote.report(),
+            filters_around: zygote.filters_around(),
+        };
+        inspect(child.pid(), &expected, &report)?;
         if let Some(leaf) = child.leaf()
             && !leaf.contains(as_pid(child.pid()))?
         {
@@ -250,16 +263,19 @@ fn pipe() -> Result<(Receiver, OwnedFd), WorkerError> {
 pub(crate) fn layers_held(report: &JailReport, controllers: &[Controller]) -> Vec<Layer> {
     Layer::ALL
         .into_iter()
+        .filter(|layer| !report.lacks(*layer))
         .filter(|layer| match layer {
-            Layer::Seccomp => report.seccomp_mode == 2,
+            Layer::Seccomp => report.seccomp_filtered,
             Layer::Landlock => report.landlock_abi > 0,
             Layer::Cgroup => Controller::ALL.iter().all(|one| controllers.contains(one)),
             Layer::Namespaces => report.namespaces.iter().any(|one| one == "net"),
             Layer::NoNewPrivs => report.no_new_privs,
-            Layer::Rlimits => !report.rlimits.is_empty(),
+            Layer::Rlimits => {
+                NAMED_LIMITS.iter().all(|(name, _)| report.rlimits.iter().any(|(read, _)| read == name))
+            }
             Layer::Capabilities => report.capabilities_empty,
             // Known only after the module is loaded; whoever has no kernel for it is told at the lock.
-            Layer::Mdwe => !report.missing.iter().any(|missing| missing.layer == Layer::Mdwe.name()),
+            Layer::Mdwe => true,
         })
         .collect()
 }

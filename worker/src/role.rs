@@ -28,7 +28,7 @@ use stockade_wire::worker::{
 use stockade_wire::zygote::{ForkOrder, ZygoteConfig};
 
 use crate::engine::Warm;
-use crate::jail::{self, Locked, Namespaces, Plan, Refusal, WorkerFds};
+use crate::jail::{self, BoundingSet, Locked, Namespaces, Plan, Refusal, WorkerFds};
 use crate::run::{self, Confinement, Loaded, Stdio};
 
 /// Exit status of a worker that could not lock itself; it has sent [`FromWorker::LockFailed`] or
@@ -63,6 +63,7 @@ pub(crate) struct Birth<'a> {
     pub(crate) pipes: PipeEnds,
     pub(crate) config: &'a ZygoteConfig,
     pub(crate) namespaces: &'a Namespaces,
+    pub(crate) bounding: &'a BoundingSet,
     pub(crate) data_baseline_bytes: u64,
     pub(crate) null: &'a File,
     pub(crate) warm: &'a Warm,
@@ -219,7 +220,7 @@ impl Settled {
 }
 
 fn lock(newborn: Newborn, birth: Birth<'_>) -> (Locked, Settled) {
-    let Birth { order, pipes, config, namespaces, data_baseline_bytes, null, .. } = birth;
+    let Birth { order, pipes, config, namespaces, bounding, data_baseline_bytes, null, .. } = birth;
     let plan = Plan {
         role: order.role,
         limits: order.rlimits,
@@ -230,6 +231,7 @@ fn lock(newborn: Newborn, birth: Birth<'_>) -> (Locked, Settled) {
         landlock_abi_min: config.landlock_abi_min,
         supervisor_pid: config.supervisor_pid,
         namespaces,
+        bounding,
     };
     let Some(fds) = worker_fds(pipes, null) else { exit_now(LOCK_FAILED_STATUS) };
     match jail::enter(newborn, fds, &plan) {
@@ -302,7 +304,7 @@ fn run_sealed(locked: Locked, loaded: Loaded, stdio: Stdio, order: &RunOrder) ->
     if let Err(error) = loaded.arm() {
         return set_up_failed(&error);
     }
-    match locked.seal() {
+    match locked.seal(order.limits.data_bytes) {
         Ok(sealed) => {
             let mdwe = sealed.mdwe();
             let report = run::execute(loaded, Confinement::Sealed(sealed), stdio, order);

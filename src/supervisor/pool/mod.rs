@@ -64,6 +64,8 @@ pub(crate) struct Pool {
     /// Idle workers being made.
     coming: Cell<usize>,
     circuit: RefCell<Circuit>,
+    /// What the first worker had, and every later one must have.
+    layers: RefCell<Vec<Layer>>,
     forks: Cell<u64>,
     closed: Cell<bool>,
 }
@@ -77,8 +79,7 @@ impl Pool {
         no_leaves: Option<MissingLayer>,
     ) -> Self {
         let run_as = config.jail.run_as;
-        let identity =
-            nix::unistd::geteuid().is_root().then_some(Identity { uid: run_as.uid, gid: run_as.gid });
+        let identity = has_other_ids().then_some(Identity { uid: run_as.uid, gid: run_as.gid });
         let circuit = Circuit::new(config.pool.worker_failures_max, config.pool.restart_window);
         Self {
             zygote,
@@ -90,6 +91,7 @@ impl Pool {
             idle: RefCell::default(),
             coming: Cell::new(0),
             circuit: RefCell::new(circuit),
+            layers: RefCell::default(),
             forks: Cell::new(0),
             closed: Cell::new(false),
             config,
@@ -126,7 +128,7 @@ impl Pool {
         if need.directories.is_empty() {
             if let Some(worker) = self.take_idle() {
                 self.refill();
-                self.fit(&worker, need.memory_bytes);
+                self.fit(&worker, need.memory_bytes)?;
                 return Ok(worker);
             }
             let worker = self.make(&self.birth(Role::Run, need)).await?;
@@ -141,7 +143,9 @@ impl Pool {
     /// # Errors
     /// When none can be made.
     pub(crate) async fn first(&self, need: &Need<'_>) -> Result<Worker, PoolError> {
-        self.make(&self.birth(Role::Run, need)).await
+        let worker = self.make(&self.birth(Role::Run, need)).await?;
+        *self.layers.borrow_mut() = self.layers_held(&worker);
+        Ok(worker)
     }
 
     fn take_idle(&self) -> Option<Worker> {
@@ -231,6 +235,13 @@ impl Pool {
         }
         self.forks.set(self.forks.get() + 1);
         let born = Worker::born(birth, &self.zygote, self.tree.as_ref()).await;
+        let born = born.and_then(|worker| {
+            let held = self.layers_held(&worker);
+            match self.layers.borrow().iter().find(|layer| !held.contains(layer)) {
+                Some(layer) => Err(WorkerError::Weaker(*layer)),
+                None => Ok(worker),
+            }
+        });
         if let Err(error) = &born
             && error.counts(birth)
         {
@@ -249,7 +260,7 @@ impl Pool {
             rlimits: ProcessLimits {
                 open_files: config.jail.open_files,
                 file_bytes: config.jail.file_bytes,
-                data_bytes: need.memory_bytes.saturating_add(config.jail.data_headroom_bytes),
+                data_bytes: config.jail.data_bytes(need.memory_bytes),
             },
             leaf: LeafLimits {
                 memory_bytes,
@@ -271,12 +282,14 @@ impl Pool {
         Some(Identity { uid: need.caller.uid, gid: need.caller.gid })
     }
 
-    /// Narrows an idle worker, made for any job, to this one.
-    fn fit(&self, worker: &Worker, memory_bytes: u64) {
+    /// Narrows the leaf of an idle worker, made for any job, to this one. Its own limits the worker lowers itself,
+    /// by its order: another process may only with a privilege that a daemon need not have.
+    ///
+    /// # Errors
+    /// When the kernel refuses: a job does not run with the limits of the largest one.
+    fn fit(&self, worker: &Worker, memory_bytes: u64) -> Result<(), WorkerError> {
         let limit = memory_bytes.saturating_add(self.config.cgroup.memory_headroom_bytes);
-        if let Some(Err(error)) = worker.leaf().map(|leaf| leaf.set_memory_max(limit)) {
-            tracing::warn!(%error, pid = worker.pid(), "leaf keeps the memory limit of the largest job");
-        }
+        Ok(worker.leaf().map_or(Ok(()), |leaf| leaf.set_memory_max(limit))?)
     }
 
     fn controllers_of(&self, worker: &Worker) -> &[Controller] {
@@ -286,16 +299,18 @@ impl Pool {
     /// The walls a worker with this report stands behind.
     pub(crate) fn walls(&self, worker: &Worker) -> Walls {
         let report = &worker.report;
+        let layers = self.layers_held(worker);
+        let held = |layer| layers.contains(&layer);
         let mut missing = report.missing.clone();
         missing.extend(self.no_leaves.clone());
         let controllers = self.controllers_of(worker).iter().map(|one| one.name().to_owned());
         Walls {
-            seccomp: (report.seccomp_mode == 2).then(|| "kill".to_owned()),
-            landlock_abi: (report.landlock_abi > 0).then_some(report.landlock_abi),
+            seccomp: held(Layer::Seccomp).then(|| "kill".to_owned()),
+            landlock_abi: held(Layer::Landlock).then_some(report.landlock_abi),
             cgroup: controllers.collect(),
             namespaces: report.namespaces.clone(),
-            no_new_privs: report.no_new_privs,
-            capabilities_dropped: report.capabilities_empty,
+            no_new_privs: held(Layer::NoNewPrivs),
+            capabilities_dropped: held(Layer::Capabilities),
             rlimits: report.rlimits.iter().map(|(name, _)| name.clone()).collect(),
             mdwe: false,
             uid: Some(report.uid),
@@ -303,6 +318,11 @@ impl Pool {
             missing,
         }
     }
+}
+
+/// Only root has ids to give other than its own.
+pub(crate) fn has_other_ids() -> bool {
+    nix::unistd::geteuid().is_root()
 }
 
 impl Drop for Pool {

@@ -92,6 +92,8 @@ pub(crate) struct Settings {
     pub(crate) config: ZygoteConfig,
     /// Forks after which it is replaced.
     pub(crate) forks_max: u64,
+    /// Seccomp filters that already lie around the supervisor, which every process of it inherits.
+    pub(crate) filters_around: u32,
     /// Most starts in a window.
     pub(crate) restart_burst: u32,
     /// That window.
@@ -127,6 +129,7 @@ pub(crate) struct Zygote {
     requests: mpsc::Sender<Request>,
     closing: watch::Sender<bool>,
     report: Rc<WarmReport>,
+    filters_around: u32,
     state: Rc<State>,
 }
 
@@ -148,6 +151,7 @@ impl Zygote {
         let (closing, closed) = watch::channel(false);
         let (report, state) = (Rc::new(report), Rc::new(State::default()));
         state.starts.set(1);
+        let filters_around = settings.filters_around;
         let keeper = Keeper {
             budget: RestartBudget::new(settings.restart_burst, settings.restart_window),
             settings,
@@ -158,7 +162,7 @@ impl Zygote {
             closing: closed,
         };
         tokio::task::spawn_local(keeper.keep(process));
-        Ok(Self { requests, closing, report, state })
+        Ok(Self { requests, closing, report, filters_around, state })
     }
 
     /// Forks one worker. Waits its turn. A future that is dropped leaves nothing behind, whether the worker is
@@ -176,6 +180,11 @@ impl Zygote {
     /// What the first zygote found; every later one found the same.
     pub(crate) fn report(&self) -> &WarmReport {
         &self.report
+    }
+
+    /// Seccomp filters that a worker has from outside, before any of its zygote's or its own.
+    pub(crate) fn filters_around(&self) -> u32 {
+        self.filters_around
     }
 
     /// Times a zygote was started.
@@ -323,6 +332,7 @@ impl Keeper {
         report.engine_fingerprint == first.engine_fingerprint
             && report.namespaces == first.namespaces
             && report.landlock_abi == first.landlock_abi
+            && report.filtered == first.filtered
     }
 
     /// Refuses requests for a while; `None` when the supervisor wants no more workers.

@@ -74,7 +74,8 @@ fn warm(config: &ZygoteConfig) -> Option<WarmReport> {
     nix::sys::prctl::set_name(c"stockade:zygote").ok()?;
     let settings = EngineSettings { memory_bytes_max: config.memory_bytes_max, instances: 1 };
     // A supervisor does not take a zygote that finds less than the first one did.
-    let namespaces = namespaces::enter(&SingleThreaded::probe().ok()?, config.namespaces).ok()?;
+    let solo = SingleThreaded::probe().ok()?;
+    let namespaces = namespaces::enter(&solo, config.namespaces, config.other_ids).ok()?;
     let warm = engine::warm(&settings).ok()?;
     Some(WarmReport {
         engine_fingerprint: warm.fingerprint(),
@@ -82,6 +83,8 @@ fn warm(config: &ZygoteConfig) -> Option<WarmReport> {
         landlock_abi: landlock::abi_in_force(),
         namespaces: namespaces.entered(),
         namespaces_missing: namespaces.missing().map(str::to_owned),
+        // As that of a zygote whose filter took; the first one had it.
+        filtered: true,
     })
 }
 

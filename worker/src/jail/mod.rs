@@ -8,12 +8,13 @@
 //! carried in the [`Ledger`]; a missing one is refused or listed, never passed over.
 //!
 //! ```text
-//! Newborn ─ solo ─ fds ─ rlimits ─ capabilities::narrow ─ identity ─ capabilities::drop_all ─ privileges
-//!         ─ landlock ─ seccomp ─▶ Locked ── (load the artifact) ── seal ─▶ Sealed ── (guest code)
+//! Newborn ─ solo ─ fds ─ namespaces ─ rlimits ─ capabilities::narrow ─ identity ─ capabilities::drop_all
+//!         ─ privileges ─ landlock ─ mdwe::foresee ─ seccomp ─▶ Locked ── (load the artifact)
+//!         ─ rlimits::fit ─ mdwe::refuse_executable ─ seccomp::seal ─▶ Sealed ── (guest code)
 //! ```
 //!
-//! The order is forced: descriptors first, because everything after could leak through one; the bounding set
-//! before the ids, because emptying it takes a capability that changing ids loses; `no_new_privs` before
+//! The order is forced: descriptors first, because everything after could leak through one; the bounding set, which
+//! the zygote empties, before the ids, because that takes a capability that changing ids loses; `no_new_privs` before
 //! Landlock and seccomp, which demand it; the parent-death signal after the ids, which clear it; seccomp last,
 //! because it forbids the calls of all the others.
 //!
@@ -26,14 +27,19 @@
 //! fn lock(newborn: Newborn, fds: WorkerFds, plan: &Plan<'_>) -> Result<(), LockError> {
 //!     let alone = jail::solo::begin(newborn, Ledger::new(plan.require));
 //!     let (bare, _fds) = jail::fds::settle(alone, fds)?;
-//!     let limited = jail::rlimits::lower(bare, &plan.limits, plan.data_baseline_bytes)?;
-//!     let narrowed = jail::capabilities::narrow(limited);
+//!     let apart = jail::namespaces::inherit(bare, plan.namespaces)?;
+//!     let limited = jail::rlimits::lower(apart, &plan.limits, plan.data_baseline_bytes)?;
+//!     let narrowed = jail::capabilities::narrow(limited, plan.bounding, plan.identity)?;
 //!     let identified = jail::identity::assume(narrowed, plan.identity)?;
 //!     let powerless = jail::capabilities::drop_all(identified)?;
 //!     let unprivileged = jail::privileges::renounce(powerless, plan.supervisor_pid)?;
 //!     let walled = jail::landlock::restrict(unprivileged, plan.directories, plan.landlock_abi_min)?;
-//!     let locked = jail::seccomp::install(walled, plan.role)?;
-//!     let _sealed = locked.seal()?;
+//!     let foreseen = jail::mdwe::foresee(walled)?;
+//!     let locked = jail::seccomp::install(foreseen, plan)?;
+//!     // The artifact is loaded here.
+//!     let fitted = jail::rlimits::fit(locked, 80 << 20)?;
+//!     let inexecutable = jail::mdwe::refuse_executable(fitted)?;
+//!     let _sealed = jail::seccomp::seal(inexecutable)?;
 //!     Ok(())
 //! }
 //! ```
@@ -47,7 +53,34 @@
 //! fn lock(newborn: Newborn, fds: WorkerFds, plan: &Plan<'_>) -> Result<(), LockError> {
 //!     let alone = jail::solo::begin(newborn, Ledger::new(plan.require));
 //!     let (bare, _fds) = jail::fds::settle(alone, fds)?;
-//!     let narrowed = jail::capabilities::narrow(bare);
+//!     let apart = jail::namespaces::inherit(bare, plan.namespaces)?;
+//!     let narrowed = jail::capabilities::narrow(apart, plan.bounding, plan.identity)?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Nor does leaving out what a layer has to say when it is not there, as namespaces may not be:
+//!
+//! ```compile_fail
+//! use stockade_worker::jail::{self, Ledger, LockError, Plan, WorkerFds};
+//! use stockade_sys::fork::Newborn;
+//!
+//! fn lock(newborn: Newborn, fds: WorkerFds, plan: &Plan<'_>) -> Result<(), LockError> {
+//!     let alone = jail::solo::begin(newborn, Ledger::new(plan.require));
+//!     let (bare, _fds) = jail::fds::settle(alone, fds)?;
+//!     let limited = jail::rlimits::lower(bare, &plan.limits, plan.data_baseline_bytes)?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Nor does sealing without the rule against executable memory:
+//!
+//! ```compile_fail
+//! use stockade_worker::jail::{self, LockError, Locked};
+//!
+//! fn seal(locked: Locked) -> Result<(), LockError> {
+//!     let fitted = jail::rlimits::fit(locked, 80 << 20)?;
+//!     let _sealed = jail::seccomp::seal(fitted)?;
 //!     Ok(())
 //! }
 //! ```
@@ -61,8 +94,9 @@
 //! fn lock(newborn: Newborn, fds: WorkerFds, plan: &Plan<'_>) -> Result<(), LockError> {
 //!     let alone = jail::solo::begin(newborn, Ledger::new(plan.require));
 //!     let (bare, _fds) = jail::fds::settle(alone, fds)?;
-//!     let limited = jail::rlimits::lower(bare, &plan.limits, plan.data_baseline_bytes)?;
-//!     let again = jail::rlimits::lower(bare, &plan.limits, plan.data_baseline_bytes)?;
+//!     let apart = jail::namespaces::inherit(bare, plan.namespaces)?;
+//!     let limited = jail::rlimits::lower(apart, &plan.limits, plan.data_baseline_bytes)?;
+//!     let again = jail::rlimits::lower(apart, &plan.limits, plan.data_baseline_bytes)?;
 //!     Ok(())
 //! }
 //! ```
@@ -96,6 +130,7 @@ pub mod capabilities;
 pub mod fds;
 pub mod identity;
 pub mod landlock;
+pub mod mdwe;
 pub mod namespaces;
 pub mod privileges;
 pub mod report;
@@ -103,6 +138,7 @@ pub mod rlimits;
 pub mod seccomp;
 pub mod solo;
 
+pub use capabilities::BoundingSet;
 pub use fds::WorkerFds;
 pub use namespaces::Namespaces;
 
@@ -127,6 +163,8 @@ pub struct Plan<'a> {
     pub supervisor_pid: u32,
     /// The namespaces the zygote entered before the fork.
     pub namespaces: &'a Namespaces,
+    /// The capability bounding set the zygote left.
+    pub bounding: &'a BoundingSet,
 }
 
 /// Why a worker did not lock itself. It must exit.
@@ -188,7 +226,7 @@ impl LockError {
             }
             Self::Fds(_) => ("descriptors", "run on Linux 5.14 or later"),
             Self::Identity { .. } => {
-                ("identity", "run the daemon with CAP_SETUID and CAP_SETGID, or do not set worker ids")
+                ("identity", "give the daemon CAP_SETUID and CAP_SETGID, or run it as another user than root")
             }
             Self::Orphan { .. } => ("parent", "none is needed: the worker is ending with its supervisor"),
             Self::Kernel { .. } => ("no-new-privs", "run on Linux 5.14 or later, and do not filter prctl"),
@@ -234,6 +272,8 @@ pub struct Locked {
     role: Role,
     landlock_abi: u32,
     filtered: bool,
+    mdwe: bool,
+    data_baseline_bytes: u64,
     solo: SingleThreaded,
     grants: Grants,
 }
@@ -270,15 +310,16 @@ pub fn enter(newborn: Newborn, fds: WorkerFds, plan: &Plan<'_>) -> Result<(Locke
     }
 }
 
-fn wall_in(mut bare: fds::Bare, plan: &Plan<'_>) -> Result<Locked, LockError> {
-    plan.namespaces.note_missing(&mut bare.ledger)?;
-    let limited = rlimits::lower(bare, &plan.limits, plan.data_baseline_bytes)?;
-    let narrowed = capabilities::narrow(limited);
+fn wall_in(bare: fds::Bare, plan: &Plan<'_>) -> Result<Locked, LockError> {
+    let apart = namespaces::inherit(bare, plan.namespaces)?;
+    let limited = rlimits::lower(apart, &plan.limits, plan.data_baseline_bytes)?;
+    let narrowed = capabilities::narrow(limited, plan.bounding, plan.identity)?;
     let identified = identity::assume(narrowed, plan.identity)?;
     let powerless = capabilities::drop_all(identified)?;
     let unprivileged = privileges::renounce(powerless, plan.supervisor_pid)?;
     let walled = landlock::restrict(unprivileged, plan.directories, plan.landlock_abi_min)?;
-    seccomp::install(walled, plan.role)
+    let foreseen = mdwe::foresee(walled)?;
+    seccomp::install(foreseen, plan)
 }
 
 impl Locked {
@@ -288,14 +329,17 @@ impl Locked {
         report::read_back(self, namespaces)
     }
 
-    /// Gives up making memory executable, and every call that loading needed and running does not.
+    /// Lowers the process's private memory to `data_bytes` above what the zygote had, and gives up making memory
+    /// executable and every call that loading needed and running does not. To be called once the job is loaded: the
+    /// worker was locked for any job, and this one may have asked for less.
     ///
     /// A compile worker never runs guest code and is not sealed.
     ///
     /// # Errors
     /// When a required part of it is missing. The worker must exit.
-    pub fn seal(self) -> Result<Sealed, LockError> {
-        seccomp::seal(self)
+    pub fn seal(self, data_bytes: u64) -> Result<Sealed, LockError> {
+        let fitted = rlimits::fit(self, data_bytes)?;
+        seccomp::seal(mdwe::refuse_executable(fitted)?)
     }
 }
 

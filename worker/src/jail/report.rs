@@ -26,6 +26,8 @@ pub(super) fn read_back(locked: &Locked, namespaces: &Namespaces) -> JailReport 
         no_new_privs: prctl::get_no_new_privs().unwrap_or(false),
         not_dumpable: prctl::get_dumpable().is_ok_and(|dumpable| !dumpable),
         seccomp_mode: seccomp_mode().unwrap_or(0),
+        // The mode is the same with anybody's filter; whose it is, only the layer knows.
+        seccomp_filtered: locked.filtered,
         capabilities_empty: capabilities::all_empty(),
         open_fds: open_below(FDS_LOOKED_AT),
         uid: getuid().as_raw(),

@@ -7,14 +7,14 @@
 //! artifact, and `run` or `run-files` on top when it is sealed. A compile worker gets `compile` alone.
 
 use seccompiler::sock_filter;
-use stockade_sys::prctl::{mdwe, set_mdwe};
 use stockade_sys::sigsys::{self, FRAME_BYTES};
 use stockade_sys::solo::SingleThreaded;
 use stockade_wire::frame;
 use stockade_wire::job::Layer;
 use stockade_wire::worker::{FromWorker, Role};
 
-use super::{LockError, Locked, Sealed, fds::LINK_FD, landlock::Walled};
+use super::mdwe::{Foreseen, Inexecutable};
+use super::{LockError, Locked, Plan, Sealed, fds::LINK_FD};
 
 mod made {
     use super::{Condition, Rule};
@@ -164,18 +164,17 @@ fn notice() -> [u8; FRAME_BYTES] {
         .unwrap_or([0; FRAME_BYTES])
 }
 
-const FIX: &str = "boot a kernel with CONFIG_SECCOMP_FILTER, and allow the daemon's unit the seccomp call";
+/// What to do about seccomp that is missing.
+pub const FIX: &str =
+    "boot a kernel with CONFIG_SECCOMP_FILTER, and allow the daemon's unit the seccomp call";
 
 /// Installs the first filter.
 ///
 /// # Errors
 /// When it cannot be installed and seccomp is required, or the handler cannot.
-pub fn install(walled: Walled, role: Role) -> Result<Locked, LockError> {
-    let Walled { mut ledger, solo, landlock_abi, grants } = walled;
-    if let Err(errno) = mdwe() {
-        let reason = format!("the kernel has no PR_SET_MDWE: {errno}");
-        ledger.lacks(Layer::Mdwe, reason, "boot Linux 6.3 or later, or do not require mdwe")?;
-    }
+pub fn install(foreseen: Foreseen, plan: &Plan<'_>) -> Result<Locked, LockError> {
+    let Foreseen { mut ledger, solo, landlock_abi, grants, mdwe } = foreseen;
+    let Plan { role, data_baseline_bytes, .. } = *plan;
     let filtered = match apply(Policy::of_lock(role), &solo) {
         Ok(()) => true,
         Err(error) => {
@@ -183,16 +182,15 @@ pub fn install(walled: Walled, role: Role) -> Result<Locked, LockError> {
             false
         }
     };
-    Ok(Locked { ledger, role, landlock_abi, filtered, solo, grants })
+    Ok(Locked { ledger, role, landlock_abi, filtered, mdwe, data_baseline_bytes, solo, grants })
 }
 
-pub(super) fn seal(locked: Locked) -> Result<Sealed, LockError> {
-    let Locked { mut ledger, role, filtered: was_filtered, solo, grants, .. } = locked;
-    let known_missing = ledger.missing.iter().any(|missing| missing.layer == Layer::Mdwe.name());
-    let mdwe = !known_missing && set_mdwe().is_ok() && mdwe().unwrap_or(false);
-    if !mdwe && !known_missing {
-        ledger.lacks(Layer::Mdwe, "PR_SET_MDWE was refused".to_owned(), "do not require mdwe")?;
-    }
+/// Installs the final filter.
+///
+/// # Errors
+/// When it cannot be installed although the first one could, or although seccomp is required.
+pub fn seal(inexecutable: Inexecutable) -> Result<Sealed, LockError> {
+    let Inexecutable { mut ledger, solo, role, filtered: was_filtered, mdwe, grants } = inexecutable;
     let filtered = match apply(Policy::of_seal(role), &solo) {
         Ok(()) => true,
         // With the first filter on, a refused second one is not a missing feature: never go on without it.

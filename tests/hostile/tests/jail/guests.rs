@@ -59,8 +59,9 @@ fn run(rig: &Rig, fork: &ForkOrder, artifact: &OwnedFd, order: &RunOrder) -> End
 }
 
 fn order(fuel: Option<u64>) -> RunOrder {
-    let limits = RunLimits { deadline_us: DEADLINE_US, memory_bytes: 32 << 20, fuel, input_bytes: Some(8) };
-    RunOrder { limits, ..run_order(None) }
+    let order = run_order(None);
+    let limits = RunLimits { deadline_us: DEADLINE_US, fuel, input_bytes: Some(8), ..order.limits };
+    RunOrder { limits, ..order }
 }
 
 #[test]

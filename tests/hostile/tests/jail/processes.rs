@@ -91,7 +91,7 @@ fn fork_that_fails_is_answered_and_the_zygote_lives() {
 
 #[test]
 fn worker_is_forked_where_a_filter_hides_clone3() {
-    let (rig, _directory) = Rig::start_named("without-clone3");
+    let (rig, _directory) = Rig::start_named("no-clone3");
     for role in [Role::Run, Role::RunFiles, Role::Compile] {
         let (worker, report) = rig.locked(&fork_order(role));
         assert_eq!(status_field(worker.pid, "PPid"), std::process::id().to_string(), "{role:?}");

@@ -46,6 +46,7 @@ pub(crate) fn configuration() -> ZygoteConfig {
         memory_bytes_max: 64 << 20,
         landlock_abi_min: 0,
         namespaces: NamespacePolicy::Auto,
+        other_ids: nix::unistd::geteuid().is_root(),
         require: vec![Layer::Seccomp, Layer::NoNewPrivs, Layer::Rlimits, Layer::Capabilities],
     }
 }
@@ -66,7 +67,13 @@ pub(crate) fn run_order(entry: Option<&str>) -> RunOrder {
         entry: entry.map(str::to_owned),
         arguments: Vec::new(),
         environment: Vec::new(),
-        limits: RunLimits { deadline_us: 30_000_000, memory_bytes: 32 << 20, fuel: None, input_bytes: None },
+        limits: RunLimits {
+            deadline_us: 30_000_000,
+            memory_bytes: 32 << 20,
+            data_bytes: 512 << 20,
+            fuel: None,
+            input_bytes: None,
+        },
     }
 }
 

@@ -21,5 +21,6 @@ mod processes;
 mod reports;
 mod residue;
 mod rig;
+mod surroundings;
 mod verdicts;
 mod zygotes;

@@ -73,7 +73,13 @@ struct Outcome {
 }
 
 fn job(text: impl Into<String>) -> Job {
-    let limits = RunLimits { deadline_us: 20_000_000, memory_bytes: 64 << 20, fuel: None, input_bytes: None };
+    let limits = RunLimits {
+        deadline_us: 20_000_000,
+        memory_bytes: 64 << 20,
+        data_bytes: 128 << 20,
+        fuel: None,
+        input_bytes: None,
+    };
     let order = RunOrder {
         name: "guest.wasm".to_owned(),
         entry: None,
