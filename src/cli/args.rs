@@ -54,9 +54,9 @@ pub struct Global {
 pub enum Command {
     /// Run one job now, in the same jail, without a daemon
     ///
-    /// Standard input, output, error and the exit status are the guest's. FILE is recognised by its content: a WASI
-    /// preview 1 command, a module with an exported function, a WASI 0.2 command component, or WebAssembly text.
-    /// What follows FILE is the guest's.
+    /// Standard input, output, error and the exit status are the guest's; where standard error is a terminal,
+    /// control characters in it are spelt out. FILE is recognised by its content: a WASI preview 1 command, a module
+    /// with an exported function, a WASI 0.2 command component, or WebAssembly text. What follows FILE is the guest's.
     #[command(after_help = JOB_HELP, override_usage = "stockade run [OPTIONS] FILE [ARGS]...")]
     Run(Box<JobArgs>),
     /// Run the daemon
@@ -76,7 +76,8 @@ pub enum Command {
     Stats(JsonArgs),
     /// Print every layer of the jail: present, version, missing and how to get it
     ///
-    /// Exits with 1 when a layer that the configuration requires is missing.
+    /// Starts one worker as a daemon would, to see what it has. Exits with 1 when no worker can be started or a layer
+    /// that the configuration requires is missing.
     Doctor(JsonArgs),
     /// Print the jail this job would get, without running it
     #[command(override_usage = "stockade explain [OPTIONS] FILE [ARGS]...")]

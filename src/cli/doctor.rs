@@ -1,7 +1,7 @@
 //! `stockade doctor`: what this machine offers the jail, and what to do about the rest.
 //!
 //! Owns: looking at the places Stockade needs, and how findings are shown.
-//! Never: changes anything, starts a process.
+//! Never: says of a layer that it is there when no worker had it; runs a job.
 
 use std::fmt::Write;
 use std::os::fd::AsRawFd;
@@ -17,7 +17,8 @@ use super::exit;
 use super::output::Output;
 use super::render;
 use super::walls::{self, Wall};
-use crate::config::{Config, Mode};
+use crate::config::Mode;
+use crate::supervisor::Startup;
 use crate::supervisor::logs::display::safe_text;
 
 /// Longest line of a finding, bytes.
@@ -40,11 +41,13 @@ pub struct Examination {
     pub surrounding_filter: bool,
     /// Every layer.
     pub layers: Vec<Wall>,
+    /// Why no start is possible from here, in a line; `None` when one is, and in the developer's mode.
+    pub refused: Option<String>,
     /// The cache of compiled modules.
     pub cache: Place,
     /// The daemon's socket.
     pub socket: Place,
-    /// Every required layer is there.
+    /// A worker can be started, and every required layer is there.
     pub ok: bool,
 }
 
@@ -59,10 +62,18 @@ pub struct Place {
     pub state: String,
 }
 
-/// Looks. Asks the kernel and the file system a few short questions, and tries to connect to the socket.
+/// Looks: starts a zygote and one worker as a daemon would and ends them again, asks the kernel and the file system a
+/// few short questions, and tries to connect to the socket. To be called on the main thread, outside any runtime.
 #[must_use]
-pub fn examine(config: &Config, socket_path: &Path) -> Examination {
-    let layers = walls::survey(config);
+pub fn examine(startup: &Startup, socket_path: &Path) -> Examination {
+    let config = &startup.config;
+    let (layers, refused) = match config.mode {
+        Mode::InProcess => (walls::survey(config), None),
+        Mode::Jailed => {
+            let (layers, trial) = walls::tried(startup);
+            (layers, trial.refused)
+        }
+    };
     Examination {
         version: env!("CARGO_PKG_VERSION"),
         kernel: stockade_worker::survey::kernel_release(),
@@ -75,8 +86,9 @@ pub fn examine(config: &Config, socket_path: &Path) -> Examination {
         surrounding_filter: stockade_worker::survey::surrounding_filter(),
         cache: cache(config.cache.directory.as_deref()),
         socket: daemon(socket_path),
-        ok: !layers.iter().any(Wall::is_fatal),
+        ok: refused.is_none() && !layers.iter().any(Wall::is_fatal),
         layers,
+        refused,
     }
 }
 
@@ -99,6 +111,15 @@ fn text(examination: &Examination, colour: Colour) -> String {
         "stockade {} on Linux {kernel} ({}), as uid {}, mode {}\n",
         examination.version, examination.architecture, examination.uid, examination.mode
     );
+    if let Some(refused) = &examination.refused {
+        let _ = writeln!(
+            text,
+            "  {:<13} {} {}",
+            "worker",
+            colour.bad("REFUSED "),
+            safe_text(refused, LINE_BYTES_MAX)
+        );
+    }
     for wall in &examination.layers {
         wall_lines(&mut text, wall, colour);
     }
@@ -111,6 +132,8 @@ fn text(examination: &Examination, colour: Colour) -> String {
     place_line(&mut text, "socket", &examination.socket, colour);
     let verdict = if examination.ok {
         "every required layer is there"
+    } else if examination.refused.is_some() {
+        "no worker can be started: stockade will not run jobs here"
     } else {
         "a required layer is missing: stockade will not run jobs here"
     };
@@ -188,6 +211,7 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
+    use crate::config::Config;
 
     fn sample() -> Examination {
         Examination {
@@ -198,6 +222,7 @@ mod tests {
             mode: "jailed",
             surrounding_filter: false,
             layers: walls::sample(),
+            refused: None,
             cache: Place { path: Some("/c".into()), usable: true, state: "can be written".to_owned() },
             socket: Place { path: Some("/s".into()), usable: true, state: "a daemon answers".to_owned() },
             ok: true,
@@ -241,13 +266,40 @@ every required layer is there
     }
 
     #[test]
-    fn doctor_on_this_machine_agrees_with_itself() {
+    fn doctor_with_no_worker_to_be_had_says_what_refused_it() {
+        let mut examination = sample();
+        examination.refused = Some("no zygote (it is tired)".to_owned());
+        examination.ok = false;
+        let output = report(&examination, false, Colour::Off);
+        assert_eq!(output.status, 1);
+        assert!(
+            output.stdout.contains("  worker        REFUSED  no zygote (it is tired)\n"),
+            "{}",
+            output.stdout
+        );
+        assert!(output.stdout.ends_with("no worker can be started: stockade will not run jobs here\n"));
+    }
+
+    #[test]
+    fn doctor_in_process_tries_no_worker() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = Config::defaults().unwrap();
+        config.mode = Mode::InProcess;
+        let startup = Startup { config, executable: "/no/such/program".into(), own_files: Vec::new() };
+        let examination = examine(&startup, &directory.path().join("none.sock"));
+        assert!(examination.ok && examination.refused.is_none() && examination.kernel.is_some());
+        assert!(examination.layers.iter().all(|wall| !wall.present && !wall.required));
+    }
+
+    #[test]
+    fn doctor_whose_worker_cannot_be_started_finds_no_layer() {
         let directory = tempfile::tempdir().unwrap();
         let config = Config::defaults().unwrap();
-        let examination = examine(&config, &directory.path().join("none.sock"));
-        assert_eq!(examination.layers.len(), 8);
-        assert_eq!(examination.ok, !examination.layers.iter().any(|wall| wall.required && !wall.present));
-        assert!(examination.kernel.is_some());
+        let startup = Startup { config, executable: "/no/such/program".into(), own_files: Vec::new() };
+        let examination = examine(&startup, &directory.path().join("none.sock"));
+        assert!(!examination.ok);
+        assert!(examination.refused.unwrap().contains("/no/such/program"));
+        assert!(examination.layers.iter().all(|wall| !wall.present || wall.layer == "cgroup"));
     }
 
     #[test]

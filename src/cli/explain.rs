@@ -252,11 +252,11 @@ fn rlimits(config: &Config, limits: &Limits) -> Vec<Rlimit> {
         limit("core", 0),
         limit("fsize", config.jail.file_bytes),
         limit("nofile", config.jail.open_files),
-        limit("data", limits.memory_bytes.saturating_add(config.jail.data_headroom_bytes)),
+        limit("data", config.jail.data_bytes(limits.memory_bytes)),
     ]
 }
 
-/// Only root has other ids to give, and granted directories are entered as whoever granted them.
+/// Only root has other ids to give; then granted directories are entered as whoever granted them.
 const fn ids(config: &Config, own: (u32, u32), files: bool) -> (u32, u32) {
     let jailed = matches!(config.mode, Mode::Jailed);
     if own.0 == 0 && jailed && !files {

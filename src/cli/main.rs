@@ -13,6 +13,7 @@ use super::{
     stats, submit,
 };
 use crate::config::{Config, ConfigError};
+use crate::supervisor::Startup;
 
 /// Runs the command line of this process. Blocks until it is done.
 #[must_use]
@@ -48,7 +49,7 @@ fn dispatch(cli: Cli) -> ExitCode {
         Command::Doctor(args) => with_config(file, exit::USAGE, |config| {
             let socket = super::socket::for_client(socket, config.socket.as_deref());
             let colour = Colour::of(&std::io::stdout());
-            doctor::report(&doctor::examine(&config, &socket), args.json, colour).print()
+            doctor::report(&doctor::examine(&Startup::new(config), &socket), args.json, colour).print()
         }),
         Command::Explain(job) => with_config(file, exit::OWN_FAILURE, |config| {
             explain_report(&job, &config, Colour::of(&std::io::stdout())).print()

@@ -24,10 +24,13 @@ mod refused;
 mod remote;
 pub mod render;
 mod run;
+mod run_logs;
 mod serve;
+mod signals;
 pub mod socket;
 mod stats;
 mod submit;
+pub mod trial;
 pub mod walls;
 
 pub use bill::Colour;

@@ -6,14 +6,17 @@
 use std::io::{IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use stockade_wire::job::{JobResult, LogStream, Phase};
+use stockade_wire::job::{JobResult, Phase};
 use tokio::task::LocalSet;
 
 use super::args::JobArgs;
 use super::output::Output;
+use super::run_logs::LogText;
+use super::signals::{InheritedSignalsError, begin_afresh};
 use super::{ArgsError, Colour, bill, exit, refused, render};
 use crate::config::Config;
 use crate::daemon::{SignalError, StopSignals};
@@ -29,6 +32,8 @@ pub(super) const BROKEN_PIPE_STATUS: u8 = 128 + 13;
 /// Why no job was run.
 #[derive(Debug, thiserror::Error)]
 enum RunError {
+    #[error(transparent)]
+    InheritedSignals(#[from] InheritedSignalsError),
     #[error(transparent)]
     Args(#[from] ArgsError),
     #[error(transparent)]
@@ -63,8 +68,9 @@ pub(super) fn run(mut config: Config, args: &JobArgs) -> ExitCode {
     if std::env::var_os("RUST_LOG").is_none() && std::env::var_os("STOCKADE_LOG_FILTER").is_none() {
         "error".clone_into(&mut config.log.filter);
     }
-    let outcome = observe::to_stderr(&config.log)
+    let outcome = begin_afresh()
         .map_err(RunError::from)
+        .and_then(|()| Ok(observe::to_stderr(&config.log)?))
         .and_then(|()| on_this_thread(run_one(config, args)).map_err(RunError::Runtime)?);
     match outcome {
         Ok(status) => ExitCode::from(status),
@@ -95,12 +101,12 @@ async fn run_one(config: Config, args: &JobArgs) -> Result<u8, RunError> {
         }
     };
     let watched = Watched { supervisor: &supervisor, caller, id: &id };
-    let shown = tokio::select! {
-        shown = watched.to_the_end(args, module_bytes) => shown,
+    let (shown, result) = tokio::select! {
+        end = watched.to_the_end(args, module_bytes) => end,
         status = watched.interrupted(&mut signals) => return Ok(status),
     };
-    let result = supervisor.wait(&caller, &id).await.ok_or(RunError::Lost)?;
     supervisor.end().await;
+    let result = result.ok_or(RunError::Lost)?;
     let status = report(&result, args)?;
     Ok(if shown.is_err() { BROKEN_PIPE_STATUS } else { status })
 }
@@ -114,7 +120,13 @@ struct Watched<'a> {
 
 impl Watched<'_> {
     /// Shows what the guest writes as it writes it, until the job is over. An error is a reader who went away.
-    async fn to_the_end(&self, args: &JobArgs, module_bytes: usize) -> std::io::Result<()> {
+    async fn to_the_end(
+        &self,
+        args: &JobArgs,
+        module_bytes: usize,
+    ) -> (std::io::Result<()>, Option<Rc<JobResult>>) {
+        // Taken hold of before anything is shown: a reader may take longer over that than results are kept.
+        let end = self.supervisor.end_of(&self.caller, self.id);
         let progress = self.progress(args, module_bytes);
         let shown = async {
             if args.json {
@@ -126,8 +138,11 @@ impl Watched<'_> {
         if shown.is_err() {
             let _ = self.supervisor.cancel(&self.caller, self.id);
         }
-        self.supervisor.wait(&self.caller, self.id).await;
-        shown
+        let result = match end {
+            Some(end) => Some(end.await),
+            None => None,
+        };
+        (shown, result)
     }
 
     async fn output(&self) -> std::io::Result<()> {
@@ -142,19 +157,11 @@ impl Watched<'_> {
     /// The guest's standard error, and a function's standard output, which is not the job's output.
     async fn logs(&self) -> std::io::Result<()> {
         let Some(mut logs) = self.supervisor.logs(&self.caller, self.id) else { return Ok(()) };
+        let mut text = LogText::new(std::io::stderr().is_terminal());
         while let Some(piece) = logs.next().await {
-            let mut bytes = piece.bytes;
-            if piece.skipped_bytes > 0 {
-                let stream = match piece.stream {
-                    LogStream::Stdout => "standard output",
-                    LogStream::Stderr => "standard error",
-                };
-                let notice = format!("[{} bytes of {stream} lost: --log-buffer]\n", piece.skipped_bytes);
-                bytes.splice(0..0, notice.into_bytes());
-            }
-            write_off_thread(bytes, std::io::stderr).await?;
+            write_off_thread(text.next(piece), std::io::stderr).await?;
         }
-        Ok(())
+        write_off_thread(text.finish(), std::io::stderr).await
     }
 
     /// On a terminal, says that a module is being compiled when that takes a while.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::output::Output;
+use super::signals::{InheritedSignalsError, begin_afresh};
 use super::{exit, socket};
 use crate::config::Config;
 use crate::daemon::{self, DaemonError, Listener, SignalError, SocketError, StopSignals};
@@ -22,6 +23,8 @@ const END_TIMEOUT: Duration = Duration::from_secs(2);
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
 enum ServeError {
+    #[error(transparent)]
+    InheritedSignals(#[from] InheritedSignalsError),
     #[error(transparent)]
     Observe(#[from] ObserveError),
     #[error("no event loop")]
@@ -45,6 +48,7 @@ pub(super) fn serve(config: Config, socket_flag: Option<&Path>) -> ExitCode {
 }
 
 fn try_serve(config: Config, socket_flag: Option<&Path>) -> Result<(), ServeError> {
+    begin_afresh()?;
     observe::to_stderr(&config.log)?;
     let path = socket::for_daemon(socket_flag, config.socket.as_deref());
     super::run::on_this_thread(async {
@@ -52,7 +56,8 @@ fn try_serve(config: Config, socket_flag: Option<&Path>) -> Result<(), ServeErro
         // Before the zygote: a second daemon is refused without having started anything.
         let listener = Listener::bind(&path, config.clients.socket_mode)?;
         let clients = config.clients.clone();
-        let supervisor = Startup::new(config).start().await?;
+        let startup = Startup { own_files: listener.files(), ..Startup::new(config) };
+        let supervisor = startup.start().await?;
         tracing::info!(socket = %path.display(), "ready");
         daemon::serve(supervisor.clone(), listener, &clients, async || stop.next().await).await?;
         if timeout(END_TIMEOUT, supervisor.end()).await.is_err() {

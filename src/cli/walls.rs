@@ -1,14 +1,16 @@
 //! Every layer on this machine as the configuration would have it, for `doctor` and `explain`.
 //!
-//! Owns: joining what the kernel offers, what cgroups there are and what the configuration says.
-//! Never: enters a layer, starts a process.
+//! Owns: joining what the kernel offers or a worker had, what cgroups there are and what the configuration says.
+//! Never: enters a layer itself.
 
 use serde::Serialize;
 use stockade_wire::job::Layer;
 use stockade_wire::zygote::NamespacePolicy;
 use stockade_worker::survey::Finding;
 
+use super::trial::Trial;
 use crate::config::{Config, Mode};
+use crate::supervisor::Startup;
 use crate::supervisor::cgroup::{self, Controller, Discovery};
 
 /// One layer on this machine.
@@ -18,7 +20,7 @@ pub struct Wall {
     pub layer: &'static str,
     /// The configuration refuses to start without it.
     pub required: bool,
-    /// A worker started from here and with this configuration would have it.
+    /// A worker started from here and with this configuration has it, if one was tried; would be offered it, if not.
     pub present: bool,
     /// Version or kind, where there are several.
     pub version: Option<String>,
@@ -36,12 +38,27 @@ impl Wall {
     }
 }
 
-/// Looks at every layer. A few short questions to the kernel and small files; changes nothing.
+/// What the kernel and this process's surroundings offer of every layer. A few short questions to the kernel and small
+/// files; changes nothing.
 #[must_use]
 pub fn survey(config: &Config) -> Vec<Wall> {
+    join(offered(config), config)
+}
+
+/// What a worker has of every layer, as the trial of `startup` shows it, and what came of that.
+#[must_use]
+pub fn tried(startup: &Startup) -> (Vec<Wall>, Trial) {
+    // Before the trial, which may move this process in the cgroup tree.
+    let offered = offered(&startup.config);
+    let trial = Trial::of(startup);
+    let seen = offered.into_iter().map(|finding| trial.seen(finding)).collect();
+    (join(seen, &startup.config), trial)
+}
+
+fn offered(config: &Config) -> Vec<Finding> {
     let mut findings = stockade_worker::survey::survey();
     findings.push(leaves(&cgroup::discover(&config.cgroup.root)));
-    join(findings, config)
+    findings
 }
 
 /// The findings in the order of [`Layer::ALL`], seen with the configuration's eyes.

@@ -140,6 +140,14 @@ pub struct Jail {
     pub data_headroom_bytes: u64,
 }
 
+impl Jail {
+    /// Private memory of a worker with a job of that memory limit, above what it has before any job, bytes.
+    #[must_use]
+    pub const fn data_bytes(&self, memory_bytes: u64) -> u64 {
+        memory_bytes.saturating_add(self.data_headroom_bytes)
+    }
+}
+
 /// Ids of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RunAs {
@@ -196,6 +204,15 @@ pub struct Ceilings {
     pub fuel: u64,
 }
 
+impl Ceilings {
+    /// Most bytes that the result of one job takes while it is kept: its output, and its two logs twice, since they can
+    /// still be followed.
+    #[must_use]
+    pub const fn kept_bytes_max(&self) -> u64 {
+        self.output_bytes.saturating_add(self.log_bytes.saturating_mul(4))
+    }
+}
+
 /// Limits of one compilation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Compile {
@@ -225,9 +242,9 @@ pub struct Cache {
 /// Results of ended jobs kept for those who ask later.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Results {
-    /// Most results.
+    /// Most results; 0 keeps none.
     pub kept_max: usize,
-    /// Most bytes of all results together.
+    /// Most bytes of all results together; at least [`Ceilings::kept_bytes_max`].
     pub bytes_max: u64,
     /// Longest time.
     pub kept_for: Duration,
@@ -259,7 +276,8 @@ pub struct Clients {
 /// What clients may grant to their jobs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grants {
-    /// Roots below which other users may grant directories; the daemon's own user and root may grant any.
+    /// Roots, without links in their paths, below which other users may grant directories; the daemon's own user and
+    /// root may grant any but those with its cache, key or socket.
     pub directories: Vec<PathBuf>,
 }
 
@@ -291,7 +309,8 @@ pub struct Kill {
 /// Limits of a kind of job, by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Profile {
-    /// Wall time for waiting and running together; compiling has limits of its own.
+    /// Wall time for waiting, for a compiler and for a worker, and running together; compiling itself has limits of its
+    /// own.
     pub timeout: Duration,
     /// Time between SIGTERM and SIGKILL.
     pub grace: Duration,
@@ -312,7 +331,8 @@ pub struct Profile {
 /// What one job may use: its profile, what it asked for, within the ceilings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Wall time for waiting and running together; compiling has limits of its own.
+    /// Wall time for waiting, for a compiler and for a worker, and running together; compiling itself has limits of its
+    /// own.
     pub timeout: Duration,
     /// Time between SIGTERM and SIGKILL.
     pub grace: Duration,

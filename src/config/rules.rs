@@ -9,6 +9,7 @@ use stockade_wire::zygote::NamespacePolicy;
 
 use super::error::ConfigError;
 use super::layers::Layers;
+use super::units::show_size;
 use super::{CgroupRoot, Config, Mode, Profile};
 
 /// Room in a frame for everything of a result but its output and logs.
@@ -26,6 +27,7 @@ pub(super) fn check(config: &Config, layers: &Layers) -> Result<(), ConfigError>
         .or_else(|| counts(config))
         .or_else(|| walls(config))
         .or_else(|| frames(config))
+        .or_else(|| results(config))
         .or_else(|| filter(config))
         .or_else(|| default_profile(config))
         .or_else(|| config.profiles.iter().find_map(|(name, profile)| ceiling(config, name, profile)));
@@ -99,6 +101,19 @@ fn frames(config: &Config) -> Option<Broken> {
             "ceilings.output_bytes",
             "with twice ceilings.log_bytes at most 95M, since a result has to fit in one frame of 96M",
         );
+    }
+    None
+}
+
+fn results(config: &Config) -> Option<Broken> {
+    let least = config.ceilings.kept_bytes_max();
+    if config.results.bytes_max < least {
+        let rule = format!(
+            "at least {}, ceilings.output_bytes and four times ceilings.log_bytes, or the result of a job that is allowed \
+             could not be kept; results.kept_max = 0 keeps none",
+            show_size(least)
+        );
+        return broken("results.bytes_max", rule);
     }
     None
 }

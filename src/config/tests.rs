@@ -268,6 +268,14 @@ fn configuration_that_contradicts_itself_is_refused() {
         ("[jail]\nnamespaces = \"off\"\nrequire = [\"namespaces\"]", "F:2: `jail.namespaces` = off"),
         ("[cgroup]\nroot = \"off\"\n[jail]\nrequire = [\"cgroup\"]", "F:2: `cgroup.root` = off"),
         ("[ceilings]\noutput_bytes = \"80M\"", "F:2: `ceilings.output_bytes` = 80M"),
+        (
+            "[results]\nbytes_max = \"95M\"",
+            "F:2: `results.bytes_max` = 95M contradicts the rest of the configuration: at least 96M, ceilings.output_bytes",
+        ),
+        (
+            "[ceilings]\nlog_bytes = \"15M\"\n[results]\nbytes_max = \"123M\"",
+            "F:4: `results.bytes_max` = 123M",
+        ),
         ("[log]\nfilter = \"stockade=loud\"", "F:2: `log.filter` = stockade=loud"),
         (
             "default_profile = \"nobody\"",

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use stockade_wire::CLIENT_PROTOCOL_VERSION;
 use stockade_wire::client::{FromDaemon, ToDaemon};
-use stockade_wire::job::Submission;
+use stockade_wire::job::{JobResult, Submission};
 use stockade_wire::limits::{HELLO_FRAME_BYTES_MAX, LOG_CHUNK_BYTES_MAX, NAME_BYTES_MAX};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -186,15 +186,17 @@ impl<J: Jobs> Connection<J> {
         match self.shared.jobs.submit(&self.caller, submission) {
             Err(refusal) => self.send(FromDaemon::Refused { request, refusal }).await,
             Ok(job) => {
-                let accepted = FromDaemon::Accepted { request, job: job.clone() };
-                if wait {
-                    // Accepted goes out first: answers leave in the order in which they ask for room.
-                    self.send(accepted).await?;
-                    self.start_waiting(request, job);
-                    Ok(())
-                } else {
-                    self.send(accepted).await
+                // Taken hold of at once: by the time a slow client has taken the first answer, the job may be over and
+                // forgotten.
+                let end = if wait { self.shared.jobs.end_of(&self.caller, &job) } else { None };
+                // Accepted goes out first: answers leave in the order in which they ask for room.
+                self.send(FromDaemon::Accepted { request, job }).await?;
+                match end {
+                    Some(end) => self.start_waiting(request, end),
+                    None if wait => self.send(FromDaemon::NotFound { request }).await?,
+                    None => {}
                 }
+                Ok(())
             }
         }
     }
@@ -206,20 +208,21 @@ impl<J: Jobs> Connection<J> {
             Some(Lookup::Running(summary)) if !wait => {
                 self.send(FromDaemon::Running { request, summary }).await
             }
-            Some(Lookup::Running(_)) => {
-                self.start_waiting(request, job);
-                Ok(())
-            }
+            Some(Lookup::Running(_)) => match self.shared.jobs.end_of(&self.caller, &job) {
+                None => self.send(FromDaemon::NotFound { request }).await,
+                Some(end) => {
+                    self.start_waiting(request, end);
+                    Ok(())
+                }
+            },
         }
     }
 
-    fn start_waiting(&mut self, request: u64, job: String) {
-        let (jobs, caller, outbound) = (self.shared.jobs.clone(), self.caller, self.outbound.clone());
+    fn start_waiting(&mut self, request: u64, end: impl Future<Output = Rc<JobResult>> + 'static) {
+        let outbound = self.outbound.clone();
         self.start(async move {
-            match jobs.wait(&caller, &job).await {
-                Some(result) => outbound.finished(request, &result).await,
-                None => outbound.send(&FromDaemon::NotFound { request }).await,
-            }
+            let result = end.await;
+            outbound.finished(request, &result).await
         });
     }
 

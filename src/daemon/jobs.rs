@@ -28,8 +28,9 @@ pub trait Jobs: Clone + 'static {
     /// Where a job is. Never blocks.
     fn result(&self, caller: &Caller, job: &str) -> Option<Lookup>;
 
-    /// The result of a job, when it is there. Dropping the future leaves the job alone.
-    fn wait(&self, caller: &Caller, job: &str) -> impl Future<Output = Option<Rc<JobResult>>>;
+    /// The result of a job, when it is there, however long after that it is awaited. Never blocks itself. Dropping the
+    /// future leaves the job alone.
+    fn end_of(&self, caller: &Caller, job: &str) -> Option<impl Future<Output = Rc<JobResult>> + 'static>;
 
     /// Begins to end a job; `false` when there is none to end, whatever the reason. Never blocks.
     fn cancel(&self, caller: &Caller, job: &str) -> bool;
@@ -53,7 +54,7 @@ pub trait FollowLogs: 'static {
     /// The next piece, when it is there; `None` when the job is over and everything was read.
     fn next(&mut self) -> impl Future<Output = Option<LogPiece>>;
 
-    /// The next piece, if it is there already.
+    /// The next piece of what was there when the reader was made, and no later one.
     fn now(&mut self) -> Option<LogPiece>;
 }
 
@@ -68,8 +69,8 @@ impl Jobs for Supervisor {
         self.result(caller, job)
     }
 
-    async fn wait(&self, caller: &Caller, job: &str) -> Option<Rc<JobResult>> {
-        self.wait(caller, job).await
+    fn end_of(&self, caller: &Caller, job: &str) -> Option<impl Future<Output = Rc<JobResult>> + 'static> {
+        self.end_of(caller, job)
     }
 
     fn cancel(&self, caller: &Caller, job: &str) -> bool {

@@ -132,6 +132,12 @@ impl Listener {
         &self.file.path
     }
 
+    /// The socket and its lock in the file system.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        vec![self.file.path.clone(), self.lock.path.clone()]
+    }
+
     /// The listening socket and its name in the file system, to be let go of first, and the lock, to be kept
     /// until the daemon is over.
     pub(super) fn into_parts(self) -> (UnixListener, impl Drop, Lock) {

@@ -3,7 +3,8 @@
 //! Owns: every reason to refuse one before it costs anything.
 //! Never: waits, touches a file or a worker: it looks at the submission, the configuration and the load alone.
 
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use stockade_wire::client::{Refusal, RefusalReason};
@@ -36,6 +37,8 @@ pub(crate) struct Load {
     pub(crate) layers: Vec<Layer>,
     /// User the supervisor runs as.
     pub(crate) own_uid: u32,
+    /// Files and directories of the supervisor's own, by their resolved paths.
+    pub(crate) own_files: Rc<[PathBuf]>,
 }
 
 /// Bytes a submission makes the supervisor hold.
@@ -63,7 +66,7 @@ pub(crate) fn admit(
     strings("arguments", submission.arguments.iter())?;
     strings("environment", submission.environment.iter().flat_map(|(key, value)| [key, value]))?;
     environment(&submission.environment)?;
-    directories(&submission.directories, caller, config, load.own_uid)?;
+    directories(&submission.directories, caller, config, load)?;
     layers(submission, load)?;
     let name = submission.profile.as_ref().unwrap_or(&config.default_profile);
     let profile = config.profiles.get(name).ok_or_else(|| {
@@ -199,7 +202,7 @@ fn directories(
     grants: &[DirectoryGrant],
     caller: Caller,
     config: &Config,
-    own_uid: u32,
+    load: &Load,
 ) -> Result<(), Refusal> {
     let bytes: usize = grants.iter().map(|grant| grant.host.len() + grant.guest.len() + 17).sum();
     if grants.len() > DIRECTORIES_MAX || bytes > DIRECTORIES_BYTES_MAX {
@@ -214,12 +217,14 @@ fn directories(
             && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
         let named = |text: &str| !text.is_empty() && text.len() <= PATH_BYTES_MAX && !text.contains('\0');
         if !plain || !named(&grant.host) || !named(&grant.guest) {
-            let message = format!("{:?} must be an absolute path without `..`", grant.host);
+            let message =
+                format!("{:?} must be an absolute path without `..`, as `realpath` prints it", grant.host);
             return Err(refuse(RefusalReason::Directory, message));
         }
         // Root and the daemon's own user could read it anyway. A daemon that is not root lends its own rights to
-        // every job, so for others the operator has to have said that it may.
-        let trusted = caller.uid == 0 || caller.uid == own_uid;
+        // every job, so for others the operator has to have said that it may. That the path is what it says, without
+        // a link in it, is for the worker to see to, which opens it.
+        let trusted = caller.uid == 0 || caller.uid == load.own_uid;
         let listed = config.grants.directories.iter().any(|root| path.starts_with(root));
         if !trusted && !listed {
             let message = format!(
@@ -228,8 +233,27 @@ fn directories(
             );
             return Err(refuse(RefusalReason::Directory, message));
         }
+        not_own_files(path, &load.own_files)?;
     }
     Ok(())
+}
+
+/// Whoever submitted it: with the key, a guest could have its own native code taken for a compiled module in the jobs
+/// of everybody else.
+fn not_own_files(granted: &Path, own_files: &[PathBuf]) -> Result<(), Refusal> {
+    let within = |own: &&PathBuf| own.starts_with(granted) || granted.starts_with(own);
+    match own_files.iter().find(within) {
+        Some(own) => {
+            let message = format!(
+                "{} would give the guest {}, which is Stockade's own; grant a directory that does not hold it, or \
+                 have it elsewhere (cache.directory, cache.key_file, socket)",
+                granted.display(),
+                own.display()
+            );
+            Err(refuse(RefusalReason::Directory, message))
+        }
+        None => Ok(()),
+    }
 }
 
 fn layers(submission: &Submission, load: &Load) -> Result<(), Refusal> {

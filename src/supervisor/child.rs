@@ -4,9 +4,11 @@
 //! Never: knows what the child is for.
 //!
 //! A [`Child`] that is dropped before it was reaped is killed, and the [`Graveyard`] reaps it as soon as it has
-//! exited: whoever stops waiting for one, at whatever point, leaves neither a process nor a zombie nor a leaf.
+//! exited: whoever stops waiting for one, at whatever point, leaves neither a process nor a zombie nor a leaf. A child
+//! nobody was told of, because its zygote died before it could tell, is found by its process group and reaped too.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -15,6 +17,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use stockade_sys::pidfd::{self, Ended};
 use tokio::io::unix::AsyncFd;
@@ -45,7 +48,7 @@ impl Child {
         // Should it fail, the descriptor goes with it, and the child is reached by its pid alone. That is still its
         // own: it is ours, and not reaped.
         let pidfd = watch(pidfd).inspect_err(|_| end_by_pid(pid))?;
-        graveyard.unreaped.set(graveyard.unreaped.get() + 1);
+        graveyard.unreaped.borrow_mut().insert(pid);
         Ok(Self { pid, pidfd: Some(pidfd), leaf, graveyard: Rc::clone(graveyard) })
     }
 
@@ -103,7 +106,7 @@ impl Child {
     pub(crate) fn reap(&mut self) -> Option<Ended> {
         let ended = reap(self.pidfd.as_ref()?, self.pid)?;
         self.pidfd = None;
-        self.graveyard.one_reaped();
+        self.graveyard.reaped(self.pid);
         ended
     }
 }
@@ -141,8 +144,11 @@ fn reap(pidfd: &AsyncFd<OwnedFd>, pid: u32) -> Option<Option<Ended>> {
 #[derive(Default)]
 pub(crate) struct Graveyard {
     buried: RefCell<Vec<Buried>>,
-    /// Children that are not reaped, buried or not.
-    unreaped: Cell<usize>,
+    /// Children that are not reaped, buried or not, by their ids.
+    unreaped: RefCell<BTreeSet<u32>>,
+    /// Process groups in which there may be a child that is not among those. Each had a child when it was noted, and
+    /// is forgotten with its last.
+    suspected: RefCell<BTreeSet<u32>>,
     sexton: RefCell<Option<Waker>>,
     deserted: Notify,
 }
@@ -167,7 +173,7 @@ impl Graveyard {
     pub(crate) async fn deserted(&self) {
         loop {
             let deserted = self.deserted.notified();
-            if self.unreaped.get() == 0 {
+            if self.unreaped.borrow().is_empty() {
                 return;
             }
             deserted.await;
@@ -190,10 +196,46 @@ impl Graveyard {
         }
     }
 
-    fn one_reaped(&self) {
-        self.unreaped.set(self.unreaped.get().saturating_sub(1));
-        if self.unreaped.get() == 0 {
+    fn reaped(&self, pid: u32) {
+        let mut unreaped = self.unreaped.borrow_mut();
+        unreaped.remove(&pid);
+        if unreaped.is_empty() {
             self.deserted.notify_waiters();
+        }
+    }
+
+    /// Notes that the leader of process group `group`, a child of ours that has not been reaped, may have had others
+    /// that nobody was told of. They end by themselves, having nobody to speak with.
+    pub(crate) fn suspect(&self, group: u32) {
+        self.suspected.borrow_mut().insert(group);
+    }
+
+    /// Reaps the dead that nobody knows of. To be called now and then.
+    pub(crate) fn sweep(&self) {
+        self.suspected.borrow_mut().retain(|group| self.may_hold_strangers(as_pid(*group)));
+    }
+
+    /// Whether there may be strangers left in a group once the dead ones that the kernel shows are reaped. It shows one
+    /// at a time, so that a child somebody is about to reap hides what comes after it until the next time.
+    fn may_hold_strangers(&self, group: Pid) -> bool {
+        let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        loop {
+            let dead = match waitid(Id::PGid(group), look) {
+                Ok(status) => status.pid(),
+                Err(Errno::ECHILD) => return false,
+                Err(errno) => {
+                    tracing::error!(%errno, %group, "children nobody knows of cannot be looked for");
+                    return false;
+                }
+            };
+            let known =
+                |pid: Pid| u32::try_from(pid.as_raw()).is_ok_and(|pid| self.unreaped.borrow().contains(&pid));
+            let Some(stranger) = dead.filter(|pid| !known(*pid)) else { return true };
+            let reaped = waitid(Id::Pid(stranger), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG);
+            tracing::debug!(pid = %stranger, ok = reaped.is_ok(), "reaped a child whose zygote died before it could tell");
+            if reaped.is_err() {
+                return true;
+            }
         }
     }
 
@@ -204,10 +246,11 @@ impl Graveyard {
             if let Some(leaf) = one.leaf {
                 remove(leaf);
             }
-            self.one_reaped();
+            self.reaped(one.pid);
         }
         // The only one who knows of it is this task: nothing will be buried any more.
-        if self.unreaped.get() == 0 && Rc::strong_count(self) == 1 { Poll::Ready(()) } else { Poll::Pending }
+        let over = self.unreaped.borrow().is_empty() && Rc::strong_count(self) == 1;
+        if over { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 

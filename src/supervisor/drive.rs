@@ -3,20 +3,21 @@
 //! Owns: the order of the steps, the clock of the deadline, and the making of the result.
 //! Never: does a step itself.
 //!
-//! The deadline runs while the job waits for a place and while it runs. It stands still while its module is
-//! compiled: that has a limit of its own, is paid once, and is not the job's doing.
+//! The deadline runs while the job waits, for a compiler or for a place, and while it runs. It stands still while its
+//! module is compiled: that has a limit of its own, is paid once, and is not the job's doing.
 
 use std::cell::RefCell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use stockade_wire::bytes::ByteBuf;
 use stockade_wire::client::{Refusal, RefusalReason, Statistics};
 use stockade_wire::job::{Bill, Digest, JobResult, ModuleSource, Outcome, Phase, Walls};
-use stockade_wire::worker::{Ending, RunLimits, RunOrder};
+use stockade_wire::worker::{RunLimits, RunOrder};
 
-use super::artifact::{self, Artifact, Artifacts, Compile, Key, Landed};
+use super::artifact::{self, Artifact, Artifacts, Compile, Key, Landed, Wanted};
 use super::in_process::InProcess;
 use super::job::Job;
 use super::job::ladder::{Cause, Waits};
@@ -84,10 +85,10 @@ impl Executor {
         })
     }
 
-    async fn artifact(&self, key: Key, module: Option<Rc<Vec<u8>>>) -> Landed {
+    async fn artifact(&self, key: Key, module: Option<Arc<Vec<u8>>>, wanted: &mut Wanted<'_>) -> Landed {
         match self {
-            Self::Jailed { artifacts, .. } => artifacts.get(key, module).await,
-            Self::InProcess { artifacts, .. } => artifacts.get(key, module).await,
+            Self::Jailed { artifacts, .. } => artifacts.get(key, module, wanted).await,
+            Self::InProcess { artifacts, .. } => artifacts.get(key, module, wanted).await,
         }
     }
 
@@ -173,18 +174,19 @@ async fn attempt(
     record: &mut Record,
 ) -> Result<Outcome, Outcome> {
     let Payload { module, input, descriptor } = payload;
-    let (key, artifact) = artifact_for(core, job, module, record).await?;
+    let mut wanted = Wanted { job, left: job.admitted.limits.timeout };
+    let (key, artifact) = artifact_for(core, &mut wanted, module, record).await?;
     job.enter(Phase::Queued);
     let queued = Instant::now();
-    let deadline = queued + job.admitted.limits.timeout;
+    let deadline = queued + wanted.left;
     let place = tokio::select! {
         biased;
         cause = job.stop_asked() => return Err(outcome::stopped_waiting(cause)),
-        place = core.places.acquire() => place,
+        place = core.places.take(job.admitted.caller.uid) => place,
         () = tokio::time::sleep_until(deadline.into()) => return Err(outcome::stopped_waiting(Cause::Deadline)),
     };
-    let place = place.map_err(|error| outcome::internal("places", error.to_string()))?;
-    record.bill.queue_us = Some(micros_since(queued, Instant::now()));
+    let waited_us = record.bill.queue_us.unwrap_or_default();
+    record.bill.queue_us = Some(waited_us.saturating_add(micros_since(queued, Instant::now())));
     tracing::debug!(queue_us = record.bill.queue_us, "place free");
     core.counters.borrow_mut().running += 1;
     let input_bytes = descriptor.borrow().is_none().then_some(input.0.len() as u64);
@@ -195,7 +197,8 @@ async fn attempt(
     };
     let outcome = match input {
         Ok(input) => {
-            let work = Work { key, artifact, input, input_bytes, deadline };
+            let data_bytes = core.config.jail.data_bytes(job.admitted.limits.memory_bytes);
+            let work = Work { key, artifact, input, input_bytes, deadline, data_bytes };
             execute(core, job, work, record).await
         }
         Err(error) => Err(outcome::internal("input", format!("no memory for the input: {error}"))),
@@ -212,6 +215,8 @@ pub(super) struct Work {
     pub(super) input: Rc<OwnedFd>,
     pub(super) input_bytes: Option<u64>,
     pub(super) deadline: Instant,
+    /// Private memory of a worker, see [`RunLimits::data_bytes`].
+    pub(super) data_bytes: u64,
 }
 
 impl Work {
@@ -223,10 +228,10 @@ impl Work {
             entry: admitted.entry.clone(),
             arguments: admitted.arguments.clone(),
             environment: admitted.environment.clone(),
-            directories: admitted.directories.clone(),
             limits: RunLimits {
                 deadline_us: micros_since(Instant::now(), self.deadline),
                 memory_bytes: admitted.limits.memory_bytes,
+                data_bytes: self.data_bytes,
                 fuel: admitted.limits.fuel,
                 input_bytes: self.input_bytes,
             },
@@ -236,16 +241,17 @@ impl Work {
 
 async fn artifact_for(
     core: &Core,
-    job: &Job,
+    wanted: &mut Wanted<'_>,
     module: ModuleSource,
     record: &mut Record,
 ) -> Result<(Key, Rc<Artifact>), Outcome> {
+    let (job, given) = (wanted.job, wanted.left);
     job.enter(Phase::Compiling);
     let since = Instant::now();
     let (digest, module) = match module {
         ModuleSource::Digest(digest) => (digest, None),
         ModuleSource::Bytes(bytes) => {
-            let module = Rc::new(bytes.0);
+            let module = Arc::new(bytes.0);
             (artifact::digest(&module).await, Some(module))
         }
     };
@@ -253,10 +259,12 @@ async fn artifact_for(
     let key = Key { digest, metered: job.admitted.limits.fuel.is_some() };
     let landed = tokio::select! {
         biased;
-        landed = core.executor.artifact(key, module) => landed,
+        landed = core.executor.artifact(key, module, wanted) => landed,
         cause = job.stop_asked() => return Err(outcome::stopped_waiting(cause)),
     };
-    record.bill.compile_us = Some(micros_since(since, Instant::now()));
+    let waited_us = u64::try_from(given.saturating_sub(wanted.left).as_micros()).unwrap_or(u64::MAX);
+    record.bill.queue_us = Some(waited_us);
+    record.bill.compile_us = Some(micros_since(since, Instant::now()).saturating_sub(waited_us));
     tracing::debug!(compile_us = record.bill.compile_us, compiled = landed.is_ok(), "module ready");
     landed.map(|artifact| (key, artifact)).map_err(|outcome| outcome.as_ref().clone())
 }
@@ -290,6 +298,7 @@ async fn execute(core: &Core, job: &Rc<Job>, work: Work, record: &mut Record) ->
             if let Some(report) = &end.report {
                 note_report(report, record);
             }
+            record.exit_code = outcome::exit_code(&end.outcome, end.report.as_ref());
             Ok(end.outcome)
         }
     }
@@ -335,9 +344,11 @@ async fn assigned(
     }
 }
 
-/// A layer that is missing for this job alone is its grants' doing; anything else is ours.
+/// A layer that is missing for this job alone is what it asked for's doing, and so is a directory that cannot be
+/// had; anything else is ours.
 fn no_worker(error: &PoolError) -> Outcome {
     match error {
+        PoolError::Worker(WorkerError::NotGranted(why)) => outcome::not_granted(why.clone()),
         PoolError::Worker(WorkerError::LayerMissing(_)) => outcome::denied(&Refusal {
             reason: RefusalReason::MissingLayer,
             message: error.to_string(),
@@ -372,7 +383,7 @@ fn conclude(end: &RunEnd, record: &mut Record) -> Outcome {
     let Some(ended) = &end.ended else {
         return outcome::internal("not_reaped", "the kernel did not say how the worker ended".to_owned());
     };
-    outcome::judge(&Evidence {
+    let outcome = outcome::judge(&Evidence {
         exit: ended.exit,
         oom_kills: leaf.and_then(|leaf| leaf.oom_kills),
         told: end.told,
@@ -381,7 +392,9 @@ fn conclude(end: &RunEnd, record: &mut Record) -> Outcome {
         forbidden: replies.forbidden,
         panicked: replies.panicked.as_deref(),
         protocol: replies.broken.as_deref(),
-    })
+    });
+    record.exit_code = outcome::exit_code(&outcome, replies.report.as_ref());
+    outcome
 }
 
 /// Takes over the figures that only the worker has. They can flatter a guest, never hurt another.
@@ -392,8 +405,4 @@ fn note_report(report: &stockade_wire::worker::RunReport, record: &mut Record) {
     record.bill.wasm_memory_peak_bytes = Some(report.wasm_memory_peak_bytes);
     record.bill.host_calls = Some(0);
     record.walls.mdwe = report.mdwe;
-    record.exit_code = match &report.ending {
-        Ending::Exited(status) if report.command => Some(*status),
-        _ => None,
-    };
 }

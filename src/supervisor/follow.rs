@@ -24,26 +24,58 @@ pub struct LogPiece {
 /// One reader of one job's logs.
 pub struct LogFollower {
     job: Rc<Job>,
-    next: [u64; 2],
+    /// Whose turn it is comes first.
+    places: [Place; 2],
 }
 
-const STREAMS: [LogStream; 2] = [LogStream::Stdout, LogStream::Stderr];
+/// How far one stream was read.
+struct Place {
+    stream: LogStream,
+    /// Offset of the next byte.
+    next: u64,
+    /// Where the stream ended when its reader was made.
+    end: u64,
+}
+
+impl Place {
+    /// The next part. With `to_end`, of what was there when the reader was made.
+    fn read(&mut self, job: &Job, to_end: bool) -> Option<LogPiece> {
+        let chunk = job.ring(self.stream).borrow().read_from(self.next, LOG_CHUNK_BYTES_MAX);
+        let (mut skipped_bytes, mut bytes) = (chunk.skipped_bytes, chunk.bytes);
+        if to_end {
+            let left = self.end.saturating_sub(self.next);
+            skipped_bytes = skipped_bytes.min(left);
+            bytes.truncate(usize::try_from(left - skipped_bytes).unwrap_or(usize::MAX));
+        }
+        self.next += skipped_bytes + bytes.len() as u64;
+        let nothing = bytes.is_empty() && skipped_bytes == 0;
+        (!nothing).then_some(LogPiece { stream: self.stream, skipped_bytes, bytes })
+    }
+}
 
 impl LogFollower {
     pub(super) fn new(job: Rc<Job>) -> Self {
-        Self { job, next: [0; 2] }
+        let places = [LogStream::Stdout, LogStream::Stderr].map(|stream| {
+            let end = job.ring(stream).borrow().total_bytes();
+            Place { stream, next: 0, end }
+        });
+        Self { job, places }
     }
 
-    /// The next part that is already there. Does not wait.
+    /// The next part of what was there when this reader was made: comes to an end however fast the guest writes. Does
+    /// not wait.
     pub fn now(&mut self) -> Option<LogPiece> {
-        for (stream, next) in STREAMS.into_iter().zip(&mut self.next) {
-            let chunk = self.job.ring(stream).borrow().read_from(*next, LOG_CHUNK_BYTES_MAX);
-            *next = chunk.next;
-            if !chunk.bytes.is_empty() || chunk.skipped_bytes > 0 {
-                return Some(LogPiece { stream, skipped_bytes: chunk.skipped_bytes, bytes: chunk.bytes });
-            }
+        self.part(true)
+    }
+
+    /// The streams take turns, so that a flood of one does not hide the other.
+    fn part(&mut self, to_end: bool) -> Option<LogPiece> {
+        let [first, second] = &mut self.places;
+        if let Some(part) = first.read(&self.job, to_end) {
+            self.places.reverse();
+            return Some(part);
         }
-        None
+        second.read(&self.job, to_end)
     }
 
     /// The next part, when there is one; `None` once the job is over and everything was read. Dropping the
@@ -52,7 +84,7 @@ impl LogFollower {
         let job = Rc::clone(&self.job);
         loop {
             let progress = job.progress();
-            if let Some(piece) = self.now() {
+            if let Some(piece) = self.part(false) {
                 return Some(piece);
             }
             if job.result().is_some() {
@@ -93,5 +125,68 @@ impl OutputFollower {
             }
             progress.await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PART: usize = LOG_CHUNK_BYTES_MAX;
+
+    fn job() -> Rc<Job> {
+        Rc::new(Job::sample("job", 1))
+    }
+
+    fn part(stream: LogStream, skipped_bytes: u64, bytes: &[u8]) -> LogPiece {
+        LogPiece { stream, skipped_bytes, bytes: bytes.to_vec() }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn flood_of_one_stream_does_not_hide_the_other() {
+        let job = job();
+        let flood = [b'f'; PART];
+        let mut logs = LogFollower::new(Rc::clone(&job));
+        job.log(LogStream::Stderr, b"help");
+        for round in 0..3 {
+            job.log(LogStream::Stdout, &flood);
+            assert_eq!(logs.next().await.unwrap().stream, LogStream::Stdout);
+            job.log(LogStream::Stdout, &flood);
+            let found = logs.next().await.unwrap();
+            let expected = part(LogStream::Stderr, 0, b"help");
+            assert_eq!(found, expected, "round {round}: there is more of the flood all the while");
+            job.log(LogStream::Stderr, b"help");
+        }
+    }
+
+    #[test]
+    fn what_is_there_ends_where_the_logs_ended_when_they_were_asked_for() {
+        let job = job();
+        job.log(LogStream::Stdout, b"one");
+        job.log(LogStream::Stderr, b"two");
+        let mut logs = LogFollower::new(Rc::clone(&job));
+        let mut found = Vec::new();
+        while let Some(part) = logs.now() {
+            found.push(part);
+            // It writes as fast as it is read.
+            job.log(LogStream::Stdout, b"more");
+            job.log(LogStream::Stderr, &[b'f'; PART]);
+            assert!(found.len() < 10, "it does not end");
+        }
+        assert_eq!(found.first(), Some(&part(LogStream::Stdout, 0, b"one")));
+        // What fell out of the ring in the meantime is told, and nothing that came instead of it.
+        assert_eq!(found.get(1..), Some(&[part(LogStream::Stderr, 3, b"")][..]));
+    }
+
+    #[test]
+    fn what_was_cut_short_is_told_up_to_the_end_and_not_beyond() {
+        let job = job();
+        let ring_bytes = usize::try_from(job.admitted.limits.log_bytes).unwrap();
+        job.log(LogStream::Stdout, &vec![b'a'; ring_bytes]);
+        let mut logs = LogFollower::new(Rc::clone(&job));
+        job.log(LogStream::Stdout, &vec![b'b'; ring_bytes - 5]);
+        let found = logs.now().unwrap();
+        assert_eq!((found.skipped_bytes, found.bytes.as_slice()), (ring_bytes as u64 - 5, &b"aaaaa"[..]));
+        assert_eq!(logs.now(), None);
     }
 }

@@ -21,16 +21,18 @@ use stockade_wire::job::{Layer, LogStream, MissingLayer, Outcome, Stage, Walls};
 use stockade_wire::worker::{CompileOrder, Ending, RunReport};
 use stockade_worker::compile::compile;
 use stockade_worker::engine::{EngineError, EngineSettings, Warm, warm};
+use stockade_worker::grants::{GrantError, Grants};
 use stockade_worker::run::{self, Confinement, CpuLimit, DeveloperMode, Stdio, Ticker, TickerError};
 use tokio::net::unix::pipe::Receiver;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use super::artifact::Compile;
 use super::drive::Work;
 use super::job::Job;
 use super::job::ladder::Cause;
 use super::job::outcome::{self, Evidence};
-use super::streams::{Turn, turn};
+use super::places::Place;
+use super::streams::{Turn, read};
 use crate::config::Config;
 
 /// Input copied at once, bytes.
@@ -51,7 +53,6 @@ pub enum InProcessError {
 pub(super) struct InProcess {
     warm: Arc<Warm>,
     ticker: Arc<Ticker>,
-    compilers: Semaphore,
     artifact_bytes_max: u64,
     compile_timeout: Duration,
 }
@@ -70,9 +71,8 @@ impl InProcess {
         };
         let warm = Arc::new(warm(&settings)?);
         let ticker = Arc::new(Ticker::start(Arc::clone(&warm))?);
-        let compilers = Semaphore::new(config.pool.compilers_max);
         let (artifact_bytes_max, compile_timeout) = (config.compile.artifact_bytes, config.compile.timeout);
-        Ok(Self { warm, ticker, compilers, artifact_bytes_max, compile_timeout })
+        Ok(Self { warm, ticker, artifact_bytes_max, compile_timeout })
     }
 
     pub(super) fn fingerprint(&self) -> String {
@@ -102,17 +102,25 @@ impl InProcess {
         let cpu = job.admitted.limits.cpu.map(CpuLimit::new);
         let mode = DeveloperMode::new(Arc::clone(&self.ticker), Arc::clone(&stop));
         let mode = cpu.iter().cloned().fold(mode, DeveloperMode::with_cpu);
+        let directories = job.admitted.directories.clone();
         let warm = Arc::clone(&self.warm);
         let running = tokio::task::spawn_blocking(move || {
             let loaded = match run::load(&warm, &order, artifact) {
                 Ok(loaded) => loaded,
-                Err(report) => return report,
+                Err(report) => return Ok(report),
             };
-            run::execute(loaded, Confinement::Developer(mode), stdio, &order)
+            let mode = mode.with_grants(Grants::open(&directories)?);
+            Ok(run::execute(loaded, Confinement::Developer(mode), stdio, &order))
         });
         let streams = Streams { output, stdout, stderr };
         let (told, output_cut) = streams.follow(job, work.deadline, Stop { flag: &stop, pump }).await;
-        let report = running.await.map_err(std::io::Error::other)?;
+        let report = match running.await.map_err(std::io::Error::other)? {
+            Ok(report) => report,
+            Err(error) => {
+                let error: GrantError = error;
+                return Ok(End { outcome: outcome::not_granted(error.to_string()), report: None });
+            }
+        };
         // The guest looks at the same clock as this task does, and may have seen the deadline first.
         let told = told
             .or((report.ending == Ending::Interrupted && Instant::now() >= deadline)
@@ -133,9 +141,8 @@ impl InProcess {
 }
 
 impl Compile for Rc<InProcess> {
-    async fn compile(&self, module: &[u8], metered: bool) -> Result<File, Outcome> {
+    async fn compile(&self, module: &Arc<Vec<u8>>, metered: bool, place: Place) -> Result<File, Outcome> {
         let lost = |error: &dyn std::fmt::Display| outcome::internal("compile", error.to_string());
-        let _place = self.compilers.acquire().await.map_err(|error| lost(&error))?;
         let order = CompileOrder {
             module_bytes: module.len() as u64,
             artifact_bytes_max: self.artifact_bytes_max,
@@ -143,17 +150,24 @@ impl Compile for Rc<InProcess> {
             fuel: metered,
         };
         let warm = Arc::clone(&self.warm);
-        let module = module.to_vec();
+        let module = Arc::clone(module);
         let (done, compiling) = oneshot::channel();
-        // A thread that nobody waits for: when its time is up it cannot be stopped, and goes on to its end or to
-        // that of the process.
+        // A thread that cannot be stopped: when its time is up or nobody wants the module any more, it goes on to its
+        // end or to that of the process.
         std::thread::Builder::new()
             .name("compile".to_owned())
             .spawn(move || done.send(compile(&warm, &module, &order)))
             .map_err(|error| lost(&error))?;
+        // It has its place until then, so that there are never more of them than compilers.
+        let compiling = tokio::task::spawn_local(async move {
+            let compiled = compiling.await;
+            drop(place);
+            compiled
+        });
         let compiled = tokio::time::timeout(self.compile_timeout, compiling)
             .await
             .map_err(|_| outcome::compile_timeout())?
+            .map_err(|error| lost(&error))?
             .map_err(|error| lost(&error))?;
         let (_, artifact) = compiled.map_err(|failure| outcome::not_compiled(&failure))?;
         let mut file = memfd::create("stockade-artifact").map_err(|error| lost(&error))?;
@@ -174,6 +188,7 @@ impl Streams {
     async fn follow(&self, job: &Job, deadline: Instant, mut stop: Stop<'_>) -> (Option<Cause>, bool) {
         let mut told = None;
         let mut cut = false;
+        let mut turn = Turn::new();
         let [mut output, mut stdout, mut stderr] = [true; 3];
         while output || stdout || stderr {
             tokio::select! {
@@ -183,16 +198,19 @@ impl Streams {
                     told = Some(Cause::Deadline);
                 }
                 ready = self.output.readable(), if output => {
-                    output = ready.is_ok() && turn(&self.output, |bytes| cut |= !job.add_output(bytes)) != Turn::Over;
+                    output = ready.is_ok()
+                        && read(&self.output, &mut turn, |bytes| cut |= !job.add_output(bytes));
                     if cut && told.is_none() {
                         told = Some(Cause::OutputLimit);
                     }
                 }
                 ready = self.stdout.readable(), if stdout => {
-                    stdout = ready.is_ok() && turn(&self.stdout, |bytes| job.log(LogStream::Stdout, bytes)) != Turn::Over;
+                    stdout = ready.is_ok()
+                        && read(&self.stdout, &mut turn, |bytes| job.log(LogStream::Stdout, bytes));
                 }
                 ready = self.stderr.readable(), if stderr => {
-                    stderr = ready.is_ok() && turn(&self.stderr, |bytes| job.log(LogStream::Stderr, bytes)) != Turn::Over;
+                    stderr = ready.is_ok()
+                        && read(&self.stderr, &mut turn, |bytes| job.log(LogStream::Stderr, bytes));
                 }
             }
             if told.is_some() {
@@ -200,6 +218,7 @@ impl Streams {
                 // A guest that waits for input comes back to be stopped.
                 stop.pump = None;
             }
+            turn.pass_on().await;
         }
         (told, cut)
     }

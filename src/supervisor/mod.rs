@@ -28,6 +28,7 @@ mod job;
 mod ledger;
 mod link;
 pub mod logs;
+mod places;
 mod pool;
 mod readiness;
 mod run;
@@ -39,6 +40,7 @@ mod zygote;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -48,19 +50,20 @@ use stockade_wire::client::{Refusal, Statistics};
 use stockade_wire::job::{
     Bill, Isolation, JobResult, JobSummary, Layer, Logs, ModuleSource, Submission, Walls,
 };
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 pub use self::artifact::{DiskError, KeyError};
 pub use self::follow::{LogFollower, LogPiece, OutputFollower};
 pub use self::in_process::InProcessError;
 pub use self::job::Caller;
 pub use self::job::outcome::{denied, refusal_code, syscall_name};
-pub use self::start::{StartError, Startup};
+pub use self::start::{FirstWorker, StartError, Startup};
 
 use self::drive::{Executor, Payload};
 use self::job::Job;
 use self::job::ladder::Cause;
 use self::ledger::Ledger;
+use self::places::Places;
 use crate::config::Config;
 
 /// A job's id: a ULID, so that ids sort by time of admission.
@@ -103,8 +106,10 @@ pub enum Input {
 struct Core {
     config: Rc<Config>,
     own_uid: u32,
+    /// What no job is granted, by resolved paths.
+    own_files: Rc<[PathBuf]>,
     executor: Executor,
-    places: Semaphore,
+    places: Places,
     ledger: RefCell<Ledger>,
     /// Layers every worker has, as the first one had.
     layers: Vec<Layer>,
@@ -198,7 +203,15 @@ impl Supervisor {
 
     /// Waits for a job's end. `None` as for [`Supervisor::result`].
     pub async fn wait(&self, caller: &Caller, job: &str) -> Option<Rc<JobResult>> {
-        Some(self.job(caller, job)?.ended().await)
+        Some(self.end_of(caller, job)?.await)
+    }
+
+    /// A job's end, which is there to be waited for from now on, whenever the job is forgotten. `None` as for
+    /// [`Supervisor::result`].
+    #[must_use]
+    pub fn end_of(&self, caller: &Caller, job: &str) -> Option<impl Future<Output = Rc<JobResult>> + use<>> {
+        let job = self.job(caller, job)?;
+        Some(async move { job.ended().await })
     }
 
     /// Asks for a job's end. `false` when there is no such job for this caller, or it is over.
@@ -292,6 +305,7 @@ impl Core {
             unavailable: self.executor.unavailable(Instant::now()),
             layers: self.layers.clone(),
             own_uid: self.own_uid,
+            own_files: Rc::clone(&self.own_files),
         }
     }
 
@@ -338,7 +352,7 @@ impl Core {
             }
             counters.wall_us.push_back(wall_us);
         }
-        // The rings keep the logs for followers beside the result's copy.
+        // The rings keep the logs for followers beside the result's copy. At most Ceilings::kept_bytes_max.
         let log_bytes = result.logs.stdout.0.len() + result.logs.stderr.0.len();
         let result_bytes = (result.output.0.len() + 2 * log_bytes) as u64;
         self.ledger.borrow_mut().end(&job.id, result_bytes, Instant::now());

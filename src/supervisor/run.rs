@@ -14,8 +14,11 @@ use super::cgroup::LeafUsage;
 use super::job::Job;
 use super::job::ladder::{self, Cause, Effect, Event, Rung, Waits};
 use super::link::ExchangeError;
-use super::streams::{Turn, rest, turn};
+use super::streams::{Turn, read, rest};
 use super::worker::Worker;
+
+/// Least time between two looks at a worker's CPU time.
+const CPU_CHECK_MIN: Duration = Duration::from_millis(1);
 
 /// What is known of a worker's run once it is over.
 #[derive(Debug)]
@@ -87,6 +90,7 @@ impl Replies {
             | FromWorker::Panicked(_)
             | FromWorker::Locked(_)
             | FromWorker::LockFailed(_)
+            | FromWorker::NotGranted(_)
             | FromWorker::Compiled(_)
             | FromWorker::NotCompiled(_)
             | FromWorker::Prepared { .. }
@@ -155,8 +159,7 @@ struct Course<'a> {
     cpu_check: Option<Instant>,
     output_cut: bool,
     order_unread: bool,
-    /// The last turn was not enough for what was in a pipe.
-    flooded: bool,
+    turn: Turn,
     open: Open,
 }
 
@@ -172,6 +175,7 @@ struct Open {
 impl<'a> Course<'a> {
     fn new(worker: &'a Worker, job: &'a Job, rules: StopRules) -> Self {
         let started = Instant::now();
+        let cpu_before = rules.cpu.and_then(|_| worker.cpu_time());
         Self {
             worker,
             job,
@@ -180,11 +184,12 @@ impl<'a> Course<'a> {
             replies: Replies::default(),
             started,
             replied: None,
-            cpu_before: rules.cpu.and_then(|_| worker.cpu_time()),
-            cpu_check: rules.cpu.map(|limit| started + limit),
+            cpu_before,
+            // Where the clock cannot be read, at once.
+            cpu_check: rules.cpu.map(|limit| cpu_before.map_or(started, |_| started + limit)),
             output_cut: false,
             order_unread: false,
-            flooded: false,
+            turn: Turn::new(),
             open: Open { link: true, output: true, stdout: true, stderr: true, stop: true },
         }
     }
@@ -218,9 +223,7 @@ impl<'a> Course<'a> {
                 }
                 () = sleep_until(due), if due.is_some() => self.tick(),
             }
-            if std::mem::take(&mut self.flooded) {
-                tokio::task::yield_now().await;
-            }
+            self.turn.pass_on().await;
         }
         self.drain();
         self.event(Event::Exited);
@@ -263,15 +266,14 @@ impl<'a> Course<'a> {
         if now < check {
             return;
         }
-        // One thread uses at most one second a second: there is nothing to see before what is left is over.
-        let used = self.worker.cpu_time().zip(self.cpu_before).map(|(now, then)| now.saturating_sub(then));
-        match used.map(|used| limit.saturating_sub(used)) {
-            Some(Duration::ZERO) => {
+        match cpu_left(limit, self.cpu_before, self.worker.cpu_time()) {
+            Ok(left) => self.cpu_check = Some(now + left),
+            // Its exit, which is about to be seen, says the rest.
+            Err(Cause::CpuClock) if self.worker.is_gone() => self.cpu_check = None,
+            Err(cause) => {
                 self.cpu_check = None;
-                self.event(Event::Stop(Cause::CpuTime));
+                self.event(Event::Stop(cause));
             }
-            Some(left) => self.cpu_check = Some(now + left.max(Duration::from_millis(1))),
-            None => self.cpu_check = None,
         }
     }
 
@@ -300,13 +302,14 @@ impl<'a> Course<'a> {
     }
 
     fn output(&mut self) -> bool {
-        let turn = turn(&self.worker.output, |bytes| self.output_cut |= !self.job.add_output(bytes));
+        let open = read(&self.worker.output, &mut self.turn, |bytes| {
+            self.output_cut |= !self.job.add_output(bytes);
+        });
         if self.output_cut {
             self.event(Event::Stop(Cause::OutputLimit));
         }
         // Reading on would only make room for more of what is thrown away.
-        self.flooded |= turn == Turn::Full;
-        turn != Turn::Over && !self.output_cut
+        open && !self.output_cut
     }
 
     fn log(&mut self, stream: LogStream) -> bool {
@@ -314,13 +317,20 @@ impl<'a> Course<'a> {
             LogStream::Stdout => &self.worker.stdout,
             LogStream::Stderr => &self.worker.stderr,
         };
-        let turn = turn(pipe, |bytes| self.job.log(stream, bytes));
-        self.flooded |= turn == Turn::Full;
-        turn != Turn::Over
+        read(pipe, &mut self.turn, |bytes| self.job.log(stream, bytes))
     }
 }
 
 type Received = Result<Option<(FromWorker, Vec<OwnedFd>)>, ExchangeError>;
+
+/// How long until a worker's CPU time is to be looked at again, or why it ends: its time is up, or not known, which must
+/// not leave it without a limit.
+fn cpu_left(limit: Duration, then: Option<Duration>, now: Option<Duration>) -> Result<Duration, Cause> {
+    let (Some(then), Some(now)) = (then, now) else { return Err(Cause::CpuClock) };
+    let left = limit.saturating_sub(now.saturating_sub(then));
+    // One thread uses at most one second a second: there is nothing to see before what is left is over.
+    if left.is_zero() { Err(Cause::CpuTime) } else { Ok(left.max(CPU_CHECK_MIN)) }
+}
 
 async fn sleep_until(due: Option<Instant>) {
     if let Some(due) = due {
@@ -352,6 +362,20 @@ mod tests {
             mdwe: true,
             command: true,
         })
+    }
+
+    #[test]
+    fn cpu_time_is_looked_at_until_it_is_up_and_not_without_a_clock() {
+        let limit = Duration::from_millis(100);
+        let ms = |ms| Some(Duration::from_millis(ms));
+        assert_eq!(cpu_left(limit, ms(5), ms(45)), Ok(Duration::from_millis(60)));
+        assert_eq!(cpu_left(limit, ms(0), Some(limit - Duration::from_nanos(1))), Ok(CPU_CHECK_MIN));
+        for used in [105, 106, 10_000] {
+            assert_eq!(cpu_left(limit, ms(5), ms(used)), Err(Cause::CpuTime));
+        }
+        for (then, now) in [(None, None), (None, ms(0)), (ms(0), None)] {
+            assert_eq!(cpu_left(limit, then, now), Err(Cause::CpuClock));
+        }
     }
 
     #[test]

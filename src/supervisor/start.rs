@@ -4,13 +4,13 @@
 //! Never: degrades: a required layer that is missing is an error that names it, the reason and the fix.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
 use stockade_wire::job::{Isolation, Layer, MissingLayer, Walls};
 use stockade_wire::zygote::ZygoteConfig;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::artifact::{Artifacts, DiskError};
@@ -18,9 +18,12 @@ use super::cgroup::{CgroupError, Controller, Discovery, Tree};
 use super::child::Graveyard;
 use super::drive::Executor;
 use super::in_process::{InProcess, InProcessError};
+use super::inspect::filters_around;
 use super::job::Caller;
 use super::ledger::Ledger;
-use super::pool::{Need, Pool, PoolError};
+use super::places::Places;
+use super::pool::{Need, Pool, PoolError, has_other_ids};
+use super::worker::Worker;
 use super::zygote::{Settings, Zygote, ZygoteError};
 use super::{CLOSE_TIMEOUT, Core, Counters, Supervisor};
 use crate::config::{Config, Mode};
@@ -55,6 +58,8 @@ pub struct Startup {
     pub config: Config,
     /// The executable that is its own zygote; [`Startup::new`] takes this process's.
     pub executable: PathBuf,
+    /// Files of whoever starts it, such as a socket: no job is granted a directory that holds one.
+    pub own_files: Vec<PathBuf>,
 }
 
 impl Startup {
@@ -62,7 +67,7 @@ impl Startup {
     #[must_use]
     pub fn new(config: Config) -> Self {
         // Through /proc, so that it is the same file even when it has been replaced on disk since.
-        Self { config, executable: PathBuf::from("/proc/self/exe") }
+        Self { config, executable: PathBuf::from("/proc/self/exe"), own_files: Vec::new() }
     }
 
     /// Starts it. To be called on the main thread, inside a `LocalSet` on a `current_thread` runtime: workers die
@@ -76,10 +81,12 @@ impl Startup {
             Mode::Jailed => jailed(&config, self.executable).await?,
             Mode::InProcess => in_process(&config)?,
         };
+        warn_of_links(&config.grants.directories);
         let core = Core {
             own_uid: Caller::own().uid,
+            own_files: own_files(&config, &self.own_files),
             executor,
-            places: Semaphore::new(config.pool.workers_max),
+            places: Places::new(config.pool.workers_max),
             ledger: RefCell::new(Ledger::new(config.results.clone())),
             layers,
             counters: RefCell::new(Counters::default()),
@@ -91,25 +98,104 @@ impl Startup {
         };
         Ok(Supervisor::new(core))
     }
+
+    /// Starts a zygote and a first worker as [`Startup::start`] does, looks at the worker, and ends both. To be
+    /// called where that is; returns when they are gone.
+    ///
+    /// # Errors
+    /// With that which a start in the jailed mode would be refused for, but for the cache.
+    pub async fn first_worker(self) -> Result<FirstWorker, StartError> {
+        let config = Rc::new(self.config);
+        let leaves = leaves(&config)?;
+        let graveyard = Graveyard::open();
+        let tried = async {
+            let (pool, _) = pool_of(&config, self.executable, &graveyard, leaves).await?;
+            let worker = pool.first(&any_job(&config)).await.map_err(worker_error);
+            let seen = worker.and_then(|worker| try_walls(&pool, &worker, &config));
+            pool.close(CLOSE_TIMEOUT).await;
+            seen
+        };
+        let tried = tried.await;
+        buried(&graveyard, true).await;
+        tried
+    }
+}
+
+/// What holds the first worker of a start.
+#[derive(Debug, Clone)]
+pub struct FirstWorker {
+    /// The layers it has, checked from outside.
+    pub layers: Vec<Layer>,
+    /// The same as results list them, with what is missing.
+    pub walls: Walls,
+}
+
+/// What is no guest's business: the cache with its key, and `others`. Paths without links, as granted ones are.
+fn own_files(config: &Config, others: &[PathBuf]) -> Rc<[PathBuf]> {
+    let cache = config.cache.directory.as_deref();
+    let key = cache.and(config.cache.key_file.as_deref());
+    let others = others.iter().map(PathBuf::as_path);
+    cache.into_iter().chain(key).chain(others).map(resolved).collect()
+}
+
+/// The path without links; of a file that is not there yet, its directory's.
+fn resolved(path: &Path) -> PathBuf {
+    let by_parent = || Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
+    path.canonicalize().ok().or_else(by_parent).unwrap_or_else(|| path.to_owned())
+}
+
+/// Grants are compared by paths without links, so that nothing lies below a listed one with a link in it.
+fn warn_of_links(listed: &[PathBuf]) {
+    for root in listed {
+        let real = resolved(root);
+        if real != *root {
+            let (root, real) = (root.display(), real.display());
+            tracing::warn!(
+                "grants.directories lists {root}, which leads to {real}: list that, or it grants nothing"
+            );
+        }
+    }
 }
 
 async fn jailed(config: &Rc<Config>, executable: PathBuf) -> Result<(Executor, Vec<Layer>), StartError> {
-    let (tree, no_leaves) = leaves(config)?;
+    let leaves = leaves(config)?;
     let graveyard = Graveyard::open();
-    let started = forked(config, executable, &graveyard, (tree, no_leaves)).await;
-    if started.is_err() && timeout(CLOSE_TIMEOUT, graveyard.deserted()).await.is_err() {
+    let started = forked(config, executable, &graveyard, leaves).await;
+    buried(&graveyard, started.is_err()).await;
+    started
+}
+
+/// Lets the graveyard close, once all are in it if nothing was started.
+async fn buried(graveyard: &Graveyard, all: bool) {
+    if all && timeout(CLOSE_TIMEOUT, graveyard.deserted()).await.is_err() {
         tracing::error!("processes are left that were killed; they go with this one");
     }
     graveyard.close();
-    started
 }
 
 async fn forked(
     config: &Rc<Config>,
     executable: PathBuf,
     graveyard: &Rc<Graveyard>,
-    (tree, no_leaves): (Option<Tree>, Option<MissingLayer>),
+    leaves: Leaves,
 ) -> Result<(Executor, Vec<Layer>), StartError> {
+    let (pool, fingerprint) = pool_of(config, executable, graveyard, leaves).await?;
+    let worker = pool.first(&any_job(config)).await.map_err(worker_error)?;
+    let layers = try_walls(&pool, &worker, config)?.layers;
+    pool.keep(worker);
+    let compilers_max = config.pool.compilers_max;
+    let artifacts = Artifacts::new(Rc::clone(&pool), compilers_max, &config.cache, &fingerprint)?;
+    pool.refill();
+    Ok((Executor::Jailed { pool, artifacts: Rc::new(artifacts) }, layers))
+}
+
+/// A pool without a worker, and the fingerprint of its engine.
+async fn pool_of(
+    config: &Rc<Config>,
+    executable: PathBuf,
+    graveyard: &Rc<Graveyard>,
+    (tree, no_leaves): Leaves,
+) -> Result<(Rc<Pool>, String), StartError> {
     let settings = Settings {
         executable,
         config: ZygoteConfig {
@@ -117,31 +203,38 @@ async fn forked(
             memory_bytes_max: config.ceilings.memory_bytes,
             landlock_abi_min: config.jail.landlock_abi_min,
             namespaces: config.jail.namespaces,
+            other_ids: has_other_ids(),
             require: config.jail.require.iter().copied().collect(),
         },
         forks_max: config.pool.zygote_forks_max,
+        filters_around: filters_around().map_err(|error| StartError::Worker(Box::new(error)))?,
         restart_burst: config.pool.restart_burst,
         restart_window: config.pool.restart_window,
     };
     let zygote = Zygote::start(settings, graveyard).await.map_err(zygote_error)?;
     let fingerprint = zygote.report().engine_fingerprint.clone();
     let pool = Rc::new(Pool::new(Rc::clone(config), zygote, Rc::clone(graveyard), tree, no_leaves));
-    let layers = try_walls(&pool, config).await?;
-    let artifacts = Artifacts::new(Rc::clone(&pool), &config.cache, &fingerprint)?;
-    pool.refill();
-    Ok((Executor::Jailed { pool, artifacts: Rc::new(artifacts) }, layers))
+    Ok((pool, fingerprint))
+}
+
+/// What an idle worker is made for.
+fn any_job(config: &Config) -> Need<'static> {
+    Need { directories: &[], caller: Caller::NOBODY, memory_bytes: config.ceilings.memory_bytes, module: None }
 }
 
 fn in_process(config: &Rc<Config>) -> Result<(Executor, Vec<Layer>), StartError> {
     let host = Rc::new(InProcess::start(config)?);
-    let artifacts = Artifacts::new(Rc::clone(&host), &config.cache, &host.fingerprint())?;
+    let compilers_max = config.pool.compilers_max;
+    let artifacts = Artifacts::new(Rc::clone(&host), compilers_max, &config.cache, &host.fingerprint())?;
     let off = Layer::ALL.map(Layer::name).join(", ");
     tracing::warn!("in-process mode: guests run in this process; off: {off}");
     Ok((Executor::InProcess { host, artifacts: Rc::new(artifacts) }, Vec::new()))
 }
 
 /// The cgroup tree for leaves, or why there is none, or what it lacks.
-fn leaves(config: &Config) -> Result<(Option<Tree>, Option<MissingLayer>), StartError> {
+type Leaves = (Option<Tree>, Option<MissingLayer>);
+
+fn leaves(config: &Config) -> Result<Leaves, StartError> {
     let missing = |reason, fix: &str| MissingLayer {
         layer: Layer::Cgroup.name().to_owned(),
         reason,
@@ -169,19 +262,13 @@ fn leaves(config: &Config) -> Result<(Option<Tree>, Option<MissingLayer>), Start
     }
 }
 
-/// Makes the first worker and looks at what holds it.
-async fn try_walls(pool: &Rc<Pool>, config: &Config) -> Result<Vec<Layer>, StartError> {
-    let need = Need { directories: &[], caller: Caller::NOBODY, memory_bytes: config.ceilings.memory_bytes, module: None };
-    let worker = pool.first(&need).await.map_err(worker_error)?;
-    let walls = pool.walls(&worker);
-    let held = pool.layers_held(&worker);
-    for layer in &config.jail.require {
-        if !held.contains(layer) {
-            return Err(StartError::LayerMissing(why_missing(*layer, &walls)));
-        }
+/// Looks at what holds the first worker.
+fn try_walls(pool: &Pool, worker: &Worker, config: &Config) -> Result<FirstWorker, StartError> {
+    let (layers, walls) = (pool.layers_held(worker), pool.walls(worker));
+    match config.jail.require.iter().find(|layer| !layers.contains(layer)) {
+        Some(layer) => Err(StartError::LayerMissing(why_missing(*layer, &walls))),
+        None => Ok(FirstWorker { layers, walls }),
     }
-    pool.keep(worker);
-    Ok(held)
 }
 
 fn why_missing(layer: Layer, walls: &Walls) -> MissingLayer {

@@ -13,6 +13,7 @@ use nix::unistd::pipe2;
 use stockade_sys::link as packets;
 use stockade_sys::pidfd::Ended;
 use stockade_wire::job::{DirectoryGrant, Layer, MissingLayer};
+use stockade_wire::limits::GUEST_TEXT_BYTES_MAX;
 use stockade_wire::worker::{FromWorker, JailReport, Role, ToWorker};
 use stockade_wire::zygote::{ForkOrder, Identity, ProcessLimits, WarmReport};
 use tokio::net::unix::pipe::Receiver;
@@ -20,7 +21,7 @@ use tokio::time::timeout;
 
 use super::cgroup::{CgroupError, Controller, Leaf, LeafLimits, LeafUsage, Tree};
 use super::child::{Child, as_pid};
-use super::inspect::{InspectError, inspect};
+use super::inspect::{Expected, InspectError, NAMED_LIMITS, inspect};
 use super::link::{ExchangeError, Link};
 use super::pool::TemplateError;
 use super::zygote::{WorkerEnds, Zygote, ZygoteError};
@@ -43,6 +44,9 @@ pub(crate) enum WorkerError {
     /// A layer that is required could not be entered.
     #[error("required layer {} is missing: {}; {}", .0.layer, .0.reason, .0.fix)]
     LayerMissing(MissingLayer),
+    /// A directory it was to have cannot be had.
+    #[error("{0}")]
+    NotGranted(String),
     /// It did not report within the allowed time.
     #[error("worker did not lock itself within {0:?}")]
     LockTimeout(Duration),
@@ -52,6 +56,9 @@ pub(crate) enum WorkerError {
     /// The kernel contradicts it.
     #[error(transparent)]
     Inspect(#[from] InspectError),
+    /// It has less than the first one, by which jobs are admitted.
+    #[error("worker has no {}, which the first one had; was the host's configuration changed? restart the daemon", .0.name())]
+    Weaker(Layer),
     /// The leaf does not contain it.
     #[error("worker is not in its cgroup leaf")]
     OutsideLeaf,
@@ -67,32 +74,40 @@ impl WorkerError {
         match self {
             Self::Zygote(ZygoteError::Broken(_) | ZygoteError::Hung(_))
             | Self::Link(_)
-            | Self::BrokeOff(_) => true,
+            | Self::BrokeOff(_)
+            | Self::Inspect(InspectError::Ended) => true,
             Self::Zygote(_)
             | Self::Prepare(_)
             | Self::Leaf(_)
             | Self::LayerMissing(_)
+            | Self::NotGranted(_)
             | Self::LockTimeout(_)
             | Self::Inspect(_)
+            | Self::Weaker(_)
             | Self::OutsideLeaf
             | Self::Template(_) => false,
         }
     }
 
-    /// Whether it is a worker's failure. A zygote's is counted where it is replaced; and a directory that cannot be
-    /// granted is its submitter's, which must not stop everybody else.
+    /// Whether it is a worker's failure. A zygote's is counted where it is replaced; a directory that cannot be granted
+    /// is its submitter's, which must not stop everybody else; and one that was locked and ended has done its part.
     pub(crate) fn counts(&self, birth: &Birth) -> bool {
         match self {
-            Self::Zygote(error) => matches!(error, ZygoteError::NotForked { .. } | ZygoteError::Unwatched(_)),
+            Self::Zygote(error) => matches!(
+                error,
+                ZygoteError::NotForked { .. } | ZygoteError::NoClone3 | ZygoteError::Unwatched(_)
+            ),
             // What cannot be forked from a template is forked from the zygote.
-            Self::Template(_) => false,
+            Self::Inspect(InspectError::Ended) | Self::Template(_) => false,
             Self::Prepare(_)
             | Self::Link(_)
             | Self::Leaf(_)
             | Self::LayerMissing(_)
+            | Self::NotGranted(_)
             | Self::LockTimeout(_)
             | Self::BrokeOff(_)
             | Self::Inspect(_)
+            | Self::Weaker(_)
             | Self::OutsideLeaf => birth.directories.is_empty(),
         }
     }
@@ -189,7 +204,13 @@ impl Worker {
         let report = timeout(birth.lock_timeout, locked(&link))
             .await
             .map_err(|_| WorkerError::LockTimeout(birth.lock_timeout))??;
-        inspect(child.pid(), birth.identity, &report, zygote)?;
+        let expected = Expected {
+            identity: birth.identity,
+            rlimits: birth.rlimits,
+            zygote: zygote.report(),
+            filters_around: zygote.filters_around(),
+        };
+        inspect(child.pid(), &expected, &report)?;
         if let Some(leaf) = child.leaf()
             && !leaf.contains(as_pid(child.pid()))?
         {
@@ -257,6 +278,9 @@ async fn locked(link: &Link<ToWorker, FromWorker>) -> Result<JailReport, WorkerE
     match link.receive(0).await? {
         Some((FromWorker::Locked(report), _)) => Ok(report),
         Some((FromWorker::LockFailed(missing), _)) => Err(WorkerError::LayerMissing(missing)),
+        Some((FromWorker::NotGranted(why), _)) => {
+            Err(WorkerError::NotGranted(super::logs::display::safe_text(&why, GUEST_TEXT_BYTES_MAX)))
+        }
         Some((FromWorker::Panicked(text), _)) => {
             Err(WorkerError::BrokeOff(super::logs::display::safe_text(&text, 512)))
         }
@@ -280,16 +304,19 @@ fn pipe() -> Result<(Receiver, OwnedFd), WorkerError> {
 pub(crate) fn layers_held(report: &JailReport, controllers: &[Controller]) -> Vec<Layer> {
     Layer::ALL
         .into_iter()
+        .filter(|layer| !report.lacks(*layer))
         .filter(|layer| match layer {
-            Layer::Seccomp => report.seccomp_mode == 2,
+            Layer::Seccomp => report.seccomp_filtered,
             Layer::Landlock => report.landlock_abi > 0,
             Layer::Cgroup => Controller::ALL.iter().all(|one| controllers.contains(one)),
             Layer::Namespaces => report.namespaces.iter().any(|one| one == "net"),
             Layer::NoNewPrivs => report.no_new_privs,
-            Layer::Rlimits => !report.rlimits.is_empty(),
+            Layer::Rlimits => {
+                NAMED_LIMITS.iter().all(|(name, _)| report.rlimits.iter().any(|(read, _)| read == name))
+            }
             Layer::Capabilities => report.capabilities_empty,
             // Known only after the module is loaded; whoever has no kernel for it is told at the lock.
-            Layer::Mdwe => !report.missing.iter().any(|missing| missing.layer == Layer::Mdwe.name()),
+            Layer::Mdwe => true,
         })
         .collect()
 }

@@ -31,7 +31,8 @@ pub enum SoloError {
 pub struct SingleThreaded(PhantomData<*const ()>);
 
 impl SingleThreaded {
-    /// Asks the kernel. `unshare(CLONE_THREAD)` changes nothing and succeeds in a process of one thread only.
+    /// Asks the kernel. `unshare(CLONE_THREAD)` changes nothing and succeeds in a process of one thread only. Where a
+    /// container's filter refuses that call whatever its flags, procfs is asked.
     ///
     /// # Errors
     /// When there are other threads, or the call is forbidden here.
@@ -39,6 +40,10 @@ impl SingleThreaded {
         match unshare(CloneFlags::CLONE_THREAD) {
             Ok(()) => Ok(Self(PhantomData)),
             Err(Errno::EINVAL) => Err(SoloError::Threads),
+            Err(Errno::EPERM | Errno::ENOSYS) => match threads()? {
+                1 => Ok(Self(PhantomData)),
+                _ => Err(SoloError::Threads),
+            },
             Err(errno) => Err(SoloError::Unshare(errno)),
         }
     }

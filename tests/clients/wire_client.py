@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Submits one job to `stockade serve` and prints its output: a client written from docs/wire.md alone.
 
-usage: wire_client.py SOCKET FILE [ARGS]...     (the job's input is standard input)
+usage: wire_client.py SOCKET [--dir HOST::GUEST[:ro]]... FILE [ARGS]...     (the job's input is standard input)
+
+HOST goes to the daemon as it is: an absolute path without symbolic links.
 
 Exits with the job's own status when it ran to its end, else with 1.
 """
@@ -53,7 +55,13 @@ def sequence(items):
 NONE = b"\x00"
 
 
-def submission(module, name, arguments, given):
+def directory(grant):
+    paths = grant.removesuffix(":ro")
+    host, guest = paths.split("::")
+    return string(host) + string(guest) + (b"\x01" if paths == grant else b"\x00")
+
+
+def submission(module, name, arguments, given, directories):
     return b"".join([
         u32(MODULE_BYTES), data(module),
         string(name),
@@ -61,7 +69,7 @@ def submission(module, name, arguments, given):
         sequence([string(argument) for argument in arguments]),
         data(given),
         sequence([]),                           # environment
-        sequence([]),                           # directories
+        sequence([directory(grant) for grant in directories]),
         NONE,                                   # profile
         NONE * 7,                               # limits
         NONE,                                   # isolation
@@ -181,7 +189,7 @@ def expect(connection, wanted):
     return reader
 
 
-def submit_and_wait(path, module, name, arguments, given):
+def submit_and_wait(path, *job):
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.connect(path)
         send(connection, u32(TO_HELLO) + u16(VERSION) + string("wire_client.py"))
@@ -193,7 +201,7 @@ def submit_and_wait(path, module, name, arguments, given):
         hello.end()
 
         request = 42
-        body = u32(TO_SUBMIT) + u64(request) + b"\x01" + submission(module, name, arguments, given)
+        body = u32(TO_SUBMIT) + u64(request) + b"\x01" + submission(*job)
         if len(body) > frame_bytes_max:
             raise ValueError(f"the daemon takes at most {frame_bytes_max} bytes")
         send(connection, body)
@@ -221,11 +229,16 @@ def main(arguments):
     if len(arguments) < 2:
         print(__doc__, file=sys.stderr)
         return 2
-    path, file, *rest = arguments
+    path, *rest = arguments
+    directories = []
+    while len(rest) > 2 and rest[0] == "--dir":
+        directories.append(rest[1])
+        rest = rest[2:]
+    file, *rest = rest
     with open(file, "rb") as opened:
         module = opened.read()
     try:
-        result = submit_and_wait(path, module, os.path.basename(file), rest, sys.stdin.buffer.read())
+        result = submit_and_wait(path, module, os.path.basename(file), rest, sys.stdin.buffer.read(), directories)
     except (OSError, ValueError) as error:
         print(f"wire_client.py: {error}", file=sys.stderr)
         return 1

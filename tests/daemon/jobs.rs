@@ -5,6 +5,7 @@
 //! | `echo` | is over at once; its output is its input |
 //! | `hold` | runs until it is cancelled, drained, or a job named `release` is submitted |
 //! | `flood` | like `hold`, and there is always more of its log |
+//! | `forget` | is over at once, and every job that is over is forgotten |
 //! | `full` | is refused |
 
 use std::cell::RefCell;
@@ -36,12 +37,13 @@ struct State {
     changed: watch::Sender<u64>,
     draining: RefCell<bool>,
     finished: RefCell<u64>,
+    submitted: RefCell<u64>,
 }
 
 struct Job {
     owner: Option<Caller>,
     submission: Submission,
-    result: Option<Rc<JobResult>>,
+    result: Rc<RefCell<Option<Rc<JobResult>>>>,
 }
 
 impl Remembered {
@@ -51,6 +53,7 @@ impl Remembered {
             changed: watch::Sender::new(0),
             draining: RefCell::default(),
             finished: RefCell::default(),
+            submitted: RefCell::default(),
         };
         let this = Self(Rc::new(state));
         let over = submission("echo", b"");
@@ -59,24 +62,24 @@ impl Remembered {
             Job {
                 owner: Some(Caller { uid: 4242, gid: 4242, pid: 1 }),
                 submission: over.clone(),
-                result: None,
+                result: Rc::default(),
             },
         );
         this.0
             .jobs
             .borrow_mut()
-            .insert(FINISHED_JOB.into(), Job { owner: None, submission: over, result: None });
+            .insert(FINISHED_JOB.into(), Job { owner: None, submission: over, result: Rc::default() });
         this.end(FINISHED_JOB, Verdict::Completed);
         this
     }
 
     fn end(&self, id: &str, verdict: Verdict) -> bool {
-        let mut jobs = self.0.jobs.borrow_mut();
-        let Some(job) = jobs.get_mut(id) else { return false };
-        if job.result.is_some() {
+        let jobs = self.0.jobs.borrow();
+        let Some(job) = jobs.get(id) else { return false };
+        if job.result.borrow().is_some() {
             return false;
         }
-        job.result = Some(Rc::new(result(id, verdict, &job.submission.input.0)));
+        *job.result.borrow_mut() = Some(Rc::new(result(id, verdict, &job.submission.input.0)));
         *self.0.finished.borrow_mut() += 1;
         self.0.changed.send_modify(|count| *count += 1);
         true
@@ -99,8 +102,8 @@ impl Remembered {
             job: id.into(),
             tenant: job.owner.map(|owner| format!("uid:{}", owner.uid)).unwrap_or_default(),
             name: job.submission.name.clone(),
-            phase: if job.result.is_some() { Phase::Finished } else { Phase::Running },
-            verdict: job.result.as_ref().map(|result| result.outcome.verdict),
+            phase: if job.result.borrow().is_some() { Phase::Finished } else { Phase::Running },
+            verdict: job.result.borrow().as_ref().map(|result| result.outcome.verdict),
             age_us: 1,
         }
     }
@@ -115,16 +118,18 @@ impl Jobs for Remembered {
         if *self.0.draining.borrow() {
             return refuse(RefusalReason::Draining, "the daemon is stopping");
         }
-        let id = format!("job-{}", self.0.jobs.borrow().len());
+        *self.0.submitted.borrow_mut() += 1;
+        let id = format!("job-{}", self.0.submitted.borrow());
         let name = submission.name.clone();
         if name == "full" {
             return refuse(RefusalReason::QueueFull, "the queue is full; try again later");
         }
-        let job = Job { owner: Some(*caller), submission, result: None };
+        let job = Job { owner: Some(*caller), submission, result: Rc::default() };
         self.0.jobs.borrow_mut().insert(id.clone(), job);
         match name.as_str() {
             "echo" => drop(self.end(&id, Verdict::Completed)),
             "release" => self.end_all(Verdict::Completed),
+            "forget" => self.0.jobs.borrow_mut().retain(|_, job| job.result.borrow().is_none()),
             _ => {}
         }
         Ok(id)
@@ -136,20 +141,24 @@ impl Jobs for Remembered {
         }
         let jobs = self.0.jobs.borrow();
         let found = jobs.get(job)?;
-        Some(match &found.result {
+        Some(match &*found.result.borrow() {
             Some(result) => Lookup::Finished(Rc::clone(result)),
             None => Lookup::Running(Self::summary(job, found)),
         })
     }
 
-    async fn wait(&self, caller: &Caller, job: &str) -> Option<Rc<JobResult>> {
+    fn end_of(&self, caller: &Caller, job: &str) -> Option<impl Future<Output = Rc<JobResult>> + 'static> {
+        self.result(caller, job)?;
+        let result = Rc::clone(&self.0.jobs.borrow().get(job)?.result);
         let mut changed = self.0.changed.subscribe();
-        loop {
-            match self.result(caller, job)? {
-                Lookup::Finished(result) => return Some(result),
-                Lookup::Running(_) => changed.changed().await.ok()?,
+        Some(async move {
+            loop {
+                if let Some(result) = &*result.borrow() {
+                    return Rc::clone(result);
+                }
+                changed.changed().await.unwrap();
             }
-        }
+        })
     }
 
     fn cancel(&self, caller: &Caller, job: &str) -> bool {
@@ -179,7 +188,7 @@ impl Jobs for Remembered {
         *self.0.draining.borrow_mut() = true;
         let all_over = async {
             let mut changed = self.0.changed.subscribe();
-            let open = |id: &String, job: &Job| id != ANOTHERS_JOB && job.result.is_none();
+            let open = |id: &String, job: &Job| id != ANOTHERS_JOB && job.result.borrow().is_none();
             while self.0.jobs.borrow().iter().any(|(id, job)| open(id, job)) {
                 changed.changed().await.unwrap();
             }
@@ -204,7 +213,9 @@ impl FollowLogs for Reader {
         if let Some(piece) = self.now() {
             return Some(piece);
         }
-        self.jobs.wait(&self.caller, &self.job).await;
+        if let Some(end) = self.jobs.end_of(&self.caller, &self.job) {
+            end.await;
+        }
         None
     }
 

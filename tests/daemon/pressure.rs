@@ -107,6 +107,37 @@ fn follower_that_does_not_keep_up_is_paced_and_the_job_goes_on() {
 }
 
 #[test]
+fn client_that_reads_late_gets_the_result_it_waits_for_although_it_is_forgotten_by_then() {
+    let daemon = Daemon::start(limits());
+    let mut slow = daemon.peer();
+    // An answer that fills the queue; once it has begun to come, what follows waits behind it.
+    let output = vec![b'o'; 4 << 20];
+    slow.submitted(1, "echo", &output, true);
+    let mut header = [0; 4];
+    std::io::Read::read_exact(&mut slow.0, &mut header).unwrap();
+    slow.submit(2, "hold", b"held", true);
+    let mut peer = daemon.peer();
+    let names = |peer: &mut crate::rig::Peer| {
+        peer.send(&ToDaemon::List { request: 1 });
+        match peer.receive() {
+            FromDaemon::Jobs { jobs, .. } => jobs.into_iter().map(|job| job.name).collect::<Vec<_>>(),
+            other => panic!("{other:?}"),
+        }
+    };
+    eventually("the job to be there", || names(&mut peer).iter().any(|name| name == "hold"));
+    peer.submitted(1, "release", b"", false);
+    peer.submitted(1, "forget", b"", false);
+    assert!(!names(&mut peer).iter().any(|name| name == "hold"));
+    let mut body = vec![0; u32::from_le_bytes(header) as usize];
+    std::io::Read::read_exact(&mut slow.0, &mut body).unwrap();
+    assert!(matches!(slow.receive(), FromDaemon::Accepted { request: 2, .. }));
+    match slow.receive() {
+        FromDaemon::Finished { request: 2, result } => assert_eq!(result.output.0, b"held"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn client_gone_while_its_job_runs_frees_its_place_and_the_job_goes_on() {
     let daemon = Daemon::start(limits());
     let mut leaving = daemon.peer();

@@ -17,6 +17,8 @@ in_both_modes!(
     fifty_jobs_at_once_on_several_connections_each_get_their_own_result,
     module_is_known_by_its_digest_once_it_was_submitted,
     result_that_is_not_kept_any_more_is_not_found,
+    result_as_large_as_allowed_is_kept_and_older_ones_make_way,
+    result_that_is_not_kept_at_all_is_had_by_whoever_waits_for_it,
     job_that_is_not_admitted_is_denied_with_the_reason,
     job_is_its_users_and_in_the_trace_it_was_given,
     queue_with_too_many_bytes_refuses_the_next,
@@ -150,6 +152,46 @@ fn result_that_is_not_kept_any_more_is_not_found(mode: Mode) {
     assert_eq!(daemon.cli(&["logs", &jobs[1]]).status, Some(0));
     let listed = client.ask(async |client| client.list().await).unwrap();
     assert_eq!(listed.iter().map(|job| &job.job).collect::<Vec<_>>(), [&jobs[1], &jobs[2]]);
+}
+
+fn result_as_large_as_allowed_is_kept_and_older_ones_make_way(mode: Mode) {
+    let place = Place::new(mode)
+        .set("CEILINGS_OUTPUT_BYTES", "16M")
+        .set("CEILINGS_LOG_BYTES", "1M")
+        .set("RESULTS_BYTES_MAX", "20M");
+    let daemon = Daemon::start(place);
+    let mut client = daemon.client();
+    let mut wrote = |mib: u64| {
+        let mut flood = submission("flood_stdout");
+        flood.limits.output_bytes = Some(mib << 20);
+        let job = client.submit(flood).unwrap();
+        assert_eq!(client.result(&job).output.0.len() as u64, mib << 20);
+        job
+    };
+    let there = |job: &str| match daemon.client().ask(async |client| client.result(job, false).await) {
+        Ok(result) => result.is_some(),
+        Err(ClientError::NotFound(_)) => false,
+        Err(error) => panic!("{error}"),
+    };
+    let jobs = [8, 8, 8].map(&mut wrote);
+    assert_eq!(jobs.each_ref().map(|job| there(job)), [false, true, true]);
+    let largest = wrote(16);
+    assert_eq!(jobs.each_ref().map(|job| there(job)), [false, false, false]);
+    assert!(there(&largest));
+}
+
+fn result_that_is_not_kept_at_all_is_had_by_whoever_waits_for_it(mode: Mode) {
+    for (setting, nothing) in [("RESULTS_KEPT_FOR", "0"), ("RESULTS_KEPT_MAX", "0")] {
+        let place = Place::new(mode).set(setting, nothing);
+        let here = place.run(&[], &guest("nothing"));
+        assert_eq!(here.short(), "completed - - - 0", "{setting}: {}", here.stderr);
+        let daemon = Daemon::start(place);
+        let there = daemon.submit(&[], &guest("nothing"));
+        assert_eq!(there.short(), "completed - - - 0", "{setting}: {}", there.stderr);
+        let job = there.result["job"].as_str().unwrap();
+        let asked = daemon.client().ask(async |client| client.result(job, false).await);
+        assert!(matches!(asked, Err(ClientError::NotFound(_))), "{setting}: {asked:?}");
+    }
 }
 
 fn job_that_is_not_admitted_is_denied_with_the_reason(mode: Mode) {

@@ -17,6 +17,7 @@ in_both_modes!(
     function_of_bytes_gets_its_input_and_gives_its_output,
     function_of_numbers_is_computed,
     component_is_run_as_a_command,
+    component_finds_arguments_variables_clocks_randomness_and_its_directory,
     program_prints_the_guests_output_and_nothing_else,
 );
 
@@ -184,6 +185,39 @@ fn component_is_run_as_a_command(mode: Mode) {
     assert_eq!((ended.short().as_str(), &ended.result["exit_code"]), ("completed - - - 0", &0.into()));
     let binary = place.file("component", wat::parse_str(&text).unwrap());
     assert_eq!(place.run(&[], &binary).short(), "completed - - - 0", "told from its content");
+}
+
+fn component_finds_arguments_variables_clocks_randomness_and_its_directory(mode: Mode) {
+    let place = Place::new(mode);
+    let program = guest("component_uses_what_it_is_given");
+    let mut drawn = Vec::new();
+    for round in ["first", "second"] {
+        let directory = place.path(round);
+        fs::create_dir_all(directory.join("gone")).unwrap();
+        fs::write(directory.join("in"), "a letter").unwrap();
+        let grant = format!("{}::/files", word(&directory));
+        let flags = ["--env", "A=1", "--env", "B=two words", "--dir", grant.as_str()];
+        let ended = place.run_on(b"", &flags, &program, &["-x", round]);
+        assert_eq!(ended.short(), "completed - - - 0", "{}", ended.message());
+        let lines: Vec<&str> = ended.output().split('\n').collect();
+        let [name, flag, argument, a, b, random, letter] = lines[..] else { panic!("{lines:?}") };
+        assert_eq!([name, flag, argument], ["component_uses_what_it_is_given.wat", "-x", round]);
+        assert_eq!([a, b, letter], ["A=1", "B=two words", "a letter"]);
+        assert_eq!(random.len(), 16);
+        drawn.push(random.to_owned());
+        assert_eq!(fs::read_to_string(directory.join("out")).unwrap(), "a letter.");
+        assert!(directory.join("made").is_dir());
+        assert!(!directory.join("in").exists() && !directory.join("gone").exists());
+    }
+    assert_ne!(drawn[0], drawn[1]);
+    // Read only, it is told so by the first thing it would change, and traps.
+    let directory = place.path("kept");
+    fs::create_dir(&directory).unwrap();
+    fs::write(directory.join("in"), "a letter").unwrap();
+    let grant = format!("{}::/files:ro", word(&directory));
+    let ended = place.run_on(b"", &["--dir", &grant], &program, &[]);
+    assert_eq!(ended.short(), "trapped unreachable - guest 134");
+    assert!(ended.output().ends_with("a letter") && !directory.join("out").exists());
 }
 
 fn program_prints_the_guests_output_and_nothing_else(mode: Mode) {

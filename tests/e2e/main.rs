@@ -23,13 +23,16 @@ macro_rules! in_both_modes {
 }
 
 mod bill;
+mod crowd;
 mod daemon;
+mod grants;
 mod guests;
 mod inprocess;
 mod lifecycle;
 mod limits;
 mod observe;
 mod other_users;
+mod refusals;
 mod residue;
 mod rig;
 mod verdicts;

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use stockade_wire::job::{DirectoryGrant, Phase};
 
-use crate::rig::{Daemon, Mode, Place, Ran, guest, is_root, ran, submission, text};
+use crate::rig::{Daemon, Mode, Place, Ran, is_root, ran, submission, text};
 
 /// A user who is neither root nor whom workers run as.
 const SOMEBODY: u32 = 47_114;
@@ -19,13 +19,7 @@ fn daemon_for_all(settings: &[(&str, &str)]) -> Option<(Daemon, PathBuf)> {
     }
     let place = Place::new(Mode::Jailed).set("CLIENTS_SOCKET_MODE", "0666");
     let place = settings.iter().fold(place, |place, (name, value)| place.set(name, value));
-    place.open_to_all();
-    let program = place.path("stockade");
-    let built = Path::new(env!("CARGO_BIN_EXE_stockade"));
-    std::fs::hard_link(built, &program).or_else(|_| std::fs::copy(built, &program).map(drop)).unwrap();
-    for name in ["nothing", "flood_stderr_lines", "reads_a_file"] {
-        std::fs::copy(guest(name), place.path(name)).unwrap();
-    }
+    let program = place.for_all(&["nothing", "flood_stderr_lines", "reads_a_file"]);
     Some((Daemon::start(place), program))
 }
 

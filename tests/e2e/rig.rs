@@ -166,6 +166,18 @@ impl Place {
         files.map(|entry| entry.unwrap().path()).filter(whole).collect()
     }
 
+    /// Puts the program where other users may execute it, together with these guests.
+    pub fn for_all(&self, guests: &[&str]) -> PathBuf {
+        self.open_to_all();
+        let program = self.path("stockade");
+        let built = Path::new(env!("CARGO_BIN_EXE_stockade"));
+        fs::hard_link(built, &program).or_else(|_| fs::copy(built, &program).map(drop)).unwrap();
+        for name in guests {
+            fs::copy(guest(name), self.path(name)).unwrap();
+        }
+        program
+    }
+
     /// Lets other users into the place.
     pub fn open_to_all(&self) {
         fs::set_permissions(self.directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -173,7 +185,12 @@ impl Place {
 
     /// The program with these words, and with nothing of this process's environment.
     pub fn stockade<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_stockade"));
+        self.command(Path::new(env!("CARGO_BIN_EXE_stockade")), words)
+    }
+
+    /// The same with the program at another path.
+    pub fn command<S: AsRef<OsStr>>(&self, program: &Path, words: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(program);
         command.env_clear().envs(self.settings.iter().cloned()).args(words);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
@@ -292,7 +309,13 @@ pub struct Daemon {
 impl Daemon {
     /// Starts one and returns when it answers.
     pub fn start(place: Place) -> Self {
-        let mut child = place.stockade(["serve"]).stdout(Stdio::null()).spawn().unwrap();
+        let serve = place.stockade(["serve"]);
+        Self::started(place, serve)
+    }
+
+    /// Starts one by a command of the place's, and returns when it answers.
+    pub fn started(place: Place, mut serve: Command) -> Self {
+        let mut child = serve.stdout(Stdio::null()).spawn().unwrap();
         let pid = child.id();
         let log = Arc::new(Mutex::new(String::new()));
         let reader = std::thread::spawn({

@@ -11,6 +11,7 @@
 
 mod environment;
 mod family;
+mod inherited;
 mod killed;
 mod rig;
 mod stopped;

@@ -36,7 +36,17 @@ pub fn laborious() -> String {
 
 /// The executable, with nothing of this process's environment, and a directory for what it writes.
 pub fn stockade(directory: &TempDir) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_stockade"));
+    in_place(Command::new(env!("CARGO_BIN_EXE_stockade")), directory)
+}
+
+/// The same, started by env(1) with these of its options.
+pub fn stockade_by_env(options: &[&str], directory: &TempDir) -> Command {
+    let mut command = Command::new("/usr/bin/env");
+    command.args(options).arg(env!("CARGO_BIN_EXE_stockade"));
+    in_place(command, directory)
+}
+
+fn in_place(mut command: Command, directory: &TempDir) -> Command {
     command
         .env_clear()
         .env("STOCKADE_CACHE_DIRECTORY", "off")
@@ -66,7 +76,18 @@ pub struct Daemon {
 impl Daemon {
     pub fn start(settings: &[(&str, &str)]) -> Self {
         let directory = TempDir::new().unwrap();
-        let child = stockade(&directory)
+        let command = stockade(&directory);
+        Self::started(command, directory, settings)
+    }
+
+    pub fn start_by_env(options: &[&str], settings: &[(&str, &str)]) -> Self {
+        let directory = TempDir::new().unwrap();
+        let command = stockade_by_env(options, &directory);
+        Self::started(command, directory, settings)
+    }
+
+    fn started(mut command: Command, directory: TempDir, settings: &[(&str, &str)]) -> Self {
+        let child = command
             .arg("serve")
             .envs(settings.iter().copied())
             .stdout(Stdio::null())

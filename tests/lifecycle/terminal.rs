@@ -1,4 +1,4 @@
-//! Supervisors in the foreground of a terminal.
+//! Supervisors in the foreground of a terminal, and what guests may do to it.
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -7,10 +7,22 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use tempfile::TempDir;
 
 use crate::family::{Family, children_of};
-use crate::rig::{Client, SPIN, eventually, file, stockade};
+use crate::rig::{Client, Daemon, SPIN, eventually, file, stockade};
 
 /// The interrupt character of a new terminal.
 const CONTROL_C: &[u8] = b"\x03";
+
+/// Writes escapes to both its outputs: inverse video and a word, then a window title, a bell and another word.
+const ESCAPES: &str = r#"(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 0) "\40\00\00\00\09\00\00\00")
+  (data (i32.const 8) "\80\00\00\00\0f\00\00\00")
+  (data (i32.const 64) "\1b[7mshown")
+  (data (i32.const 128) "\1b]0;owned\07 log\0a")
+  (func (export "_start")
+    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 24)))
+    (drop (call $write (i32.const 2) (i32.const 8) (i32.const 1) (i32.const 24)))))"#;
 
 /// A program in a terminal of its own.
 struct Terminal {
@@ -29,6 +41,7 @@ impl Terminal {
         }
         let directory = TempDir::new().unwrap();
         file(&directory, "spin.wat", SPIN);
+        file(&directory, "escapes.wat", ESCAPES);
         let program = stockade(&directory);
         let mut command = Command::new("script");
         command.env_clear().current_dir(directory.path());
@@ -60,6 +73,12 @@ impl Terminal {
     fn press(&mut self, keys: &[u8]) {
         self.keyboard.write_all(keys).unwrap();
         self.keyboard.flush().unwrap();
+    }
+
+    /// What it did to the terminal, and its exit status.
+    fn end(mut self) -> (Option<i32>, String) {
+        let status = self.script.wait().unwrap();
+        (status.code(), self.screen())
     }
 
     fn screen(&self) -> String {
@@ -117,4 +136,43 @@ fn control_c_lets_a_daemon_finish_its_jobs() {
     // It went on until its own deadline.
     assert_eq!(client.outcome().0, "timed_out");
     assert!(family.living().is_empty());
+}
+
+#[track_caller]
+fn assert_log_is_harmless(terminal: Terminal) {
+    let (status, screen) = terminal.end();
+    assert_eq!(status, Some(0), "{screen:?}");
+    assert!(screen.contains("\\x1b]0;owned\\x07 log"), "{screen:?}");
+    assert!(!screen.contains("\x1b]0;owned"), "{screen:?}");
+    // Its output is not ours to change.
+    assert!(screen.contains("\x1b[7mshown"), "{screen:?}");
+}
+
+#[test]
+fn log_of_a_run_in_a_terminal_has_its_escapes_spelt_out() {
+    let Some(terminal) = Terminal::open("run escapes.wat") else { return };
+    assert_log_is_harmless(terminal);
+}
+
+#[test]
+fn log_of_a_submit_in_a_terminal_has_its_escapes_spelt_out() {
+    let daemon = Daemon::start(&[]);
+    let socket = daemon.directory.path().join("socket");
+    let line = format!("submit --socket {} escapes.wat", socket.display());
+    let Some(terminal) = Terminal::open(&line) else { return };
+    assert_log_is_harmless(terminal);
+}
+
+#[test]
+fn log_that_does_not_go_to_a_terminal_is_as_the_guest_wrote_it() {
+    let daemon = Daemon::start(&[]);
+    let module = file(&daemon.directory, "escapes.wat", ESCAPES);
+    for command in ["run", "submit"] {
+        let ran = stockade(&daemon.directory).arg(command).arg(&module).output().unwrap();
+        assert!(ran.status.success(), "{command}: {ran:?}");
+        assert_eq!(
+            (&ran.stdout[..], &ran.stderr[..]),
+            (&b"\x1b[7mshown"[..], &b"\x1b]0;owned\x07 log\n"[..])
+        );
+    }
 }

@@ -53,7 +53,7 @@ pub enum ModuleSource {
 /// A directory of the host made visible to the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct DirectoryGrant {
-    /// Absolute path on the host.
+    /// Absolute path on the host, without `..` and with no symbolic link in any part.
     pub host: String,
     /// Path under which the guest sees it.
     pub guest: String,
@@ -64,7 +64,8 @@ pub struct DirectoryGrant {
 /// Limits a client asks for. `None` takes the profile's.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LimitsWanted {
-    /// Wall time for waiting and running together; compiling has limits of its own, µs.
+    /// Wall time for waiting, for a compiler and for a worker, and running together; compiling itself has limits of its
+    /// own, µs.
     pub timeout_us: Option<u64>,
     /// Time between SIGTERM and SIGKILL, µs.
     pub grace_us: Option<u64>,
@@ -226,9 +227,9 @@ pub struct Outcome {
 pub struct Bill {
     /// Submission to the end of the job, µs.
     pub wall_us: Option<u64>,
-    /// Waiting for a place, µs.
+    /// Waiting for a compiler, if one was needed, and for a place, µs.
     pub queue_us: Option<u64>,
-    /// Waiting for the compiled module, µs; near 0 when it was cached.
+    /// Having the module compiled, or finding it compiled, µs; near 0 when it was cached.
     pub compile_us: Option<u64>,
     /// Getting a locked worker, µs; near 0 when one was warm.
     pub fork_us: Option<u64>,
@@ -342,9 +343,9 @@ pub struct JobResult {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// Admitted, waiting for a place.
+    /// Admitted, waiting for a compiler or for a place.
     Queued,
-    /// Waiting for its module to be compiled.
+    /// Its module is being compiled, or looked for.
     Compiling,
     /// On a worker.
     Running,

@@ -20,7 +20,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::job::{DirectoryGrant, MissingLayer};
+use crate::job::{Layer, MissingLayer};
 
 /// What a worker is forked for; decides its syscall allow-lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -77,8 +77,6 @@ pub struct RunOrder {
     pub arguments: Vec<String>,
     /// Environment variables.
     pub environment: Vec<(String, String)>,
-    /// Granted directories, the ones the worker was locked with.
-    pub directories: Vec<DirectoryGrant>,
     /// What it may use.
     pub limits: RunLimits,
 }
@@ -90,6 +88,8 @@ pub struct RunLimits {
     pub deadline_us: u64,
     /// Sum of the store's memories and tables, bytes.
     pub memory_bytes: u64,
+    /// Private writable memory of the process above what its zygote has, bytes: `RLIMIT_DATA` is lowered to that.
+    pub data_bytes: u64,
     /// Fuel; `None` leaves it unmetered.
     pub fuel: Option<u64>,
     /// Length of the input, bytes, when it is known (a function needs it; a stream has none).
@@ -103,6 +103,8 @@ pub enum FromWorker {
     Locked(JailReport),
     /// The jail could not be put on; the worker exits.
     LockFailed(MissingLayer),
+    /// A directory it was to be locked with cannot be had, and why; the worker exits.
+    NotGranted(String),
     /// The artifact is in its memfd.
     Compiled(CompileReport),
     /// The module cannot be compiled.
@@ -146,8 +148,10 @@ pub struct JailReport {
     pub no_new_privs: bool,
     /// `PR_GET_DUMPABLE` is 0.
     pub not_dumpable: bool,
-    /// `PR_GET_SECCOMP`: 2 is a filter.
+    /// `PR_GET_SECCOMP`: 2 is a filter, whoever installed it.
     pub seccomp_mode: u32,
+    /// Its own allow-list is among the filters.
+    pub seccomp_filtered: bool,
     /// All capability sets are empty.
     pub capabilities_empty: bool,
     /// Open descriptors.
@@ -158,6 +162,14 @@ pub struct JailReport {
     pub gid: u32,
     /// Layers that are not in force and were not required.
     pub missing: Vec<MissingLayer>,
+}
+
+impl JailReport {
+    /// Whether it lists `layer` as missing.
+    #[must_use]
+    pub fn lacks(&self, layer: Layer) -> bool {
+        self.missing.iter().any(|missing| missing.layer == layer.name())
+    }
 }
 
 /// What kind of guest an artifact holds, as the compile worker saw it. Shown, never relied on.

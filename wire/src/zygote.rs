@@ -30,6 +30,8 @@ pub struct ZygoteConfig {
     pub landlock_abi_min: u32,
     /// Namespaces: try them, leave them, or fail without them.
     pub namespaces: NamespacePolicy,
+    /// Workers take on other ids than the zygote's, see [`ForkOrder::identity`].
+    pub other_ids: bool,
     /// Layers whose absence is a refusal.
     pub require: Vec<Layer>,
 }
@@ -122,4 +124,6 @@ pub struct WarmReport {
     pub namespaces: Vec<String>,
     /// Why some were not entered.
     pub namespaces_missing: Option<String>,
+    /// The zygote's own allow-list is in force; every worker inherits it.
+    pub filtered: bool,
 }

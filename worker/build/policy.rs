@@ -254,6 +254,7 @@ const CONSTANTS: &[(&str, u64)] = &[
     ("MADV_FREE", 8),
     ("MADV_HUGEPAGE", 14),
     ("MADV_NOHUGEPAGE", 15),
+    ("RLIMIT_DATA", 2),
     ("CLONE_THREAD", 0x0001_0000),
     ("CLONE_PIDFD", 0x1000),
     ("CLONE_PARENT", 0x8000),

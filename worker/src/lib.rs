@@ -6,6 +6,7 @@
 
 pub mod compile;
 pub mod engine;
+pub mod grants;
 pub mod jail;
 #[cfg(test)]
 pub(crate) mod own_process;

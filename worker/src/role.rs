@@ -6,7 +6,7 @@
 //! ```text
 //! born ─ lock ─ Locked ─ one order ─┬─ compile ─ Compiled | NotCompiled ─┬─ exit 0
 //!           │                       └─ load ─ seal ─ run ─ Finished ─────┘
-//!           └─ LockFailed ─ exit
+//!           └─ LockFailed | NotGranted ─ exit
 //! ```
 //! A template goes on in [`crate::template`]; what it forks ends in [`run_prepared`].
 
@@ -30,11 +30,12 @@ use stockade_wire::zygote::{ForkOrder, ZygoteConfig};
 
 use crate::engine::Warm;
 use crate::jail::template::Branch;
-use crate::jail::{self, Locked, Namespaces, Plan, Refusal, WorkerFds};
+use crate::jail::{self, BoundingSet, Locked, Namespaces, Plan, Refusal, WorkerFds};
 use crate::run::{self, Confinement, Loaded, Prepared, Stdio};
 use crate::template::{self, Grounds};
 
-/// Exit status of a worker that could not lock itself; it has sent [`FromWorker::LockFailed`] if it could.
+/// Exit status of a worker that could not lock itself; it has sent [`FromWorker::LockFailed`] or
+/// [`FromWorker::NotGranted`] if it could.
 pub const LOCK_FAILED_STATUS: i32 = 71;
 
 /// Exit status of a worker whose order was not one.
@@ -76,6 +77,7 @@ pub(crate) struct Birth<'a> {
     pub(crate) pipes: PipeEnds,
     pub(crate) config: &'a ZygoteConfig,
     pub(crate) namespaces: &'a Namespaces,
+    pub(crate) bounding: &'a BoundingSet,
     pub(crate) data_baseline_bytes: u64,
     pub(crate) null: &'a File,
     pub(crate) warm: &'a Warm,
@@ -220,7 +222,7 @@ pub(crate) fn live(newborn: Newborn, birth: Birth<'_>) -> Infallible {
 
 /// Lives the life of a template's fork, from its jail to its exit.
 pub(crate) fn run_prepared(
-    Branch { report, sealed }: Branch,
+    (branch, report): (Branch, JailReport),
     fds: Settled,
     prepared: Prepared,
     behaviour: &Behaviour,
@@ -231,12 +233,14 @@ pub(crate) fn run_prepared(
     let [input] = exactly(given);
     (behaviour.ordered)(&order, link);
     let stdio = Stdio { input, output, stdout: stdout_log, stderr: stderr_log };
-    let report = match prepared.adopt(&order) {
-        Ok(loaded) => {
-            let report = run::execute(loaded, Confinement::Sealed(&sealed), stdio, &order);
-            RunReport { mdwe: sealed.mdwe(), ..report }
+    let report = match (prepared.adopt(&order), branch.fit(order.limits.data_bytes)) {
+        (Ok(loaded), Ok(sealed)) => {
+            let mdwe = sealed.mdwe();
+            let report = run::execute(loaded, Confinement::Sealed(sealed), stdio, &order);
+            RunReport { mdwe, ..report }
         }
-        Err(report) => report,
+        (Err(report), _) => report,
+        (_, Err(error)) => set_up_failed(&error),
     };
     reply(link, &FromWorker::Finished(report));
     exit_now(0)
@@ -273,7 +277,7 @@ impl Settled {
 }
 
 fn lock(newborn: Newborn, birth: Birth<'_>) -> (Locked, Settled) {
-    let Birth { order, pipes, config, namespaces, data_baseline_bytes, null, .. } = birth;
+    let Birth { order, pipes, config, namespaces, bounding, data_baseline_bytes, null, .. } = birth;
     let plan = Plan {
         role: order.role,
         limits: order.rlimits,
@@ -284,6 +288,7 @@ fn lock(newborn: Newborn, birth: Birth<'_>) -> (Locked, Settled) {
         landlock_abi_min: config.landlock_abi_min,
         supervisor_pid: config.supervisor_pid,
         namespaces,
+        bounding,
     };
     let Some(fds) = worker_fds(pipes, null.as_fd()) else { exit_now(LOCK_FAILED_STATUS) };
     match jail::enter(newborn, fds, &plan) {
@@ -291,7 +296,7 @@ fn lock(newborn: Newborn, birth: Birth<'_>) -> (Locked, Settled) {
         Err(Refusal { error, fds }) => {
             if let Some(fds) = fds {
                 // If it cannot be told, the exit status still says it.
-                let _ = Settled::of(fds).link.send(&FromWorker::LockFailed(error.into_missing()));
+                let _ = Settled::of(fds).link.send(&error.into_message());
             }
             exit_now(LOCK_FAILED_STATUS)
         }
@@ -356,10 +361,11 @@ fn run_sealed(locked: Locked, loaded: Loaded, stdio: Stdio, order: &RunOrder) ->
     if let Err(error) = loaded.arm() {
         return set_up_failed(&error);
     }
-    match locked.seal() {
+    match locked.seal(order.limits.data_bytes) {
         Ok(sealed) => {
-            let report = run::execute(loaded, Confinement::Sealed(&sealed), stdio, order);
-            RunReport { mdwe: sealed.mdwe(), ..report }
+            let mdwe = sealed.mdwe();
+            let report = run::execute(loaded, Confinement::Sealed(sealed), stdio, order);
+            RunReport { mdwe, ..report }
         }
         Err(error) => set_up_failed(&error),
     }

@@ -1,9 +1,9 @@
-//! What this kernel and this process's surroundings offer the jail, for `doctor`.
+//! What this kernel and this process's surroundings offer the jail, for `doctor` and `explain`.
 //!
 //! Owns: one finding a layer, with what to do about a missing one.
 //! Never: changes the calling process; the cgroup layer, which is the supervisor's to look at.
 
-use caps::{CapSet, Capability};
+use caps::CapSet;
 use nix::errno::Errno;
 use nix::sys::utsname::uname;
 use nix::unistd::geteuid;
@@ -11,14 +11,14 @@ use stockade_sys::prctl::{landlock_abi, mdwe, seccomp_mode, seccomp_traps};
 use stockade_wire::job::Layer;
 
 use crate::jail::landlock::abi_in_force;
-use crate::jail::namespaces::known_obstacle;
+use crate::jail::namespaces::{FIX_OF_ROOT, ROOT_WITHOUT_PRIVILEGE, is_privileged, known_obstacle};
 
 /// One layer on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// Which.
     pub layer: Layer,
-    /// Whether a worker started from here would get it.
+    /// Whether it is offered; what a worker gets is seen when one is started.
     pub present: bool,
     /// Version or kind, where there are several.
     pub version: Option<String>,
@@ -86,9 +86,11 @@ fn landlock() -> Finding {
 }
 
 fn namespaces() -> Finding {
-    let privileged = caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_ADMIN).unwrap_or(false);
-    if privileged {
+    if is_privileged() {
         return Finding::present(Layer::Namespaces, Some("net, ipc, uts".to_owned()));
+    }
+    if geteuid().is_root() {
+        return Finding::absent(Layer::Namespaces, ROOT_WITHOUT_PRIVILEGE.to_owned(), FIX_OF_ROOT);
     }
     if let Some(obstacle) = known_obstacle() {
         return Finding::absent(

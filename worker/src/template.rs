@@ -91,11 +91,13 @@ fn grow(
         exit_now(LOCK_FAILED_STATUS)
     };
     match branch(newborn, fds, stem, grounds.config.supervisor_pid, grounds.namespaces) {
-        Ok((branch, fds)) => run_prepared(branch, Settled::of(fds), prepared, grounds.behaviour),
+        Ok((branch, report, fds)) => {
+            run_prepared((branch, report), Settled::of(fds), prepared, grounds.behaviour)
+        }
         Err(Refusal { error, fds }) => {
             if let Some(fds) = fds {
                 // If it cannot be told, the exit status still says it.
-                let _ = Settled::of(fds).link.send(&FromWorker::LockFailed(error.into_missing()));
+                let _ = Settled::of(fds).link.send(&error.into_message());
             }
             exit_now(LOCK_FAILED_STATUS)
         }

@@ -23,6 +23,7 @@ use stockade_sys::fds::{FdsError, close_inherited};
 use stockade_sys::fork::{Forked, sibling};
 use stockade_sys::link::{self, LinkError};
 use stockade_sys::prctl::exit_now;
+use stockade_sys::signals;
 use stockade_sys::solo::{SingleThreaded, SoloError, threads};
 use stockade_wire::frame::{self, FrameError, HEADER_BYTES};
 use stockade_wire::job::Layer;
@@ -32,7 +33,7 @@ use stockade_wire::zygote::{ForkOperation, FromZygote, ToZygote, WarmReport, Zyg
 use crate::engine::{self, EngineError, EngineSettings, Warm};
 use crate::jail::namespaces::{self, Namespaces, NamespacesError};
 use crate::jail::seccomp::{self, Policy};
-use crate::jail::{capabilities, landlock};
+use crate::jail::{BoundingSet, capabilities, landlock};
 use crate::role::{self, Behaviour, Birth, PipeEnds};
 
 /// Exit status of a zygote that could not become warm; it has sent [`FromZygote::Failed`].
@@ -75,7 +76,7 @@ enum ZygoteError {
         #[source]
         source: std::io::Error,
     },
-    #[error("the zygote's syscall filter could not be installed, and seccomp is required: {0}")]
+    #[error("required layer seccomp is missing: the zygote's allow-list could not be installed: {0}; {fix}", fix = seccomp::FIX)]
     Filter(seccompiler::Error),
 }
 
@@ -83,6 +84,7 @@ enum ZygoteError {
 struct Zygote {
     config: ZygoteConfig,
     namespaces: Namespaces,
+    bounding: BoundingSet,
     warm: Warm,
     data_baseline_bytes: u64,
     null: File,
@@ -108,6 +110,7 @@ pub fn serve(control: OwnedFd, behaviour: Behaviour) -> ! {
 fn get_warm(control: &OwnedFd, buffer: &mut [u8]) -> Result<Option<(Zygote, WarmReport)>, ZygoteError> {
     close_inherited(&[control.as_fd()])?;
     let kernel = |call| move |errno| ZygoteError::Kernel { call, errno };
+    begin_with_default_signals().map_err(kernel("rt_sigaction or rt_sigprocmask"))?;
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(kernel("prctl(PR_SET_PDEATHSIG)"))?;
     prctl::set_name(c"stockade:zygote").map_err(kernel("prctl(PR_SET_NAME)"))?;
     let received = link::receive(control.as_fd(), buffer, 0)?;
@@ -120,21 +123,35 @@ fn get_warm(control: &OwnedFd, buffer: &mut [u8]) -> Result<Option<(Zygote, Warm
         .write(true)
         .open("/dev/null")
         .map_err(|source| ZygoteError::File { file: "/dev/null", source })?;
-    let namespaces = namespaces::enter(&SingleThreaded::probe()?, config.namespaces)?;
+    let namespaces = namespaces::enter(&SingleThreaded::probe()?, config.namespaces, config.other_ids)?;
     // After the namespaces: the maps of a process that is not dumpable belong to root.
     prctl::set_dumpable(false).map_err(kernel("prctl(PR_SET_DUMPABLE)"))?;
     let settings = EngineSettings { memory_bytes_max: config.memory_bytes_max, instances: INSTANCES };
     let warm = engine::warm(&settings)?;
+    let data_baseline_bytes = data_bytes()?;
+    let threads = threads()?;
+    let (bounding, filtered) = harden(&SingleThreaded::probe()?, &config)?;
     let report = WarmReport {
         engine_fingerprint: warm.fingerprint(),
-        threads: threads()?,
+        threads,
         landlock_abi: landlock::abi_in_force(),
         namespaces: namespaces.entered(),
         namespaces_missing: namespaces.missing().map(str::to_owned),
+        filtered,
     };
-    let data_baseline_bytes = data_bytes()?;
-    harden(&SingleThreaded::probe()?, &config)?;
-    Ok(Some((Zygote { config, namespaces, warm, data_baseline_bytes, null }, report)))
+    Ok(Some((Zygote { config, namespaces, bounding, warm, data_baseline_bytes, null }, report)))
+}
+
+/// A worker's deadline and its end come as signals: none that whoever started the supervisor blocked or ignored may
+/// stay so.
+fn begin_with_default_signals() -> Result<(), Errno> {
+    // The standard library ignores SIGPIPE itself: a broken pipe is an error.
+    for which in Signal::iterator().filter(|which| *which != Signal::SIGPIPE) {
+        if signals::is_ignored(which)? {
+            signals::reset(which)?;
+        }
+    }
+    signals::unblock_all()
 }
 
 fn configuration(buffer: &[u8], length: usize) -> Result<Option<ZygoteConfig>, ZygoteError> {
@@ -148,15 +165,15 @@ fn configuration(buffer: &[u8], length: usize) -> Result<Option<ZygoteConfig>, Z
     }
 }
 
-/// What is the same for all workers is done once, before the first of them.
-fn harden(solo: &SingleThreaded, config: &ZygoteConfig) -> Result<(), ZygoteError> {
-    capabilities::narrow_before_forking(solo);
+/// What is the same for all workers is done once, before the first of them. With whether the filter is in force.
+fn harden(solo: &SingleThreaded, config: &ZygoteConfig) -> Result<(BoundingSet, bool), ZygoteError> {
+    let bounding = capabilities::narrow_before_forking(solo);
     prctl::set_no_new_privs()
         .map_err(|errno| ZygoteError::Kernel { call: "prctl(PR_SET_NO_NEW_PRIVS)", errno })?;
     match seccomp::apply(Policy::Zygote, solo) {
         Err(error) if config.require.contains(&Layer::Seccomp) => Err(ZygoteError::Filter(error)),
         // Without the requirement every worker lists the layer as missing.
-        Ok(()) | Err(_) => Ok(()),
+        applied => Ok((bounding, applied.is_ok())),
     }
 }
 
@@ -233,6 +250,7 @@ impl Zygote {
                 pipes,
                 config: &self.config,
                 namespaces: &self.namespaces,
+                bounding: &self.bounding,
                 data_baseline_bytes: self.data_baseline_bytes,
                 null: &self.null,
                 warm: &self.warm,

@@ -1,11 +1,23 @@
 //! Compiled modules: made once, kept in memory and on disk, handed out as sealed descriptors.
 //!
-//! Owns: the table of artifacts and the single flight of each compilation.
-//! Never: compiles, parses an artifact, hands out bytes that were not authenticated or made here just now.
+//! Owns: the table of artifacts, the single flight of each compilation, and the compilers' places.
+//! Never: compiles, parses an artifact, hands out bytes that were not authenticated or made here just now, goes on with
+//! a compilation that nobody waits for.
+//!
+//! ```text
+//! Looking ── on disk ─────────────────────────────────────────▶ Landed
+//!    │ not on disk      a job that waits has a compiler's place    ▲
+//!    └───────▶ Waiting ──────────────────────────────▶ Compiling ──┘
+//! ```
+//! Every job that waits for a flight asks for a place in its own user's turn, and the first to have one gives it to the
+//! flight: nobody waits behind the user who happened to come first. A flight for which no job waits any more is not
+//! compiled, or not any further, and gives back its place and its module.
 
 mod disk;
 mod key;
 mod memory;
+#[cfg(test)]
+mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -13,17 +25,20 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 use stockade_sys::memfd;
-use stockade_wire::job::{Digest, Outcome};
-use tokio::sync::watch;
+use stockade_wire::job::{Digest, Outcome, Phase};
+use tokio::sync::{Notify, watch};
 
 use self::disk::Disk;
 pub use self::disk::DiskError;
 pub use self::key::KeyError;
 use self::memory::Memory;
-use super::job::outcome;
+use super::job::ladder::Cause;
+use super::job::{Job, outcome};
+use super::places::{Place, Places};
 use crate::config;
 
 /// Modules above this many bytes are hashed on another thread: SHA-256 takes about a millisecond for them.
@@ -67,8 +82,62 @@ pub(crate) type Landed = Result<Rc<Artifact>, Rc<Outcome>>;
 
 /// What makes artifacts.
 pub(crate) trait Compile {
-    /// Compiles `module` into an unsealed file in memory that nothing else has open for writing.
-    async fn compile(&self, module: &[u8], metered: bool) -> Result<File, Outcome>;
+    /// Compiles `module` into an unsealed file in memory that nothing else has open for writing. Has `place` until no
+    /// compiler is at it any more. Dropping the future ends the compilation.
+    async fn compile(&self, module: &Arc<Vec<u8>>, metered: bool, place: Place) -> Result<File, Outcome>;
+}
+
+/// A job that wants an artifact, and how long it can wait for a compiler.
+pub(crate) struct Wanted<'a> {
+    pub(crate) job: &'a Job,
+    /// What is left of the job's time. Waiting for a compiler's place takes from it; compiling does not.
+    pub(crate) left: Duration,
+}
+
+/// One artifact on its way.
+struct Flight {
+    stage: watch::Sender<Stage>,
+    /// What it would be compiled from, once anybody who wants it has brought it.
+    module: RefCell<Option<Arc<Vec<u8>>>>,
+    place: Cell<Option<Place>>,
+    place_given: Notify,
+}
+
+#[derive(Clone)]
+enum Stage {
+    /// Whether it is on disk is being found out.
+    Looking,
+    /// It has to be compiled, and has no place for that.
+    Waiting,
+    Compiling,
+    Landed(Landed),
+}
+
+impl Flight {
+    /// Gives it a place to be compiled at. One that it does not need any more is free again.
+    fn give(&self, place: Place) {
+        let waits = self.stage.send_if_modified(|stage| {
+            let waits = matches!(stage, Stage::Waiting);
+            if waits {
+                *stage = Stage::Compiling;
+            }
+            waits
+        });
+        if waits {
+            self.place.set(Some(place));
+            self.place_given.notify_one();
+        }
+    }
+
+    async fn place(&self) -> Place {
+        self.stage.send_replace(Stage::Waiting);
+        loop {
+            if let Some(place) = self.place.take() {
+                return place;
+            }
+            self.place_given.notified().await;
+        }
+    }
 }
 
 /// The table.
@@ -76,7 +145,8 @@ pub(crate) struct Artifacts<C> {
     compiler: C,
     memory: RefCell<Memory>,
     disk: Option<Arc<Disk>>,
-    flights: RefCell<HashMap<Key, watch::Receiver<Option<Landed>>>>,
+    compilers: Places,
+    flights: RefCell<HashMap<Key, Rc<Flight>>>,
     compiled: Cell<u64>,
     hits: Cell<u64>,
 }
@@ -86,7 +156,12 @@ impl<C: Compile + 'static> Artifacts<C> {
     ///
     /// # Errors
     /// When the cache directory or its key cannot be used.
-    pub(crate) fn new(compiler: C, settings: &config::Cache, fingerprint: &str) -> Result<Self, DiskError> {
+    pub(crate) fn new(
+        compiler: C,
+        compilers_max: usize,
+        settings: &config::Cache,
+        fingerprint: &str,
+    ) -> Result<Self, DiskError> {
         let disk = match &settings.directory {
             Some(directory) => Some(Arc::new(Disk::open(
                 directory,
@@ -100,6 +175,7 @@ impl<C: Compile + 'static> Artifacts<C> {
             compiler,
             memory: RefCell::new(Memory::new(settings.memory_bytes)),
             disk,
+            compilers: Places::new(compilers_max),
             flights: RefCell::default(),
             compiled: Cell::new(0),
             hits: Cell::new(0),
@@ -121,49 +197,113 @@ impl<C: Compile + 'static> Artifacts<C> {
         self.memory.borrow().has(key) || self.disk.as_ref().is_some_and(|disk| disk.has(key))
     }
 
-    /// The artifact for `key`, compiled from `module` when there is none. Any number of jobs that want the same
-    /// one wait for one compilation, which goes on when they stop waiting.
-    pub(crate) async fn get(self: &Rc<Self>, key: Key, module: Option<Rc<Vec<u8>>>) -> Landed {
+    /// The artifact for `key`, compiled from `module` when there is none. Any number of jobs that want the same one wait
+    /// for one compilation, which ends when the last of them stops waiting.
+    pub(crate) async fn get(
+        self: &Rc<Self>,
+        key: Key,
+        module: Option<Arc<Vec<u8>>>,
+        wanted: &mut Wanted<'_>,
+    ) -> Landed {
         if let Some(artifact) = self.memory.borrow_mut().get(key) {
             self.hits.set(self.hits.get() + 1);
             return Ok(artifact);
         }
-        let flying = self.flights.borrow().get(&key).cloned();
-        let mut landed = match flying {
-            Some(flight) => flight,
-            None => self.take_off(key, module),
-        };
-        let landed = landed.wait_for(Option::is_some).await.map(|landed| landed.clone());
-        landed.ok().flatten().unwrap_or_else(|| {
-            Err(Rc::new(outcome::internal("compile_lost", "the compilation was abandoned".to_owned())))
-        })
+        let (flight, mut stage) = self.board(key, module);
+        loop {
+            let now = stage.borrow_and_update().clone();
+            match now {
+                Stage::Landed(landed) => return landed,
+                Stage::Waiting => self.wait_for_place(&flight, &mut stage, wanted).await?,
+                Stage::Looking | Stage::Compiling => {
+                    // It lands before it is gone.
+                    let _ = stage.changed().await;
+                }
+            }
+        }
     }
 
-    fn take_off(self: &Rc<Self>, key: Key, module: Option<Rc<Vec<u8>>>) -> watch::Receiver<Option<Landed>> {
-        let (sender, receiver) = watch::channel(None);
-        self.flights.borrow_mut().insert(key, receiver.clone());
-        let table = Rc::clone(self);
+    /// The flight for `key`, and what keeps it going.
+    fn board(
+        self: &Rc<Self>,
+        key: Key,
+        module: Option<Arc<Vec<u8>>>,
+    ) -> (Rc<Flight>, watch::Receiver<Stage>) {
+        if let Some(flight) = self.flights.borrow().get(&key) {
+            let mut held = flight.module.borrow_mut();
+            // One is enough.
+            *held = held.take().or(module);
+            return (Rc::clone(flight), flight.stage.subscribe());
+        }
+        let (sender, stage) = watch::channel(Stage::Looking);
+        let flight = Rc::new(Flight {
+            stage: sender,
+            module: RefCell::new(module),
+            place: Cell::new(None),
+            place_given: Notify::new(),
+        });
+        self.flights.borrow_mut().insert(key, Rc::clone(&flight));
+        let (table, flying) = (Rc::clone(self), Rc::clone(&flight));
         tokio::task::spawn_local(async move {
-            let landed = table.fly(key, module).await.map_err(Rc::new);
+            let landed = match table.load_kept(key).await {
+                Some(artifact) => {
+                    table.hits.set(table.hits.get() + 1);
+                    Ok(artifact)
+                }
+                None => tokio::select! {
+                    biased;
+                    landed = table.compile(key, &flying) => landed.map_err(Rc::new),
+                    () = flying.stage.closed() => {
+                        tracing::debug!("a module is not compiled: nobody waits for it any more");
+                        Err(Rc::new(abandoned()))
+                    }
+                },
+            };
             if let Ok(artifact) = &landed {
                 table.memory.borrow_mut().insert(key, Rc::clone(artifact), artifact.bytes);
             }
             table.flights.borrow_mut().remove(&key);
-            let _ = sender.send(Some(landed));
+            flying.stage.send_replace(Stage::Landed(landed));
         });
-        receiver
+        (flight, stage)
     }
 
-    async fn fly(&self, key: Key, module: Option<Rc<Vec<u8>>>) -> Result<Rc<Artifact>, Outcome> {
-        if let Some(artifact) = self.load_kept(key).await {
-            self.hits.set(self.hits.get() + 1);
-            return Ok(artifact);
+    /// Waits for a place in the job's own turn, until the flight has one, the job's or another's.
+    async fn wait_for_place(
+        &self,
+        flight: &Flight,
+        stage: &mut watch::Receiver<Stage>,
+        wanted: &mut Wanted<'_>,
+    ) -> Result<(), Rc<Outcome>> {
+        let job = wanted.job;
+        let since = Instant::now();
+        let by = since + wanted.left;
+        job.enter(Phase::Queued);
+        let in_time = tokio::select! {
+            biased;
+            _ = stage.changed() => true,
+            place = self.compilers.take(job.admitted.caller.uid) => {
+                flight.give(place);
+                true
+            }
+            () = tokio::time::sleep_until(by.into()) => false,
+        };
+        wanted.left = wanted.left.saturating_sub(since.elapsed());
+        if !in_time {
+            return Err(Rc::new(outcome::stopped_waiting(Cause::Deadline)));
         }
+        job.enter(Phase::Compiling);
+        Ok(())
+    }
+
+    async fn compile(&self, key: Key, flight: &Flight) -> Result<Rc<Artifact>, Outcome> {
+        let module = flight.module.borrow().clone();
         let Some(module) = module else {
             let message = "the module is no longer cached; submit its bytes".to_owned();
             return Err(outcome::internal("module_evicted", message));
         };
-        let file = self.compiler.compile(&module, key.metered).await?;
+        let place = flight.place().await;
+        let file = self.compiler.compile(&module, key.metered, place).await?;
         self.compiled.set(self.compiled.get() + 1);
         let artifact = Artifact::sealed(file).map_err(|error| {
             outcome::internal("artifact_not_sealed", format!("the artifact could not be sealed: {error}"))
@@ -196,12 +336,17 @@ impl<C: Compile + 'static> Artifacts<C> {
     }
 }
 
+/// Of a flight that nobody waits for; nobody reads it.
+fn abandoned() -> Outcome {
+    outcome::internal("compile_lost", "the compilation was abandoned".to_owned())
+}
+
 /// SHA-256 of a module.
-pub(crate) async fn digest(module: &Rc<Vec<u8>>) -> Digest {
+pub(crate) async fn digest(module: &Arc<Vec<u8>>) -> Digest {
     if module.len() <= HASH_INLINE_BYTES {
         return Sha256::digest(module.as_slice()).into();
     }
-    let copy = module.as_slice().to_vec();
-    let hashed = tokio::task::spawn_blocking(move || Sha256::digest(copy).into()).await;
+    let shared = Arc::clone(module);
+    let hashed = tokio::task::spawn_blocking(move || Sha256::digest(shared.as_slice()).into()).await;
     hashed.unwrap_or_else(|_| Sha256::digest(module.as_slice()).into())
 }

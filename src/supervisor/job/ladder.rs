@@ -6,18 +6,19 @@
 //! ```text
 //!            deadline              head start              grace
 //! Running ──────────────▶ EpochDue ───────────▶ TermSent ─────────▶ KillSent
-//!    │ cancelled, output limit, CPU time            ▲                  ▲
+//!    │ cancelled, output limit, CPU time (or clock) ▲                  ▲
 //!    ├──────────────────────────────────────────────┘                  │
 //!    │ reported                        exit allowance                  │
 //!    └─────────▶ Leaving ──────────────────────────────────────────────┘
 //! ```
-//! From every state the worker's exit leads to `Gone`.
+//! From every state the worker's exit leads to `Gone`. No event moves the kill later: a reply buys no time.
 
 use std::time::{Duration, Instant};
 
 use stockade_wire::job::Stage;
 
-/// Time a worker has to exit after its reply. It has nothing left to do but `_exit`.
+/// Most time a worker has to exit after its reply. It has nothing left to do but `_exit`; what its own time and grace
+/// leave it may be less.
 pub(crate) const EXIT_ALLOWANCE: Duration = Duration::from_secs(1);
 
 /// Why a job is being ended.
@@ -27,6 +28,8 @@ pub(crate) enum Cause {
     Deadline,
     /// Its CPU time is used up.
     CpuTime,
+    /// Its CPU time is limited and cannot be read.
+    CpuClock,
     /// Somebody asked for it.
     Cancelled,
     /// It wrote more output than allowed.
@@ -101,8 +104,10 @@ pub(crate) fn step(rung: Rung, event: Event, now: Instant, waits: Waits) -> (Run
             Rung::Running { .. } | Rung::EpochDue { .. } | Rung::Leaving { .. },
             Event::Stop(cause @ Cause::Protocol),
         ) => (Rung::KillSent { cause: Some(cause) }, Effect::Kill),
-        (Rung::Running { .. }, Event::Stop(cause)) => terminate(cause, now, waits),
-        (Rung::EpochDue { .. }, Event::Stop(_)) => terminate(Cause::Deadline, now, waits),
+        (Rung::Running { deadline }, Event::Stop(cause)) => {
+            terminate(cause, now.min(deadline + waits.head_start), waits)
+        }
+        (Rung::EpochDue { term_at }, Event::Stop(_)) => terminate(Cause::Deadline, now.min(term_at), waits),
         (Rung::TermSent { cause, kill_at }, Event::Tick) if now >= kill_at => {
             (Rung::KillSent { cause: Some(cause) }, Effect::Kill)
         }
@@ -113,7 +118,12 @@ pub(crate) fn step(rung: Rung, event: Event, now: Instant, waits: Waits) -> (Run
             (Rung::KillSent { cause: after.map(|(cause, _)| cause) }, Effect::Kill)
         }
         (Rung::Running { .. } | Rung::EpochDue { .. } | Rung::TermSent { .. }, Event::Reported) => {
-            (Rung::Leaving { after: stopped_on(rung), kill_at: now + EXIT_ALLOWANCE }, Effect::Nothing)
+            let kill_at = kill_by(rung, waits).map_or(now, |by| by.min(now + EXIT_ALLOWANCE));
+            (Rung::Leaving { after: stopped_on(rung), kill_at }, Effect::Nothing)
+        }
+        // It is ending already; all that whoever wants its end can have is that it does not take longer than its grace.
+        (Rung::Leaving { after, kill_at }, Event::Stop(_)) => {
+            (Rung::Leaving { after, kill_at: kill_at.min(now + waits.grace) }, Effect::Nothing)
         }
         (_, Event::Exited) => (Rung::Gone { after: stopped_on(rung) }, Effect::Nothing),
         // The first stop set the clock; later ones, replies and early ticks change nothing.
@@ -126,6 +136,16 @@ pub(crate) fn step(rung: Rung, event: Event, now: Instant, waits: Waits) -> (Run
             | Rung::Gone { .. },
             Event::Tick | Event::Stop(_) | Event::Reported,
         ) => (rung, Effect::Nothing),
+    }
+}
+
+/// When SIGKILL is sent at the latest; `None` when it has been, or need not be.
+fn kill_by(rung: Rung, waits: Waits) -> Option<Instant> {
+    match rung {
+        Rung::Running { deadline } => Some(deadline + waits.head_start + waits.grace),
+        Rung::EpochDue { term_at } => Some(term_at + waits.grace),
+        Rung::TermSent { kill_at, .. } | Rung::Leaving { kill_at, .. } => Some(kill_at),
+        Rung::KillSent { .. } | Rung::Gone { .. } => None,
     }
 }
 
@@ -158,9 +178,10 @@ mod tests {
     use super::*;
 
     const WAITS: Waits = Waits { head_start: Duration::from_millis(2), grace: Duration::from_millis(100) };
-    const CAUSES: [Cause; 6] = [
+    const CAUSES: [Cause; 7] = [
         Cause::Deadline,
         Cause::CpuTime,
+        Cause::CpuClock,
         Cause::Cancelled,
         Cause::OutputLimit,
         Cause::Protocol,
@@ -262,6 +283,52 @@ mod tests {
             step(Rung::Running { deadline: t + WAITS.grace }, Event::Stop(Cause::Cancelled), t, WAITS);
         let later = t + Duration::from_millis(50);
         assert_eq!(step(first, Event::Stop(Cause::Drain), later, WAITS), (first, Effect::Nothing));
+    }
+
+    #[test]
+    fn no_event_moves_the_kill_later() {
+        let t = Instant::now();
+        let second = Duration::from_secs(1);
+        for rung in rungs(t) {
+            for event in events() {
+                for now in [t - 3 * second, t - second, t, t + second, t + 3 * second] {
+                    let (next, _) = step(rung, event, now, WAITS);
+                    match (kill_by(rung, WAITS), kill_by(next, WAITS)) {
+                        (Some(before), Some(after)) => {
+                            assert!(after <= before, "{rung:?} {event:?} → {next:?}");
+                        }
+                        (None, Some(_)) => panic!("{rung:?} {event:?} → {next:?}: a kill that was over"),
+                        (_, None) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn reply_leaves_what_was_left_and_never_more_than_the_allowance() {
+        let t = Instant::now();
+        let grace = WAITS.grace;
+        let left = |rung, now| match step(rung, Event::Reported, now, WAITS) {
+            (Rung::Leaving { kill_at, .. }, Effect::Nothing) => kill_at - now,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(left(Rung::Running { deadline: t + 2 * EXIT_ALLOWANCE }, t), EXIT_ALLOWANCE);
+        assert_eq!(left(Rung::Running { deadline: t }, t), WAITS.head_start + grace);
+        assert_eq!(left(Rung::EpochDue { term_at: t }, t), grace);
+        let kill_at = t + grace / 2;
+        assert_eq!(left(Rung::TermSent { cause: Cause::Cancelled, kill_at }, t), grace / 2);
+    }
+
+    #[test]
+    fn stop_after_the_reply_leaves_the_grace_and_does_not_change_why() {
+        let t = Instant::now();
+        for cause in CAUSES.into_iter().filter(|cause| *cause != Cause::Protocol) {
+            let leaving = Rung::Leaving { after: None, kill_at: t + EXIT_ALLOWANCE };
+            let sooner = Rung::Leaving { after: None, kill_at: t + WAITS.grace };
+            assert_eq!(step(leaving, Event::Stop(cause), t, WAITS), (sooner, Effect::Nothing));
+            assert_eq!(step(sooner, Event::Stop(cause), t + WAITS.grace, WAITS), (sooner, Effect::Nothing));
+        }
     }
 
     #[test]

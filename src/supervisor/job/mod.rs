@@ -212,3 +212,31 @@ impl Job {
         }
     }
 }
+
+#[cfg(test)]
+impl Job {
+    /// A job of that user's, with logs of 64 KiB.
+    pub(crate) fn sample(id: &str, uid: u32) -> Self {
+        let admitted = Admitted {
+            caller: Caller { uid, gid: uid, pid: 1 },
+            tenant: format!("uid:{uid}"),
+            name: "guest".to_owned(),
+            entry: None,
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            directories: Vec::new(),
+            limits: Limits {
+                timeout: std::time::Duration::from_secs(1),
+                grace: std::time::Duration::from_secs(1),
+                memory_bytes: 1 << 20,
+                fuel: None,
+                cpu: None,
+                output_bytes: 1 << 20,
+                log_bytes: 64 << 10,
+                log_lines: 1 << 20,
+            },
+            trace_id: None,
+        };
+        Self::new(id.to_owned(), admitted, Instant::now())
+    }
+}

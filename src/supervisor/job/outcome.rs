@@ -39,6 +39,9 @@ pub(crate) struct Evidence<'a> {
     pub(crate) protocol: Option<&'a str>,
 }
 
+/// The guest was refused more memory, and failed.
+const MEMORY_LIMIT: &str = "memory_limit";
+
 const SIGSYS: i32 = nix::libc::SIGSYS;
 const SIGKILL: i32 = nix::libc::SIGKILL;
 
@@ -73,6 +76,21 @@ pub(crate) fn judge(evidence: &Evidence<'_>) -> Outcome {
     }
 }
 
+/// The exit status of a command whose own end is what `outcome` says; `None` where that is something else: then what
+/// the worker said of it does not count.
+pub(crate) fn exit_code(outcome: &Outcome, report: Option<&RunReport>) -> Option<i32> {
+    let believed = match outcome.verdict {
+        Verdict::Completed | Verdict::GuestError => true,
+        // Not the kernel's word, but that of a guest that gave up when it was refused more.
+        Verdict::OutOfMemory => outcome.reason.as_deref() == Some(MEMORY_LIMIT),
+        _ => false,
+    };
+    match report {
+        Some(RunReport { ending: Ending::Exited(status), command: true, .. }) if believed => Some(*status),
+        _ => None,
+    }
+}
+
 /// The outcome of a job that was refused.
 #[must_use]
 pub fn denied(refusal: &Refusal) -> Outcome {
@@ -84,6 +102,11 @@ pub fn denied(refusal: &Refusal) -> Outcome {
         retriable: refusal.retry_after_ms.is_some(),
         message: Some(refusal.message.clone()),
     }
+}
+
+/// The outcome of a job that was granted a directory which cannot be had.
+pub(crate) fn not_granted(why: String) -> Outcome {
+    denied(&Refusal { reason: RefusalReason::Directory, message: why, retry_after_ms: None })
 }
 
 /// The outcome of a job whose module could not be compiled.
@@ -120,7 +143,7 @@ pub(crate) fn stopped_waiting(cause: Cause) -> Outcome {
                 Verdict::TimedOut,
                 "deadline_in_queue",
                 Blame::Operator,
-                "the deadline passed before the job had a worker",
+                "the deadline passed before the job had a worker, or its module a compiler",
             )
         },
         other => Outcome { stage: None, ..stopped(other, Stage::Sigterm, None) },
@@ -188,6 +211,13 @@ fn stopped(cause: Cause, stage: Stage, protocol: Option<&str>) -> Outcome {
             let message = "the job's CPU time was up; give it more with --cpu".to_owned();
             (Verdict::TimedOut, "cpu_time", Blame::Guest, false, message)
         }
+        Cause::CpuClock => {
+            let message =
+                "the kernel did not say how much CPU time the job had used, so that its limit could not be \
+                           kept"
+                    .to_owned();
+            (Verdict::Internal, "cpu_clock", Blame::Platform, true, message)
+        }
         Cause::Cancelled => {
             (Verdict::Cancelled, "cancelled", Blame::Operator, false, "the job was cancelled".to_owned())
         }
@@ -219,7 +249,7 @@ fn by_report(report: &RunReport) -> Outcome {
     if report.growth_refused && failed && !matches!(report.ending, Ending::SetupFailed(_)) {
         return ended(
             Verdict::OutOfMemory,
-            "memory_limit",
+            MEMORY_LIMIT,
             Blame::Guest,
             "the guest failed after it was refused a larger memory or table; give the job more with --memory (a \
              table has at most 65536 elements)",
@@ -250,7 +280,7 @@ fn by_report(report: &RunReport) -> Outcome {
         ),
         Ending::MemoryRefused(wanted) => ended(
             Verdict::OutOfMemory,
-            "memory_limit",
+            MEMORY_LIMIT,
             Blame::Guest,
             &format!("the module declares {wanted} bytes of memory; give the job more with --memory"),
         ),
@@ -431,6 +461,7 @@ mod tests {
         for (cause, verdict) in [
             (Cause::Deadline, Verdict::TimedOut),
             (Cause::CpuTime, Verdict::TimedOut),
+            (Cause::CpuClock, Verdict::Internal),
             (Cause::Cancelled, Verdict::Cancelled),
             (Cause::Drain, Verdict::Cancelled),
             (Cause::OutputLimit, Verdict::OutputLimit),
@@ -443,6 +474,33 @@ mod tests {
                     assert_eq!((outcome.verdict, outcome.stage), (verdict, Some(stage)));
                 }
             }
+        }
+    }
+
+    #[test]
+    fn exit_status_is_believed_only_where_the_guest_itself_exited() {
+        let exited = |status| report(Ending::Exited(status));
+        let said = exited(7);
+        let of = |evidence: Evidence<'_>| exit_code(&judge(&evidence), evidence.report);
+        let clean = evidence(Exit::Code(0));
+        assert_eq!(of(Evidence { report: Some(&exited(0)), ..clean.clone() }), Some(0));
+        assert_eq!(of(Evidence { report: Some(&said), ..clean.clone() }), Some(7));
+        let refused = RunReport { growth_refused: true, ..said.clone() };
+        assert_eq!(of(Evidence { report: Some(&refused), ..clean.clone() }), Some(7));
+        let function = RunReport { command: false, ..said.clone() };
+        assert_eq!(of(Evidence { report: Some(&function), ..clean.clone() }), None);
+        let killed = Evidence { report: Some(&said), ..evidence(Exit::Signal(SIGKILL)) };
+        for lie in [
+            killed.clone(),
+            Evidence { oom_kills: Some(1), ..killed },
+            Evidence { report: Some(&said), ..evidence(Exit::Code(1)) },
+            Evidence { report: Some(&said), ..evidence(Exit::Signal(SIGSYS)) },
+            Evidence { report: Some(&said), output_cut: true, ..clean.clone() },
+            Evidence { report: Some(&said), told: Some((Cause::Protocol, Stage::Sigkill)), ..clean.clone() },
+            Evidence { report: Some(&said), told: Some((Cause::Deadline, Stage::Sigterm)), ..clean.clone() },
+            Evidence { report: Some(&exited(0)), told: Some((Cause::Cancelled, Stage::Sigterm)), ..clean },
+        ] {
+            assert_eq!(of(lie.clone()), None, "{lie:?}");
         }
     }
 

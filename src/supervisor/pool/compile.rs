@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use stockade_sys::{memfd, pidfd::Exit};
@@ -18,6 +19,7 @@ use crate::supervisor::artifact::Compile;
 use crate::supervisor::job::ladder::EXIT_ALLOWANCE;
 use crate::supervisor::job::{Caller, outcome};
 use crate::supervisor::link::ExchangeError;
+use crate::supervisor::places::Place;
 use crate::supervisor::worker::Worker;
 use crate::supervisor::zygote::closed;
 
@@ -29,6 +31,8 @@ enum End {
     Replied(Reply),
     TimeUp,
     CpuUp,
+    /// Its CPU time is limited and cannot be read.
+    NoCpuClock,
     Gone,
 }
 
@@ -41,11 +45,10 @@ enum Reply {
 }
 
 impl Compile for Rc<Pool> {
-    async fn compile(&self, module: &[u8], metered: bool) -> Result<File, Outcome> {
+    async fn compile(&self, module: &Arc<Vec<u8>>, metered: bool, _place: Place) -> Result<File, Outcome> {
         let failed = |what: &str, error: &dyn std::fmt::Display| {
             outcome::internal("compile_worker", format!("{what}: {error}"))
         };
-        let _place = self.compilers.acquire().await.map_err(|error| failed("no compiler", &error))?;
         let need =
             Need { directories: &[], caller: Caller::NOBODY, memory_bytes: self.config.compile.memory_bytes, module: None };
         let mut birth = self.birth(Role::Compile, &need);
@@ -110,7 +113,12 @@ impl Pool {
                 () = worker.exited() => return reply.map_or(End::Gone, End::Replied),
                 () = tokio::time::sleep_until(by.into()) => return reply.map_or(End::TimeUp, End::Replied),
                 () = tokio::time::sleep_until(check.into()), if reply.is_none() => {
-                    let left = self.config.compile.cpu.saturating_sub(worker.cpu_time().unwrap_or_default());
+                    let left = match worker.cpu_time() {
+                        Some(used) => self.config.compile.cpu.saturating_sub(used),
+                        // Its exit, which is about to be seen, says the rest.
+                        None if worker.is_gone() => by.saturating_duration_since(Instant::now()),
+                        None => return End::NoCpuClock,
+                    };
                     if left.is_zero() {
                         return End::CpuUp;
                     }
@@ -136,6 +144,7 @@ fn read(message: FromWorker) -> Reply {
         FromWorker::Panicked(text) => Reply::Panicked(text),
         FromWorker::Locked(_)
         | FromWorker::LockFailed(_)
+        | FromWorker::NotGranted(_)
         | FromWorker::Finished(_)
         | FromWorker::Prepared { .. }
         | FromWorker::NotPrepared(_)
@@ -170,6 +179,11 @@ fn not_compiled(end: End, exit: Option<Exit>, oom: bool) -> Outcome {
     match end {
         End::TimeUp => outcome::compile_timeout(),
         End::CpuUp => limit("cpu_time", "compiling the module took more CPU time than compile.cpu allows"),
+        End::NoCpuClock => {
+            let message = "the kernel did not say how much CPU time the compiler had used, so that compile.cpu could \
+                           not be kept";
+            outcome::internal("cpu_clock", message.to_owned())
+        }
         End::Replied(Reply::NotCompiled(failure)) => outcome::not_compiled(&failure),
         // Without a leaf its only bound is RLIMIT_DATA, and an allocation that fails aborts.
         End::Replied(Reply::Forbidden(number)) if died_of_sigsys && is_crash(number) => limit(

@@ -20,7 +20,6 @@ use std::time::{Duration, Instant};
 use stockade_wire::job::{DirectoryGrant, Layer, MissingLayer, Walls};
 use stockade_wire::worker::Role;
 use stockade_wire::zygote::{Identity, ProcessLimits};
-use tokio::sync::Semaphore;
 
 use self::circuit::Circuit;
 use self::templates::Templates;
@@ -72,8 +71,9 @@ pub(crate) struct Pool {
     idle: RefCell<VecDeque<Worker>>,
     /// Idle workers being made.
     coming: Cell<usize>,
-    compilers: Semaphore,
     circuit: RefCell<Circuit>,
+    /// What the first worker had, and every later one must have.
+    layers: RefCell<Vec<Layer>>,
     forks: Cell<u64>,
     starts: Starts,
     templates: Templates,
@@ -104,8 +104,7 @@ impl Pool {
         no_leaves: Option<MissingLayer>,
     ) -> Self {
         let run_as = config.jail.run_as;
-        let identity =
-            nix::unistd::geteuid().is_root().then_some(Identity { uid: run_as.uid, gid: run_as.gid });
+        let identity = has_other_ids().then_some(Identity { uid: run_as.uid, gid: run_as.gid });
         let circuit = Circuit::new(config.pool.worker_failures_max, config.pool.restart_window);
         Self {
             zygote,
@@ -116,8 +115,8 @@ impl Pool {
             graveyard,
             idle: RefCell::default(),
             coming: Cell::new(0),
-            compilers: Semaphore::new(config.pool.compilers_max),
             circuit: RefCell::new(circuit),
+            layers: RefCell::default(),
             forks: Cell::new(0),
             starts: Starts::default(),
             templates: Templates::new(&config.pool),
@@ -169,13 +168,13 @@ impl Pool {
         }
         if let Some(worker) = self.take_prepared(need, Instant::now()) {
             count(&self.starts.prepared);
-            self.fit(&worker, need.memory_bytes);
+            self.fit(&worker, need.memory_bytes)?;
             return Ok(worker);
         }
         if let Some(worker) = self.take_idle() {
             count(&self.starts.warm);
             self.refill();
-            self.fit(&worker, need.memory_bytes);
+            self.fit(&worker, need.memory_bytes)?;
             return Ok(worker);
         }
         count(&self.starts.cold);
@@ -189,7 +188,9 @@ impl Pool {
     /// # Errors
     /// When none can be made.
     pub(crate) async fn first(&self, need: &Need<'_>) -> Result<Worker, PoolError> {
-        self.make(&self.birth(Role::Run, need)).await
+        let worker = self.make(&self.birth(Role::Run, need)).await?;
+        *self.layers.borrow_mut() = self.layers_held(&worker);
+        Ok(worker)
     }
 
     fn take_idle(&self) -> Option<Worker> {
@@ -234,9 +235,10 @@ impl Pool {
         }
     }
 
-    /// Drops idle workers that died, and refills. Called regularly.
+    /// Drops idle workers that died, refills, and reaps children nobody was told of. Called regularly.
     pub(crate) fn housekeep(self: &Rc<Self>) {
         self.idle.borrow_mut().retain(|worker| !worker.is_gone());
+        self.graveyard.sweep();
         self.refill();
     }
 
@@ -252,6 +254,7 @@ impl Pool {
         if tokio::time::timeout(within, gone).await.is_err() {
             tracing::error!("processes are left that were killed; they go with this one");
         }
+        self.graveyard.sweep();
     }
 
     async fn make(&self, birth: &Birth) -> Result<Worker, PoolError> {
@@ -273,6 +276,13 @@ impl Pool {
         }
         self.forks.set(self.forks.get() + 1);
         let born = Worker::born(birth, &self.zygote, self.tree.as_ref()).await;
+        let born = born.and_then(|worker| {
+            let held = self.layers_held(&worker);
+            match self.layers.borrow().iter().find(|layer| !held.contains(layer)) {
+                Some(layer) => Err(WorkerError::Weaker(*layer)),
+                None => Ok(worker),
+            }
+        });
         if let Err(error) = &born
             && error.counts(birth)
         {
@@ -291,7 +301,7 @@ impl Pool {
             rlimits: ProcessLimits {
                 open_files: config.jail.open_files,
                 file_bytes: config.jail.file_bytes,
-                data_bytes: need.memory_bytes.saturating_add(config.jail.data_headroom_bytes),
+                data_bytes: config.jail.data_bytes(need.memory_bytes),
             },
             leaf: LeafLimits {
                 memory_bytes,
@@ -302,7 +312,9 @@ impl Pool {
         }
     }
 
-    /// Granted directories are entered as whoever granted them: a job reaches nothing its submitter could not.
+    /// A supervisor that is root has granted directories entered as whoever granted them: a job reaches nothing its
+    /// submitter could not. Any other has no ids but its own to give, and lends its own rights; admission sees to it
+    /// that others are lent them below listed directories alone.
     fn identity_for(&self, need: &Need<'_>) -> Option<Identity> {
         let own = self.identity?;
         if need.directories.is_empty() {
@@ -311,12 +323,14 @@ impl Pool {
         Some(Identity { uid: need.caller.uid, gid: need.caller.gid })
     }
 
-    /// Narrows an idle worker, made for any job, to this one.
-    fn fit(&self, worker: &Worker, memory_bytes: u64) {
+    /// Narrows the leaf of an idle worker, made for any job, to this one. Its own limits the worker lowers itself,
+    /// by its order: another process may only with a privilege that a daemon need not have.
+    ///
+    /// # Errors
+    /// When the kernel refuses: a job does not run with the limits of the largest one.
+    fn fit(&self, worker: &Worker, memory_bytes: u64) -> Result<(), WorkerError> {
         let limit = memory_bytes.saturating_add(self.config.cgroup.memory_headroom_bytes);
-        if let Some(Err(error)) = worker.leaf().map(|leaf| leaf.set_memory_max(limit)) {
-            tracing::warn!(%error, pid = worker.pid(), "leaf keeps the memory limit of the largest job");
-        }
+        Ok(worker.leaf().map_or(Ok(()), |leaf| leaf.set_memory_max(limit))?)
     }
 
     fn controllers_of(&self, worker: &Worker) -> &[Controller] {
@@ -326,16 +340,18 @@ impl Pool {
     /// The walls a worker with this report stands behind.
     pub(crate) fn walls(&self, worker: &Worker) -> Walls {
         let report = &worker.report;
+        let layers = self.layers_held(worker);
+        let held = |layer| layers.contains(&layer);
         let mut missing = report.missing.clone();
         missing.extend(self.no_leaves.clone());
         let controllers = self.controllers_of(worker).iter().map(|one| one.name().to_owned());
         Walls {
-            seccomp: (report.seccomp_mode == 2).then(|| "kill".to_owned()),
-            landlock_abi: (report.landlock_abi > 0).then_some(report.landlock_abi),
+            seccomp: held(Layer::Seccomp).then(|| "kill".to_owned()),
+            landlock_abi: held(Layer::Landlock).then_some(report.landlock_abi),
             cgroup: controllers.collect(),
             namespaces: report.namespaces.clone(),
-            no_new_privs: report.no_new_privs,
-            capabilities_dropped: report.capabilities_empty,
+            no_new_privs: held(Layer::NoNewPrivs),
+            capabilities_dropped: held(Layer::Capabilities),
             rlimits: report.rlimits.iter().map(|(name, _)| name.clone()).collect(),
             mdwe: false,
             uid: Some(report.uid),
@@ -343,6 +359,11 @@ impl Pool {
             missing,
         }
     }
+}
+
+/// Only root has ids to give other than its own.
+pub(crate) fn has_other_ids() -> bool {
+    nix::unistd::geteuid().is_root()
 }
 
 impl Drop for Pool {

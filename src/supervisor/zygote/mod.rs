@@ -62,6 +62,13 @@ pub(crate) enum ZygoteError {
         #[source]
         source: std::io::Error,
     },
+    /// It cannot have a worker born in a leaf.
+    #[error(
+        "the zygote could not fork into a cgroup leaf: clone3, which that takes, is hidden by a system call filter \
+         around the daemon; allow it (SystemCallFilter=, or the container's seccomp profile), or set cgroup.root = \
+         \"off\""
+    )]
+    NoClone3,
     /// The worker was forked and cannot be watched; it was killed.
     #[error("a forked worker cannot be watched")]
     Unwatched(#[source] std::io::Error),
@@ -85,6 +92,8 @@ pub(crate) struct Settings {
     pub(crate) config: ZygoteConfig,
     /// Forks after which it is replaced.
     pub(crate) forks_max: u64,
+    /// Seccomp filters that already lie around the supervisor, which every process of it inherits.
+    pub(crate) filters_around: u32,
     /// Most starts in a window.
     pub(crate) restart_burst: u32,
     /// That window.
@@ -120,6 +129,7 @@ pub(crate) struct Zygote {
     requests: mpsc::Sender<Request>,
     closing: watch::Sender<bool>,
     report: Rc<WarmReport>,
+    filters_around: u32,
     state: Rc<State>,
 }
 
@@ -141,6 +151,7 @@ impl Zygote {
         let (closing, closed) = watch::channel(false);
         let (report, state) = (Rc::new(report), Rc::new(State::default()));
         state.starts.set(1);
+        let filters_around = settings.filters_around;
         let keeper = Keeper {
             budget: RestartBudget::new(settings.restart_burst, settings.restart_window),
             settings,
@@ -151,7 +162,7 @@ impl Zygote {
             closing: closed,
         };
         tokio::task::spawn_local(keeper.keep(process));
-        Ok(Self { requests, closing, report, state })
+        Ok(Self { requests, closing, report, filters_around, state })
     }
 
     /// Forks one worker. Waits its turn. A future that is dropped leaves nothing behind, whether the worker is
@@ -169,6 +180,11 @@ impl Zygote {
     /// What the first zygote found; every later one found the same.
     pub(crate) fn report(&self) -> &WarmReport {
         &self.report
+    }
+
+    /// Seccomp filters that a worker has from outside, before any of its zygote's or its own.
+    pub(crate) fn filters_around(&self) -> u32 {
+        self.filters_around
     }
 
     /// Times a zygote was started.
@@ -224,11 +240,13 @@ impl Keeper {
     async fn keep(mut self, first: Process) {
         let mut process = first;
         loop {
+            let group = process.pid();
             match self.serve(process).await {
                 Over::Stopping => return,
                 Over::Retired => tracing::debug!("zygote retired; a fresh one gets a new address layout"),
                 Over::Failed => {
                     tracing::warn!("zygote lost; starting another");
+                    self.graveyard.suspect(group);
                     self.budget.failed(Instant::now());
                 }
             }
@@ -314,6 +332,7 @@ impl Keeper {
         report.engine_fingerprint == first.engine_fingerprint
             && report.namespaces == first.namespaces
             && report.landlock_abi == first.landlock_abi
+            && report.filtered == first.filtered
     }
 
     /// Refuses requests for a while; `None` when the supervisor wants no more workers.
@@ -340,17 +359,42 @@ async fn patience(closing: &mut watch::Receiver<bool>) {
 }
 
 /// What the zygote may say in answer to a fork order.
-fn forked(answer: FromZygote, mut fds: Vec<OwnedFd>) -> Result<(u32, OwnedFd), ZygoteError> {
+fn forked(answer: FromZygote, mut fds: Vec<OwnedFd>, into_leaf: bool) -> Result<(u32, OwnedFd), ZygoteError> {
     match answer {
         FromZygote::Forked { pid } => match fds.pop() {
             Some(pidfd) if fds.is_empty() => Ok((pid, pidfd)),
             _ => Err(ZygoteError::Broken("it forked and sent no pidfd".to_owned())),
         },
+        // Without a leaf the zygote does without.
+        FromZygote::NotForked { operation: ForkOperation::Clone, errno: nix::libc::ENOSYS } if into_leaf => {
+            Err(ZygoteError::NoClone3)
+        }
         FromZygote::NotForked { operation, errno } => {
             Err(ZygoteError::NotForked { operation, source: std::io::Error::from_raw_os_error(errno) })
         }
         FromZygote::Warm(_) | FromZygote::Failed(_) => {
             Err(ZygoteError::Broken("it answered a fork order with something else".to_owned()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fork_into_a_leaf_without_clone3_is_refused_with_the_reason_and_the_fix() {
+        let refused = |operation, errno, into_leaf| {
+            forked(FromZygote::NotForked { operation, errno }, Vec::new(), into_leaf).unwrap_err().to_string()
+        };
+        let text = refused(ForkOperation::Clone, nix::libc::ENOSYS, true);
+        assert!(text.contains("clone3") && text.contains("cgroup.root"), "{text}");
+        for (operation, errno, into_leaf) in [
+            (ForkOperation::Clone, nix::libc::ENOSYS, false),
+            (ForkOperation::Clone, nix::libc::EAGAIN, true),
+            (ForkOperation::Order, nix::libc::ENOSYS, true),
+        ] {
+            assert!(!refused(operation, errno, into_leaf).contains("clone3"));
         }
     }
 }

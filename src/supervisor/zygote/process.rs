@@ -79,11 +79,12 @@ impl Process {
         order: &ForkOrder,
         fds: &[BorrowedFd<'_>],
     ) -> Result<(u32, OwnedFd), ZygoteError> {
+        let into_leaf = order.into_leaf;
         let order = ToZygote::Fork(order.clone());
         let (answer, fds) = timeout(FORK_TIMEOUT, self.ask(&order, fds, 1))
             .await
             .map_err(|_| ZygoteError::Hung(FORK_TIMEOUT))??;
-        forked(answer, fds)
+        forked(answer, fds, into_leaf)
     }
 
     async fn ask(
@@ -99,6 +100,11 @@ impl Process {
             .await
             .map_err(broken)?
             .ok_or_else(|| ZygoteError::Broken("it closed its socket".to_owned()))
+    }
+
+    /// Its process id, and that of the process group it leads.
+    pub(super) fn pid(&self) -> u32 {
+        self.child.pid()
     }
 
     /// Returns when it has exited.

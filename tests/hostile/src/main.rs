@@ -3,15 +3,17 @@
 //! ```text
 //! stockade-hostile zygote      serves the control socket on standard input
 //! stockade-hostile probe NAME  runs one probe here and now, without a jail, and prints its result
+//! stockade-hostile within NAME PROGRAM [ARGS]  takes something away from this process and becomes the program
 //! ```
 #![forbid(unsafe_code)]
 
 use std::ffi::OsStr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
-use stockade_hostile::{manners, misbehave, probe};
+use stockade_hostile::{manners, misbehave, probe, surroundings};
 use stockade_worker::zygote;
 
 fn main() -> ExitCode {
@@ -24,7 +26,7 @@ fn main() -> ExitCode {
                     manners::serve(&control, answer);
                     ExitCode::SUCCESS
                 }
-                None => zygote::serve(control, misbehave::behaviour(&own_name)),
+                None => serve(control, &own_name),
             },
             Err(error) => {
                 eprintln!("standard input is not there: {error}");
@@ -41,11 +43,31 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        (Some("within"), Some(name)) => {
+            let Some(program) = arguments.next() else { return ExitCode::FAILURE };
+            let error = match surroundings::enter(&name) {
+                Ok(()) => Command::new(program).args(arguments).exec(),
+                Err(error) => error,
+            };
+            eprintln!("{name}: {error}");
+            ExitCode::FAILURE
+        }
         _ => {
-            eprintln!("usage: stockade-hostile zygote | probe NAME");
+            eprintln!("usage: stockade-hostile zygote | probe NAME | within NAME PROGRAM [ARGS]");
             ExitCode::FAILURE
         }
     }
+}
+
+/// The product's zygote, whose workers misbehave as `name` says, in a place that `name` may be the name of.
+fn serve(control: OwnedFd, name: &str) -> ExitCode {
+    if name == "no-clone3"
+        && let Err(error) = surroundings::enter(name)
+    {
+        eprintln!("{name}: {error}");
+        return ExitCode::FAILURE;
+    }
+    zygote::serve(control, misbehave::behaviour(name))
 }
 
 /// The name that chooses a misbehaviour: the one it was called by, or the file's when it was called by the

@@ -1,7 +1,7 @@
 //! Zygotes that get warm as they should and then do not do their work.
 //!
 //! Owns: the choice, by the executable's file name.
-//! Never: forks a worker.
+//! Never: forks a worker that works.
 //!
 //! | file name | what the zygote does with a fork order |
 //! |---|---|
@@ -9,11 +9,13 @@
 //! | `silent-zygote` | does not answer |
 //! | `forgetful-zygote` | says that it forked, and sends no pidfd |
 //! | `leaving-zygote` | exits |
+//! | `vanishing-zygote` | forks a process that exits at once, and exits itself without having said so |
 //! | `refusing-zygote` | says that the kernel lets it fork no more |
 
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
+use stockade_sys::fork::sibling;
 use stockade_sys::link;
 use stockade_sys::prctl::exit_now;
 use stockade_sys::solo::SingleThreaded;
@@ -33,6 +35,7 @@ pub fn of(name: &str) -> Option<Answer> {
         "silent-zygote" => |_| {},
         "forgetful-zygote" => |control| say(control, &FromZygote::Forked { pid: std::process::id() }),
         "leaving-zygote" => |_| exit_now(0),
+        "vanishing-zygote" => vanish,
         "refusing-zygote" => |control| {
             let errno = Errno::EAGAIN as i32;
             say(control, &FromZygote::NotForked { operation: ForkOperation::Clone, errno });
@@ -55,11 +58,24 @@ pub fn serve(control: &OwnedFd, answer: Answer) {
     }
 }
 
+fn vanish(control: &OwnedFd) {
+    // What it forks is the supervisor's child, and nobody's to wait for here.
+    let forked = SingleThreaded::probe().map_err(|_| Errno::EINVAL);
+    match forked.and_then(|solo| sibling(&solo, None, |_| exit_now(0))) {
+        Ok(_) => exit_now(0),
+        Err(errno) => {
+            let errno = errno as i32;
+            say(control, &FromZygote::NotForked { operation: ForkOperation::Clone, errno });
+        }
+    }
+}
+
 fn warm(config: &ZygoteConfig) -> Option<WarmReport> {
     nix::sys::prctl::set_name(c"stockade:zygote").ok()?;
     let settings = EngineSettings { memory_bytes_max: config.memory_bytes_max, instances: 1 };
     // A supervisor does not take a zygote that finds less than the first one did.
-    let namespaces = namespaces::enter(&SingleThreaded::probe().ok()?, config.namespaces).ok()?;
+    let solo = SingleThreaded::probe().ok()?;
+    let namespaces = namespaces::enter(&solo, config.namespaces, config.other_ids).ok()?;
     let warm = engine::warm(&settings).ok()?;
     Some(WarmReport {
         engine_fingerprint: warm.fingerprint(),
@@ -67,6 +83,8 @@ fn warm(config: &ZygoteConfig) -> Option<WarmReport> {
         landlock_abi: landlock::abi_in_force(),
         namespaces: namespaces.entered(),
         namespaces_missing: namespaces.missing().map(str::to_owned),
+        // As that of a zygote whose filter took; the first one had it.
+        filtered: true,
     })
 }
 

@@ -12,6 +12,7 @@
 //! | `exit-7` | exits with status 7, having said nothing |
 //! | `reply-twice` | reports success twice |
 //! | `reply-then-spin` | reports success and does not exit |
+//! | `reply-late:MS` | ignores SIGTERM, is sealed, reports success after that time, spins, and says so 800 ms later |
 //! | `wrong-kind` | reports a compilation |
 //! | `locked-again` | reports a second lock |
 //! | `garbage` | sends a packet of bytes that are no message |
@@ -21,6 +22,7 @@
 //! | `socket`, `exec`, `open`, `kill-parent` | makes one forbidden call |
 //! | `fork-bomb`, `thread` | tries to start a process, a thread |
 //! | `flood-stderr`, `flood-output` | writes natively without end |
+//! | `flood-stderr:BYTES` | the same, so many bytes at a time |
 //! | `panic` | panics |
 //! | `abort` | aborts |
 //! | `overflow-stack` | recurses natively without end |
@@ -34,6 +36,7 @@
 //! | `hang-before-lock` | sleeps before the first layer |
 //! | `lie-in-report` | claims layers it does not have |
 //! | `confess-in-report` | claims to have no layer |
+//! | `lie-in-FIELD` | is false in that field of its report alone, see [`LIES`] |
 //! | `exit-before-order` | locks, and exits before it says so |
 //! | `hang-before-report` | locks, and does not say so |
 //! | `hang-in-compile` | with a module to compile, sleeps |
@@ -50,12 +53,14 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::unistd::getppid;
 use stockade_sys::prctl::exit_now;
 use stockade_sys::signals::ignore;
+use stockade_wire::job::{Layer, MissingLayer};
 use stockade_wire::limits::{GUEST_TEXT_BYTES_MAX, LINK_MESSAGE_BYTES_MAX};
 use stockade_wire::worker::{
     CompileOrder, CompileReport, Ending, FromWorker, GuestKind, JailReport, Role, RunOrder, RunReport,
@@ -100,10 +105,53 @@ fn announce(report: &mut JailReport) {
             report.uid = 4_294_967_294;
             report.open_fds = Vec::new();
         }
+        name if name.starts_with("lie-in-") => lie(name.trim_start_matches("lie-in-"), report),
         "confess-in-report" => *report = JailReport::default(),
         "exit-before-order" => exit_now(0),
         "hang-before-report" => sleep_for_ever(),
         _ => {}
+    }
+}
+
+/// What a worker can be false in: fields of its report.
+pub const LIES: [&str; 14] = [
+    "landlock-abi",
+    "namespaces",
+    "core",
+    "fsize",
+    "nofile",
+    "data",
+    "no-new-privs",
+    "not-dumpable",
+    "seccomp-mode",
+    "seccomp-filtered",
+    "capabilities-empty",
+    "open-fds",
+    "ids",
+    "missing",
+];
+
+fn lie(field: &str, report: &mut JailReport) {
+    match field {
+        "landlock-abi" => report.landlock_abi += 1,
+        "namespaces" => report.namespaces.push("moon".to_owned()),
+        "no-new-privs" => report.no_new_privs ^= true,
+        "not-dumpable" => report.not_dumpable ^= true,
+        "seccomp-mode" => report.seccomp_mode ^= 2,
+        "seccomp-filtered" => report.seccomp_filtered ^= true,
+        "capabilities-empty" => report.capabilities_empty ^= true,
+        "open-fds" => report.open_fds.truncate(1),
+        "ids" => report.gid += 1,
+        "missing" => report.missing.push(MissingLayer {
+            layer: Layer::Seccomp.name().to_owned(),
+            reason: "it is not so".to_owned(),
+            fix: "believe it".to_owned(),
+        }),
+        limit => {
+            for (_, value) in report.rlimits.iter_mut().filter(|(name, _)| name == limit) {
+                *value += 1;
+            }
+        }
     }
 }
 
@@ -113,14 +161,22 @@ fn run(locked: Locked, order: RunOrder, fds: RunFds, warm: &Warm) -> Infallible 
         report_probe(fds.link, name);
     }
     if let Some(name) = entry.strip_prefix("probe:") {
-        seal(locked);
+        seal(locked, &order);
         report_probe(fds.link, name);
+    }
+    if let Some(ms) = entry.strip_prefix("reply-late:").and_then(|ms| ms.parse().ok()) {
+        reply_late(locked, &order, &fds, Duration::from_millis(ms));
+    }
+    if let Some(bytes) = entry.strip_prefix("flood-stderr:").and_then(|bytes| bytes.parse().ok()) {
+        seal(locked, &order);
+        flood(fds.stderr_log.into(), bytes);
+        exit_now(SURVIVED_STATUS)
     }
     let Some(act) = act_of(&entry) else { return (Behaviour::standard().run)(locked, order, fds, warm) };
     if entry == "ignore-sigterm" && ignore(Signal::SIGTERM).is_err() {
         exit_now(SURVIVED_STATUS)
     }
-    seal(locked);
+    seal(locked, &order);
     act(fds);
     exit_now(SURVIVED_STATUS)
 }
@@ -161,8 +217,8 @@ fn compile(locked: Locked, order: CompileOrder, fds: CompileFds, warm: &Warm) ->
     exit_now(0)
 }
 
-fn seal(locked: Locked) {
-    if locked.seal().is_err() {
+fn seal(locked: Locked, order: &RunOrder) {
+    if locked.seal(order.limits.data_bytes).is_err() {
         exit_now(SURVIVED_STATUS)
     }
 }
@@ -185,8 +241,8 @@ fn act_of(entry: &str) -> Option<Act> {
         "abort" => |_| std::process::abort(),
         "overflow-stack" => |_| exit_now(i32::from(dive(0) == 0)),
         "eat-memory" => |_| eat(),
-        "flood-stderr" => |fds| flood(fds.stderr_log.into()),
-        "flood-output" => |fds| flood(fds.output.into()),
+        "flood-stderr" => |fds| flood(fds.stderr_log.into(), PAGE_BYTES),
+        "flood-output" => |fds| flood(fds.output.into(), PAGE_BYTES),
         _ => return act_on_link(entry).or_else(|| forbidden_call(entry)),
     };
     Some(act)
@@ -296,8 +352,34 @@ fn eat() -> ! {
     }
 }
 
-fn flood(mut pipe: File) {
-    let line = [b'y'; 4096];
+/// A worker that has replied is to be gone by then, whatever its reply was worth.
+const OUTLIVED_AFTER: Duration = Duration::from_millis(800);
+
+fn reply_late(locked: Locked, order: &RunOrder, fds: &RunFds, after: Duration) -> ! {
+    let begun = Instant::now();
+    if ignore(Signal::SIGTERM).is_err() {
+        exit_now(SURVIVED_STATUS)
+    }
+    seal(locked, order);
+    spin_until(begun + after);
+    say(fds.link, &success());
+    spin_until(Instant::now() + OUTLIVED_AFTER);
+    // Nobody may be listening, which is as it should be.
+    let _ = nix::unistd::write(&fds.stderr_log, b"outlived\n");
+    spin()
+}
+
+fn spin_until(then: Instant) {
+    while Instant::now() < then {
+        std::hint::spin_loop();
+    }
+}
+
+/// What a pipe holds in one buffer.
+const PAGE_BYTES: usize = 4096;
+
+fn flood(mut pipe: File, bytes: usize) {
+    let line = vec![b'y'; bytes];
     while pipe.write_all(&line).is_ok() {}
 }
 

@@ -7,10 +7,20 @@ use caps::errors::CapsError;
 use caps::{CapSet, Capability};
 use stockade_sys::solo::SingleThreaded;
 use stockade_wire::job::Layer;
+use stockade_wire::zygote::Identity;
 
 use super::{Ledger, LockError, identity::Identified, rlimits::Limited};
 
-/// The bounding set is empty, or the process had no right to empty it.
+const FIX: &str = "give the daemon CAP_SETPCAP, or do not require capabilities";
+
+/// What became of the bounding set in the zygote, whose workers inherit it.
+#[derive(Debug, Clone)]
+pub struct BoundingSet {
+    /// Why it is not empty.
+    kept: Option<String>,
+}
+
+/// The bounding set is empty, or put down as missing, or of no use to anybody.
 #[derive(Debug)]
 pub struct Narrowed {
     pub(super) ledger: Ledger,
@@ -24,30 +34,43 @@ pub struct Powerless {
     pub(super) solo: SingleThreaded,
 }
 
-/// Empties the bounding set where the process may, which takes `CAP_SETPCAP`.
-///
-/// Without that right the set stays and grants nothing: it only bounds what an exec could gain, and a worker
-/// has no capability, cannot gain one (`no_new_privs`) and cannot exec.
+/// Empties the bounding set of the zygote where it may, which takes `CAP_SETPCAP`.
 #[must_use]
-pub fn narrow(limited: Limited) -> Narrowed {
-    let Limited { ledger, solo } = limited;
-    if may_narrow() {
-        // What is left is seen when the sets are read back.
-        let _ = caps::clear(None, CapSet::Bounding);
+pub fn narrow_before_forking(_solo: &SingleThreaded) -> BoundingSet {
+    if is_narrow() {
+        return BoundingSet { kept: None };
     }
-    Narrowed { ledger, solo }
+    let cleared = match caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP) {
+        Ok(true) => caps::clear(None, CapSet::Bounding).map_err(|error| error.to_string()),
+        Ok(false) => Err("the daemon has no CAP_SETPCAP".to_owned()),
+        Err(error) => Err(error.to_string()),
+    };
+    let why = cleared.err().unwrap_or_else(|| "the kernel kept some of it".to_owned());
+    let kept = (!is_narrow()).then(|| format!("the bounding set cannot be emptied: {why}"));
+    BoundingSet { kept }
 }
 
-/// Empties the bounding set of the zygote, whose workers inherit the empty set and need not do it again.
-pub fn narrow_before_forking(_solo: &SingleThreaded) {
-    if may_narrow() {
-        let _ = caps::clear(None, CapSet::Bounding);
-    }
+fn is_narrow() -> bool {
+    caps::read(None, CapSet::Bounding).is_ok_and(|left| left.is_empty())
 }
 
-fn may_narrow() -> bool {
-    caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP).unwrap_or(false)
-        && caps::has_cap(None, CapSet::Bounding, Capability::CAP_CHOWN).unwrap_or(true)
+/// Puts down a bounding set that a process of root's has kept.
+///
+/// Of one that takes on no other ids it is left alone: it only bounds what an exec could gain, and a worker has no
+/// capability, cannot gain one (`no_new_privs`) and cannot exec.
+///
+/// # Errors
+/// When it was kept and capabilities are required.
+pub fn narrow(
+    limited: Limited,
+    bounding: &BoundingSet,
+    identity: Option<Identity>,
+) -> Result<Narrowed, LockError> {
+    let Limited { mut ledger, solo } = limited;
+    if let (Some(reason), Some(_)) = (&bounding.kept, identity) {
+        ledger.lacks(Layer::Capabilities, reason.clone(), FIX)?;
+    }
+    Ok(Narrowed { ledger, solo })
 }
 
 /// Empties the ambient, inheritable, permitted and effective sets.

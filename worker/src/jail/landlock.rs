@@ -4,9 +4,8 @@
 //! Never: lets the crate weaken it: every right of the ABI in force is a hard requirement.
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd,
-    RestrictionStatus, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
-    make_bitflags,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, RestrictionStatus,
+    Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, make_bitflags,
 };
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -16,6 +15,7 @@ use stockade_sys::solo::SingleThreaded;
 use stockade_wire::job::{DirectoryGrant, Layer};
 
 use super::{Ledger, LockError, privileges::Unprivileged};
+use crate::grants::Grants;
 
 /// The newest ABI whose rights the crate knows; a newer kernel's further rights are not handled.
 const ABI_KNOWN_MAX: u32 = ABI::V9 as u32;
@@ -26,6 +26,7 @@ pub struct Walled {
     pub(super) ledger: Ledger,
     pub(super) solo: SingleThreaded,
     pub(super) landlock_abi: u32,
+    pub(super) grants: Grants,
 }
 
 /// The ABI that would be enforced on this kernel: 0 without Landlock.
@@ -34,7 +35,7 @@ pub fn abi_in_force() -> u32 {
     landlock_abi().map_or(0, |abi| abi.min(ABI_KNOWN_MAX))
 }
 
-/// Restricts the process to `directories`, with all rights of the ABI in force handled.
+/// Opens `directories` and restricts the process to them, with all rights of the ABI in force handled.
 ///
 /// # Errors
 /// When the ABI is below `abi_min` or the ruleset cannot be enforced, and Landlock is required or `abi_min` is
@@ -45,6 +46,8 @@ pub fn restrict(
     abi_min: u32,
 ) -> Result<Walled, LockError> {
     let Unprivileged { mut ledger, solo } = unprivileged;
+    // Whether or not there will be a wall: the guest gets what is opened here.
+    let grants = Grants::open(directories)?;
     let abi = abi_in_force();
     if abi < abi_min || abi == 0 {
         if abi_min > 0 {
@@ -52,25 +55,24 @@ pub fn restrict(
             ledger.require.push(Layer::Landlock);
         }
         ledger.lacks(Layer::Landlock, reason_for(abi, abi_min), FIX)?;
-        return Ok(Walled { ledger, solo, landlock_abi: 0 });
+        return Ok(Walled { ledger, solo, landlock_abi: 0, grants });
     }
-    let grants = open_grants(directories, abi)?;
-    match enforce(grants, abi) {
+    match enforce(&grants, abi) {
         Ok(RestrictionStatus { ruleset: RulesetStatus::FullyEnforced, no_new_privs: true, .. }) => {}
         Ok(status) => {
             let reason = format!("the ruleset is {:?}, not fully enforced", status.ruleset);
             ledger.lacks(Layer::Landlock, reason, FIX)?;
-            return Ok(Walled { ledger, solo, landlock_abi: 0 });
+            return Ok(Walled { ledger, solo, landlock_abi: 0, grants });
         }
         Err(error) => {
             ledger.lacks(Layer::Landlock, with_source(&error), FIX)?;
-            return Ok(Walled { ledger, solo, landlock_abi: 0 });
+            return Ok(Walled { ledger, solo, landlock_abi: 0, grants });
         }
     }
     if !directories.iter().any(|grant| grant.host == "/") {
         look_at_root()?;
     }
-    Ok(Walled { ledger, solo, landlock_abi: abi })
+    Ok(Walled { ledger, solo, landlock_abi: abi, grants })
 }
 
 const FIX: &str = "boot a kernel with Landlock in its lsm= list, or lower landlock_abi_min";
@@ -88,19 +90,6 @@ fn with_source(error: &RulesetError) -> String {
     format!("{error}{source}")
 }
 
-type Grant = (PathFd, BitFlags<AccessFs>);
-
-fn open_grants(directories: &[DirectoryGrant], abi: u32) -> Result<Vec<Grant>, LockError> {
-    directories
-        .iter()
-        .map(|grant| {
-            let directory = PathFd::new(&grant.host)
-                .map_err(|source| LockError::Directory { path: grant.host.clone(), source })?;
-            Ok((directory, rights(grant.writable, abi)))
-        })
-        .collect()
-}
-
 /// What a guest may do below a granted directory. Never: execute, devices, sockets, pipes.
 fn rights(writable: bool, abi: u32) -> BitFlags<AccessFs> {
     let read = make_bitflags!(AccessFs::{ReadFile | ReadDir});
@@ -116,8 +105,8 @@ fn version(abi: u32) -> ABI {
     ABI::from(i32::try_from(abi).unwrap_or(i32::MAX))
 }
 
-fn enforce(grants: Vec<Grant>, abi: u32) -> Result<RestrictionStatus, RulesetError> {
-    let abi = version(abi);
+fn enforce(grants: &Grants, abi: u32) -> Result<RestrictionStatus, RulesetError> {
+    let (number, abi) = (abi, version(abi));
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(abi))?;
@@ -129,8 +118,8 @@ fn enforce(grants: Vec<Grant>, abi: u32) -> Result<RestrictionStatus, RulesetErr
         ruleset = ruleset.scope(Scope::from_all(abi))?;
     }
     let mut created = ruleset.create()?;
-    for (directory, rights) in grants {
-        created = created.add_rule(PathBeneath::new(directory, rights))?;
+    for grant in grants.iter() {
+        created = created.add_rule(PathBeneath::new(grant.directory(), rights(grant.writable(), number)))?;
     }
     created.restrict_self()
 }

@@ -8,19 +8,20 @@
 //! carried in the [`Ledger`]; a missing one is refused or listed, never passed over.
 //!
 //! ```text
-//! Newborn ─ solo ─ fds ─ rlimits ─ capabilities::narrow ─ identity ─ capabilities::drop_all ─ privileges
-//!         ─ landlock ─ seccomp ─▶ Locked ── (load the artifact) ── seal ─▶ Sealed ── (guest code)
+//! Newborn ─ solo ─ fds ─ namespaces ─ rlimits ─ capabilities::narrow ─ identity ─ capabilities::drop_all
+//!         ─ privileges ─ landlock ─ mdwe::foresee ─ seccomp ─▶ Locked ── (load the artifact)
+//!         ─ rlimits::fit ─ mdwe::refuse_executable ─ seccomp::seal ─▶ Sealed ── (guest code)
 //! ```
 //!
 //! A template (`template`) is `Locked` like the others and never sealed: it runs no guest code. Its forks inherit
 //! what it has; each settles its own descriptors, binds itself to the supervisor and puts the final filter on:
 //!
 //! ```text
-//! Locked ── (load the artifact) ── template::take_root ─▶ Stem ── fork ─▶ template::branch ─▶ Sealed
+//! Locked ── (load the artifact) ── template::take_root ─▶ Stem ── fork ─▶ template::branch ─▶ Branch ── fit ─▶ Sealed
 //! ```
 //!
-//! The order is forced: descriptors first, because everything after could leak through one; the bounding set
-//! before the ids, because emptying it takes a capability that changing ids loses; `no_new_privs` before
+//! The order is forced: descriptors first, because everything after could leak through one; the bounding set, which
+//! the zygote empties, before the ids, because that takes a capability that changing ids loses; `no_new_privs` before
 //! Landlock and seccomp, which demand it; the parent-death signal after the ids, which clear it; seccomp last,
 //! because it forbids the calls of all the others.
 //!
@@ -33,14 +34,19 @@
 //! fn lock(newborn: Newborn, fds: WorkerFds, plan: &Plan<'_>) -> Result<(), LockError> {
 //!     let alone = jail::solo::begin(newborn, Ledger::new(plan.require));
 //!     let (bare, _fds) = jail::fds::settle(alone, fds, 0)?;
-//!     let limited = jail::rlimits::lower(bare, &plan.limits, plan.data_baseline_bytes)?;
-//!     let narrowed = jail::capabilities::narrow(limited);
+//!     let apart = jail::namespaces::inherit(bare, plan.namespaces)?;
+//!     let limited = jail::rlimits::lower(apart, &plan.limits, plan.data_baseline_bytes)?;
+//!     let narrowed = jail::capabilities::narrow(limited, plan.bounding, plan.identity)?;
 //!     let identified = jail::identity::assume(narrowed, plan.identity)?;
 //!     let powerless = jail::capabilities::drop_all(identified)?;
 //!     let unprivileged = jail::privileges::renounce(powerless, plan.supervisor_pid)?;
 //!     let walled = jail::landlock::restrict(unprivileged, plan.directories, plan.landlock_abi_min)?;
-//!     let locked = jail::seccomp::install(walled, plan.role)?;
-//!     let _sealed = locked.seal()?;
+//!     let foreseen = jail::mdwe::foresee(walled)?;
+//!     let locked = jail::seccomp::install(foreseen, plan)?;
+//!     // The artifact is loaded here.
+//!     let fitted = jail::rlimits::fit(locked, 80 << 20)?;
+//!     let inexecutable = jail::mdwe::refuse_executable(fitted)?;
+//!     let _sealed = jail::seccomp::seal(inexecutable)?;
 //!     Ok(())
 //! }
 //! ```
@@ -54,7 +60,34 @@
 //! fn lock(newborn: Newborn, fds: WorkerFds, plan: &Plan<'_>) -> Result<(), LockError> {
 //!     let alone = jail::solo::begin(newborn, Ledger::new(plan.require));
 //!     let (bare, _fds) = jail::fds::settle(alone, fds, 0)?;
-//!     let narrowed = jail::capabilities::narrow(bare);
+//!     let apart = jail::namespaces::inherit(bare, plan.namespaces)?;
+//!     let narrowed = jail::capabilities::narrow(apart, plan.bounding, plan.identity)?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Nor does leaving out what a layer has to say when it is not there, as namespaces may not be:
+//!
+//! ```compile_fail
+//! use stockade_worker::jail::{self, Ledger, LockError, Plan, WorkerFds};
+//! use stockade_sys::fork::Newborn;
+//!
+//! fn lock(newborn: Newborn, fds: WorkerFds, plan: &Plan<'_>) -> Result<(), LockError> {
+//!     let alone = jail::solo::begin(newborn, Ledger::new(plan.require));
+//!     let (bare, _fds) = jail::fds::settle(alone, fds, 0)?;
+//!     let limited = jail::rlimits::lower(bare, &plan.limits, plan.data_baseline_bytes)?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Nor does sealing without the rule against executable memory:
+//!
+//! ```compile_fail
+//! use stockade_worker::jail::{self, LockError, Locked};
+//!
+//! fn seal(locked: Locked) -> Result<(), LockError> {
+//!     let fitted = jail::rlimits::fit(locked, 80 << 20)?;
+//!     let _sealed = jail::seccomp::seal(fitted)?;
 //!     Ok(())
 //! }
 //! ```
@@ -68,8 +101,9 @@
 //! fn lock(newborn: Newborn, fds: WorkerFds, plan: &Plan<'_>) -> Result<(), LockError> {
 //!     let alone = jail::solo::begin(newborn, Ledger::new(plan.require));
 //!     let (bare, _fds) = jail::fds::settle(alone, fds, 0)?;
-//!     let limited = jail::rlimits::lower(bare, &plan.limits, plan.data_baseline_bytes)?;
-//!     let again = jail::rlimits::lower(bare, &plan.limits, plan.data_baseline_bytes)?;
+//!     let apart = jail::namespaces::inherit(bare, plan.namespaces)?;
+//!     let limited = jail::rlimits::lower(apart, &plan.limits, plan.data_baseline_bytes)?;
+//!     let again = jail::rlimits::lower(apart, &plan.limits, plan.data_baseline_bytes)?;
 //!     Ok(())
 //! }
 //! ```
@@ -92,13 +126,18 @@ use stockade_sys::fds::FdsError;
 use stockade_sys::fork::Newborn;
 use stockade_sys::solo::SingleThreaded;
 use stockade_wire::job::{DirectoryGrant, Layer, MissingLayer};
-use stockade_wire::worker::{JailReport, Role};
+use stockade_wire::limits::GUEST_TEXT_BYTES_MAX;
+use stockade_wire::worker::{FromWorker, JailReport, Role};
 use stockade_wire::zygote::{Identity, ProcessLimits};
+
+use crate::grants::{GrantError, Grants};
+use crate::run::cut;
 
 pub mod capabilities;
 pub mod fds;
 pub mod identity;
 pub mod landlock;
+pub mod mdwe;
 pub mod namespaces;
 pub mod privileges;
 pub mod report;
@@ -107,6 +146,7 @@ pub mod seccomp;
 pub mod solo;
 pub mod template;
 
+pub use capabilities::BoundingSet;
 pub use fds::WorkerFds;
 pub use namespaces::Namespaces;
 
@@ -121,7 +161,7 @@ pub struct Plan<'a> {
     pub data_baseline_bytes: u64,
     /// Ids to take on.
     pub identity: Option<Identity>,
-    /// Directories Landlock must admit.
+    /// Directories the guest gets, and Landlock must admit.
     pub directories: &'a [DirectoryGrant],
     /// Layers whose absence is a refusal.
     pub require: &'a [Layer],
@@ -131,6 +171,8 @@ pub struct Plan<'a> {
     pub supervisor_pid: u32,
     /// The namespaces the zygote entered before the fork.
     pub namespaces: &'a Namespaces,
+    /// The capability bounding set the zygote left.
+    pub bounding: &'a BoundingSet,
 }
 
 /// Why a worker did not lock itself. It must exit.
@@ -172,41 +214,34 @@ pub enum LockError {
         #[source]
         errno: nix::errno::Errno,
     },
-    /// A granted directory cannot be opened.
-    #[error(
-        "granted directory {path} cannot be opened by the worker; check that it exists and that its user may enter it"
-    )]
-    Directory {
-        /// Its path on the host.
-        path: String,
-        /// What went wrong.
-        #[source]
-        source: ::landlock::PathFdError,
-    },
+    /// A granted directory cannot be had.
+    #[error(transparent)]
+    Grant(#[from] GrantError),
     /// Landlock said yes and a look at `/` was still allowed.
     #[error("Landlock reports full enforcement, yet / could be opened")]
     LandlockHollow,
 }
 
 impl LockError {
-    /// The refusal as it travels to the supervisor.
+    /// The refusal as it travels to the supervisor: a missing layer, or a grant that cannot be had.
     #[must_use]
-    pub fn into_missing(self) -> MissingLayer {
+    pub fn into_message(self) -> FromWorker {
         let source = std::error::Error::source(&self).map(|cause| format!(": {cause}")).unwrap_or_default();
         let (layer, fix) = match self {
-            Self::Missing(missing) => return missing,
+            Self::Missing(missing) => return FromWorker::LockFailed(missing),
+            Self::Grant(error) => {
+                return FromWorker::NotGranted(cut(error.to_string(), GUEST_TEXT_BYTES_MAX));
+            }
             Self::Fds(_) => ("descriptors", "run on Linux 5.14 or later"),
             Self::Identity { .. } => {
-                ("identity", "run the daemon with CAP_SETUID and CAP_SETGID, or do not set worker ids")
+                ("identity", "give the daemon CAP_SETUID and CAP_SETGID, or run it as another user than root")
             }
             Self::Orphan { .. } => ("parent", "none is needed: the worker is ending with its supervisor"),
             Self::Kernel { .. } => ("no-new-privs", "run on Linux 5.14 or later, and do not filter prctl"),
-            Self::Directory { .. } => {
-                ("landlock", "grant a directory that exists and that the worker's user may enter")
-            }
             Self::LandlockHollow => ("landlock", "report this kernel: its Landlock does not do what it says"),
         };
-        MissingLayer { layer: layer.to_owned(), reason: format!("{self}{source}"), fix: fix.to_owned() }
+        let reason = format!("{self}{source}");
+        FromWorker::LockFailed(MissingLayer { layer: layer.to_owned(), reason, fix: fix.to_owned() })
     }
 }
 
@@ -245,7 +280,10 @@ pub struct Locked {
     role: Role,
     landlock_abi: u32,
     filtered: bool,
+    mdwe: bool,
+    data_baseline_bytes: u64,
     solo: SingleThreaded,
+    grants: Grants,
 }
 
 /// A worker that can no longer make memory executable. Guest code is reached with a reference to this only.
@@ -253,6 +291,7 @@ pub struct Locked {
 pub struct Sealed {
     mdwe: bool,
     filtered: bool,
+    grants: Grants,
     _solo: SingleThreaded,
 }
 
@@ -279,32 +318,36 @@ pub fn enter(newborn: Newborn, fds: WorkerFds, plan: &Plan<'_>) -> Result<(Locke
     }
 }
 
-fn wall_in(mut bare: fds::Bare, plan: &Plan<'_>) -> Result<Locked, LockError> {
-    plan.namespaces.note_missing(&mut bare.ledger)?;
-    let limited = rlimits::lower(bare, &plan.limits, plan.data_baseline_bytes)?;
-    let narrowed = capabilities::narrow(limited);
+fn wall_in(bare: fds::Bare, plan: &Plan<'_>) -> Result<Locked, LockError> {
+    let apart = namespaces::inherit(bare, plan.namespaces)?;
+    let limited = rlimits::lower(apart, &plan.limits, plan.data_baseline_bytes)?;
+    let narrowed = capabilities::narrow(limited, plan.bounding, plan.identity)?;
     let identified = identity::assume(narrowed, plan.identity)?;
     let powerless = capabilities::drop_all(identified)?;
     let unprivileged = privileges::renounce(powerless, plan.supervisor_pid)?;
     let walled = landlock::restrict(unprivileged, plan.directories, plan.landlock_abi_min)?;
-    seccomp::install(walled, plan.role)
+    let foreseen = mdwe::foresee(walled)?;
+    seccomp::install(foreseen, plan)
 }
 
 impl Locked {
     /// What the kernel says about this process, layer by layer.
     #[must_use]
     pub fn report(&self, namespaces: &Namespaces) -> JailReport {
-        report::read_back(&self.ledger, self.landlock_abi, namespaces)
+        report::read_back(&self.ledger, self.landlock_abi, self.filtered, namespaces)
     }
 
-    /// Gives up making memory executable, and every call that loading needed and running does not.
+    /// Lowers the process's private memory to `data_bytes` above what the zygote had, and gives up making memory
+    /// executable and every call that loading needed and running does not. To be called once the job is loaded: the
+    /// worker was locked for any job, and this one may have asked for less.
     ///
     /// A compile worker never runs guest code and is not sealed.
     ///
     /// # Errors
     /// When a required part of it is missing. The worker must exit.
-    pub fn seal(self) -> Result<Sealed, LockError> {
-        seccomp::seal(self)
+    pub fn seal(self, data_bytes: u64) -> Result<Sealed, LockError> {
+        let fitted = rlimits::fit(self, data_bytes)?;
+        seccomp::seal(mdwe::refuse_executable(fitted)?)
     }
 }
 
@@ -313,6 +356,11 @@ impl Sealed {
     #[must_use]
     pub const fn mdwe(&self) -> bool {
         self.mdwe
+    }
+
+    /// The granted directories, those the wall admits.
+    pub(crate) fn into_grants(self) -> Grants {
+        self.grants
     }
 
     /// The final filter is in force.

@@ -11,13 +11,19 @@ use stockade_sys::solo::SingleThreaded;
 use stockade_wire::job::Layer;
 use stockade_wire::zygote::NamespacePolicy;
 
-use super::{Ledger, LockError};
+use super::{Ledger, LockError, fds::Bare};
 
 /// What was entered, and why not the rest.
 #[derive(Debug, Clone)]
 pub struct Namespaces {
     entered: &'static [&'static str],
-    missing: Option<String>,
+    missing: Option<Missing>,
+}
+
+#[derive(Debug, Clone)]
+struct Missing {
+    reason: String,
+    fix: &'static str,
 }
 
 /// Why the zygote cannot go on.
@@ -36,6 +42,18 @@ pub enum NamespacesError {
 
 const FIX: &str = "allow unprivileged user namespaces, run the daemon as root, or do not require namespaces";
 
+/// Why a root that lacks the capability for it does not enter them.
+pub const ROOT_WITHOUT_PRIVILEGE: &str = "the daemon is root without CAP_SYS_ADMIN: entering them would take a user \
+     namespace, in which workers could not take on ids of their own";
+
+/// What to do where a filter, of a container or a service manager, is in the way of somebody who may.
+const FIX_OF_PRIVILEGED: &str =
+    "allow the daemon's unit or container the unshare call, or do not require namespaces";
+
+/// What to do about a root that may not.
+pub const FIX_OF_ROOT: &str =
+    "give the daemon CAP_SYS_ADMIN, run it as another user than root, or do not require namespaces";
+
 impl Namespaces {
     /// Names of those entered.
     #[must_use]
@@ -46,37 +64,58 @@ impl Namespaces {
     /// Why they were not entered.
     #[must_use]
     pub fn missing(&self) -> Option<&str> {
-        self.missing.as_deref()
-    }
-
-    pub(super) fn note_missing(&self, ledger: &mut Ledger) -> Result<(), LockError> {
-        match &self.missing {
-            Some(reason) => ledger.lacks(Layer::Namespaces, reason.clone(), FIX),
-            None => Ok(()),
-        }
+        self.missing.as_ref().map(|missing| missing.reason.as_str())
     }
 }
 
-/// Enters them all in one call, or none.
+/// The process is in the namespaces its zygote entered, and those it did not enter are put down.
+#[derive(Debug)]
+pub struct Apart {
+    pub(super) ledger: Ledger,
+    pub(super) solo: SingleThreaded,
+}
+
+/// Puts down what the zygote could not enter.
+///
+/// # Errors
+/// When there is such a thing and namespaces are required.
+pub fn inherit(bare: Bare, namespaces: &Namespaces) -> Result<Apart, LockError> {
+    let Bare { mut ledger, solo } = bare;
+    if let Some(Missing { reason, fix }) = &namespaces.missing {
+        ledger.lacks(Layer::Namespaces, reason.clone(), fix)?;
+    }
+    Ok(Apart { ledger, solo })
+}
+
+/// Enters them all in one call, or none. Where workers are to take on `other_ids` than this process's, a user
+/// namespace is not for them: a process without privilege maps its own ids into one, and no others are there then.
 ///
 /// # Errors
 /// When a user namespace was entered that cannot be used. The process must exit.
-pub fn enter(_solo: &SingleThreaded, policy: NamespacePolicy) -> Result<Namespaces, NamespacesError> {
-    let without = |reason| Ok(Namespaces { entered: &[], missing: Some(reason) });
+pub fn enter(
+    _solo: &SingleThreaded,
+    policy: NamespacePolicy,
+    other_ids: bool,
+) -> Result<Namespaces, NamespacesError> {
+    let without = |reason, fix| Ok(Namespaces { entered: &[], missing: Some(Missing { reason, fix }) });
     match policy {
         NamespacePolicy::Off => {
-            return without("namespaces are switched off by the configuration".to_owned());
+            let reason = "namespaces are switched off by the configuration".to_owned();
+            return without(reason, "set jail.namespaces to \"auto\", or do not require namespaces");
         }
         NamespacePolicy::Auto => {}
     }
     let (uid, gid) = (geteuid(), getegid());
-    let privileged = caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_ADMIN).unwrap_or(false);
+    let privileged = is_privileged();
+    if !privileged && other_ids {
+        return without(ROOT_WITHOUT_PRIVILEGE.to_owned(), FIX_OF_ROOT);
+    }
     let mut flags = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
     if !privileged {
         flags |= CloneFlags::CLONE_NEWUSER;
     }
     if let Err(errno) = unshare(flags) {
-        return without(refusal(errno, privileged));
+        return without(refusal(errno, privileged), if privileged { FIX_OF_PRIVILEGED } else { FIX });
     }
     if privileged {
         return Ok(Namespaces { entered: &["net", "ipc", "uts"], missing: None });
@@ -86,6 +125,12 @@ pub fn enter(_solo: &SingleThreaded, policy: NamespacePolicy) -> Result<Namespac
     write_map("/proc/self/uid_map", &format!("{uid} {uid} 1"))?;
     write_map("/proc/self/gid_map", &format!("{gid} {gid} 1"))?;
     Ok(Namespaces { entered: &["net", "ipc", "uts", "user"], missing: None })
+}
+
+/// Whether the calling process may enter namespaces without a user namespace of its own.
+#[must_use]
+pub fn is_privileged() -> bool {
+    caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_ADMIN).unwrap_or(false)
 }
 
 fn write_map(file: &'static str, text: &str) -> Result<(), NamespacesError> {

@@ -14,7 +14,12 @@ use super::{Ledger, Namespaces, capabilities, rlimits};
 /// Numbers below this are looked at; more than any worker has, and a call each.
 const FDS_LOOKED_AT: u32 = 16;
 
-pub(super) fn read_back(ledger: &Ledger, landlock_abi: u32, namespaces: &Namespaces) -> JailReport {
+pub(super) fn read_back(
+    ledger: &Ledger,
+    landlock_abi: u32,
+    filtered: bool,
+    namespaces: &Namespaces,
+) -> JailReport {
     JailReport {
         // Landlock has no getter. The layer looked at / and was refused.
         landlock_abi,
@@ -26,6 +31,8 @@ pub(super) fn read_back(ledger: &Ledger, landlock_abi: u32, namespaces: &Namespa
         no_new_privs: prctl::get_no_new_privs().unwrap_or(false),
         not_dumpable: prctl::get_dumpable().is_ok_and(|dumpable| !dumpable),
         seccomp_mode: seccomp_mode().unwrap_or(0),
+        // The mode is the same with anybody's filter; whose it is, only the layer knows.
+        seccomp_filtered: filtered,
         capabilities_empty: capabilities::all_empty(),
         open_fds: open_below(FDS_LOOKED_AT),
         uid: getuid().as_raw(),

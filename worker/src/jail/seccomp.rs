@@ -8,14 +8,14 @@
 //! `template`, which its forks inherit and put `forked-run` on.
 
 use seccompiler::sock_filter;
-use stockade_sys::prctl::{mdwe, set_mdwe};
 use stockade_sys::sigsys::{self, FRAME_BYTES};
 use stockade_sys::solo::SingleThreaded;
 use stockade_wire::frame;
 use stockade_wire::job::Layer;
 use stockade_wire::worker::{FromWorker, Role};
 
-use super::{Ledger, LockError, Locked, Sealed, fds::LINK_FD, landlock::Walled};
+use super::mdwe::{Foreseen, Inexecutable};
+use super::{Ledger, LockError, Locked, Plan, Sealed, fds::LINK_FD};
 
 mod made {
     use super::{Condition, Rule};
@@ -183,18 +183,17 @@ fn notice() -> [u8; FRAME_BYTES] {
         .unwrap_or([0; FRAME_BYTES])
 }
 
-const FIX: &str = "boot a kernel with CONFIG_SECCOMP_FILTER, and allow the daemon's unit the seccomp call";
+/// What to do about seccomp that is missing.
+pub const FIX: &str =
+    "boot a kernel with CONFIG_SECCOMP_FILTER, and allow the daemon's unit the seccomp call";
 
 /// Installs the first filter.
 ///
 /// # Errors
 /// When it cannot be installed and seccomp is required, or the handler cannot.
-pub fn install(walled: Walled, role: Role) -> Result<Locked, LockError> {
-    let Walled { mut ledger, solo, landlock_abi } = walled;
-    if let Err(errno) = mdwe() {
-        let reason = format!("the kernel has no PR_SET_MDWE: {errno}");
-        ledger.lacks(Layer::Mdwe, reason, "boot Linux 6.3 or later, or do not require mdwe")?;
-    }
+pub fn install(foreseen: Foreseen, plan: &Plan<'_>) -> Result<Locked, LockError> {
+    let Foreseen { mut ledger, solo, landlock_abi, grants, mdwe } = foreseen;
+    let Plan { role, data_baseline_bytes, .. } = *plan;
     let filtered = match apply(Policy::of_lock(role), &solo) {
         Ok(()) => true,
         Err(error) => {
@@ -202,30 +201,20 @@ pub fn install(walled: Walled, role: Role) -> Result<Locked, LockError> {
             false
         }
     };
-    Ok(Locked { ledger, role, landlock_abi, filtered, solo })
+    Ok(Locked { ledger, role, landlock_abi, filtered, mdwe, data_baseline_bytes, solo, grants })
 }
 
-pub(super) fn seal(locked: Locked) -> Result<Sealed, LockError> {
-    let Locked { mut ledger, role, filtered, solo, .. } = locked;
-    let mdwe = refuse_code(&mut ledger)?;
-    let filtered = narrow(&mut ledger, Policy::of_seal(role), filtered, &solo)?;
-    Ok(Sealed { mdwe, filtered, _solo: solo })
-}
-
-/// Gives up making memory executable, for this process and its forks. Whether the kernel agreed.
+/// Installs the final filter.
 ///
 /// # Errors
-/// When it did not and the layer is required.
-pub(super) fn refuse_code(ledger: &mut Ledger) -> Result<bool, LockError> {
-    let known_missing = ledger.missing.iter().any(|missing| missing.layer == Layer::Mdwe.name());
-    let held = !known_missing && set_mdwe().is_ok() && mdwe().unwrap_or(false);
-    if !held && !known_missing {
-        ledger.lacks(Layer::Mdwe, "PR_SET_MDWE was refused".to_owned(), "do not require mdwe")?;
-    }
-    Ok(held)
+/// When it cannot be installed although the first one could, or although seccomp is required.
+pub fn seal(inexecutable: Inexecutable) -> Result<Sealed, LockError> {
+    let Inexecutable { mut ledger, solo, role, filtered, mdwe, grants } = inexecutable;
+    let filtered = narrow(&mut ledger, Policy::of_seal(role), filtered, &solo)?;
+    Ok(Sealed { mdwe, filtered, grants, _solo: solo })
 }
 
-/// Puts the final filter on top of the first one.
+/// Puts a final filter on top of the first one.
 ///
 /// # Errors
 /// When it is refused although the first one was not.

@@ -14,8 +14,12 @@ use stockade_sys::fork::Newborn;
 use stockade_sys::solo::SingleThreaded;
 use stockade_wire::worker::JailReport;
 
-use super::seccomp::{Policy, narrow, refuse_code};
-use super::{Ledger, LockError, Locked, Namespaces, Refusal, Sealed, WorkerFds, fds, privileges, report, solo};
+use super::seccomp::{Policy, narrow};
+use super::{
+    Ledger, LockError, Locked, Namespaces, Refusal, Sealed, WorkerFds, fds, mdwe, privileges, report, rlimits,
+    solo,
+};
+use crate::grants::Grants;
 
 /// A locked process that has its module, can make no more memory executable, and may fork. It runs no guest code.
 #[derive(Debug)]
@@ -24,6 +28,7 @@ pub struct Stem {
     landlock_abi: u32,
     filtered: bool,
     mdwe: bool,
+    data_baseline_bytes: u64,
     solo: SingleThreaded,
 }
 
@@ -43,21 +48,36 @@ pub const ARTIFACT_FD: u32 = fds::WORKER_FDS;
 /// # Errors
 /// When a required part of it is missing. The process must exit.
 pub fn take_root(locked: Locked) -> Result<Stem, LockError> {
-    let Locked { mut ledger, landlock_abi, filtered, solo, .. } = locked;
-    let mdwe = refuse_code(&mut ledger)?;
-    Ok(Stem { ledger, landlock_abi, filtered, mdwe, solo })
+    let Locked { mut ledger, landlock_abi, filtered, mdwe: there, data_baseline_bytes, solo, .. } = locked;
+    let mdwe = mdwe::set(&mut ledger, there)?;
+    Ok(Stem { ledger, landlock_abi, filtered, mdwe, data_baseline_bytes, solo })
 }
 
-/// A fork of a template with every layer on.
+/// A fork of a template with every layer on but the one that its job decides.
 #[derive(Debug)]
 pub struct Branch {
-    /// What the kernel said of it before the final filter.
-    pub report: JailReport,
-    /// The right to run guest code.
-    pub sealed: Sealed,
+    ledger: Ledger,
+    filtered: bool,
+    mdwe: bool,
+    data_baseline_bytes: u64,
+    solo: SingleThreaded,
 }
 
-/// Makes a newborn fork of a template a sealed worker.
+impl Branch {
+    /// Lowers the process's private memory to `data_bytes` above what the zygote had. To be called once the job is
+    /// there, which may have asked for less than the template was made for.
+    ///
+    /// # Errors
+    /// When the kernel refuses although limits are set. The worker must exit.
+    pub fn fit(self, data_bytes: u64) -> Result<Sealed, LockError> {
+        let Self { mut ledger, filtered, mdwe, data_baseline_bytes, solo } = self;
+        rlimits::lower_data(&mut ledger, data_baseline_bytes.saturating_add(data_bytes))?;
+        Ok(Sealed { mdwe, filtered, grants: Grants::default(), _solo: solo })
+    }
+}
+
+/// Makes a newborn fork of a template a locked worker that can run nothing but its module. The report is what the
+/// kernel said of it before the final filter.
 ///
 /// # Errors
 /// As for [`super::enter`].
@@ -67,11 +87,11 @@ pub fn branch(
     stem: &Stem,
     supervisor_pid: u32,
     namespaces: &Namespaces,
-) -> Result<(Branch, WorkerFds), Refusal> {
+) -> Result<(Branch, JailReport, WorkerFds), Refusal> {
     let alone = solo::begin(newborn, stem.ledger.clone());
     let (bare, fds) = fds::settle(alone, fds, 1).map_err(|error| Refusal { error, fds: None })?;
     match wall_in(bare, stem, supervisor_pid, namespaces) {
-        Ok(branch) => Ok((branch, fds)),
+        Ok((branch, report)) => Ok((branch, report, fds)),
         Err(error) => Err(Refusal { error, fds: Some(fds) }),
     }
 }
@@ -81,10 +101,11 @@ fn wall_in(
     stem: &Stem,
     supervisor_pid: u32,
     namespaces: &Namespaces,
-) -> Result<Branch, LockError> {
+) -> Result<(Branch, JailReport), LockError> {
     let fds::Bare { mut ledger, solo } = bare;
     privileges::die_with(supervisor_pid)?;
-    let report = report::read_back(&ledger, stem.landlock_abi, namespaces);
+    let report = report::read_back(&ledger, stem.landlock_abi, stem.filtered, namespaces);
     let filtered = narrow(&mut ledger, Policy::ForkedRun, stem.filtered, &solo)?;
-    Ok(Branch { report, sealed: Sealed { mdwe: stem.mdwe, filtered, _solo: solo } })
+    let Stem { mdwe, data_baseline_bytes, .. } = *stem;
+    Ok((Branch { ledger, filtered, mdwe, data_baseline_bytes, solo }, report))
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use nix::time::ClockId;
 
 use crate::engine::Warm;
+use crate::grants::Grants;
 
 /// How often guests are looked at.
 pub(super) const TICK: Duration = Duration::from_millis(1);
@@ -62,10 +63,11 @@ impl Drop for Ticker {
 }
 
 /// Leave to run a guest in a process that is not jailed.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct DeveloperMode {
     pub(super) stop: Arc<AtomicBool>,
     pub(super) cpu: Option<CpuLimit>,
+    pub(super) grants: Grants,
     _ticker: Arc<Ticker>,
 }
 
@@ -94,7 +96,8 @@ impl CpuLimit {
         let since = thread_time();
         move || {
             let used = thread_time().zip(since).map(|(now, then)| now.saturating_sub(then));
-            let up = used.is_some_and(|used| used >= self.limit);
+            // A clock that cannot be read ends the guest: its limit would hold no more.
+            let up = used.is_none_or(|used| used >= self.limit);
             if up {
                 self.reached.store(true, Ordering::Relaxed);
             }
@@ -111,13 +114,19 @@ impl DeveloperMode {
     /// `ticker` must be one of the [`Warm`] whose guest is run, else the guest has no deadline; setting `stop`
     /// ends the guest as SIGTERM does in a worker.
     #[must_use]
-    pub const fn new(ticker: Arc<Ticker>, stop: Arc<AtomicBool>) -> Self {
-        Self { stop, cpu: None, _ticker: ticker }
+    pub fn new(ticker: Arc<Ticker>, stop: Arc<AtomicBool>) -> Self {
+        Self { stop, cpu: None, grants: Grants::default(), _ticker: ticker }
     }
 
     /// Stops the guest when its CPU time is up, too.
     #[must_use]
     pub fn with_cpu(self, cpu: CpuLimit) -> Self {
         Self { cpu: Some(cpu), ..self }
+    }
+
+    /// Gives the guest these directories.
+    #[must_use]
+    pub fn with_grants(self, grants: Grants) -> Self {
+        Self { grants, ..self }
     }
 }

@@ -1,7 +1,7 @@
 //! What a guest finds around it.
 //!
 //! Owns: the state behind a store, the WASI context made from an order, the linkers' host functions.
-//! Never: grants anything that is not in the order; there is no network, no inherited variable or stream.
+//! Never: grants anything but what is in the order and the directories it is handed; there is no network, no inherited variable or stream.
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -17,6 +17,7 @@ use wasmtime_wasi::{FsPerms, HostMonotonicClock, HostWallClock, WasiCtxBuilder, 
 
 use super::ledger::Ledger;
 use super::{poll, streams};
+use crate::grants::Grants;
 
 /// Most resources (open files, streams, pollables…) a guest may hold at once.
 const RESOURCES_MAX: usize = 16 << 10;
@@ -30,11 +31,11 @@ pub enum HostError {
     /// A host function could not be defined.
     #[error("a host function cannot be defined")]
     Define(#[source] wasmtime::Error),
-    /// A granted directory is not there or not to be opened.
-    #[error("granted directory {path:?} cannot be opened")]
+    /// A granted directory that was opened cannot be handed on.
+    #[error("granted directory {guest:?} cannot be handed to the guest: is /proc mounted?")]
     Directory {
-        /// Its path on the host.
-        path: String,
+        /// The path the guest was to see it under.
+        guest: String,
         /// Why.
         #[source]
         source: wasmtime::Error,
@@ -81,7 +82,12 @@ impl Host {
         Self { wasi: builder.build_p1(), ledger, clock_start }
     }
 
-    pub(super) fn new(order: &RunOrder, ledger: Ledger, streams: Streams) -> Result<Self, HostError> {
+    pub(super) fn new(
+        order: &RunOrder,
+        ledger: Ledger,
+        streams: Streams,
+        grants: Grants,
+    ) -> Result<Self, HostError> {
         let clock_start = Instant::now();
         let clock = JobClock { start: clock_start };
         let mut builder = WasiCtxBuilder::new();
@@ -104,11 +110,13 @@ impl Host {
         if let Some(stdin) = streams.stdin {
             builder.stdin(InputFile::new(stdin));
         }
-        for grant in &order.directories {
-            let rights = if grant.writable { FsPerms::ReadWrite } else { FsPerms::ReadOnly };
+        // One at a time: each is open twice for a moment, and open files are limited.
+        for grant in grants {
+            let rights = if grant.writable() { FsPerms::ReadWrite } else { FsPerms::ReadOnly };
+            // By its descriptor: what was opened for the wall is what the guest gets.
             builder
-                .preopened_dir(&grant.host, &grant.guest, rights)
-                .map_err(|source| HostError::Directory { path: grant.host.clone(), source })?;
+                .preopened_dir(grant.own_name(), grant.guest(), rights)
+                .map_err(|source| HostError::Directory { guest: grant.guest().to_owned(), source })?;
         }
         let mut wasi = builder.build_p1();
         wasi.ctx().table.set_max_capacity(RESOURCES_MAX);

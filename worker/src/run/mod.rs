@@ -44,6 +44,7 @@ pub(crate) use host::{Host, link_component, link_core};
 pub(crate) use prepared::Prepared;
 
 use crate::engine::{Variant, Warm};
+use crate::grants::Grants;
 use crate::jail::Sealed;
 use ending::guest_text;
 use entry::{Entry, NoEntry};
@@ -75,10 +76,10 @@ pub struct Stdio {
 
 /// By what right guest code is run.
 #[derive(Debug)]
-pub enum Confinement<'a> {
+pub enum Confinement {
     /// The process is jailed and can make no memory executable. Deadline and SIGTERM come as signals:
     /// [`Loaded::arm`] must have been called.
-    Sealed(&'a Sealed),
+    Sealed(Sealed),
     /// The developer's mode.
     Developer(DeveloperMode),
 }
@@ -209,15 +210,20 @@ fn not_loaded(ending: Ending, order: &RunOrder, received: Instant) -> RunReport 
 /// Runs what was loaded, to its end or its deadline, on the calling thread, which must not be one that drives
 /// a tokio runtime. [`RunReport::mdwe`] is left `false`: the jail knows.
 #[must_use]
-pub fn execute(loaded: Loaded, confinement: Confinement<'_>, stdio: Stdio, order: &RunOrder) -> RunReport {
-    let interruption = match confinement {
-        Confinement::Sealed(_) => Interruption::Signals,
-        Confinement::Developer(mode) => Interruption::Flag { stop: mode.stop, cpu: mode.cpu },
+pub fn execute(loaded: Loaded, confinement: Confinement, stdio: Stdio, order: &RunOrder) -> RunReport {
+    let (interruption, grants) = match confinement {
+        Confinement::Sealed(sealed) => (Interruption::Signals, sealed.into_grants()),
+        Confinement::Developer(mode) => (Interruption::Flag { stop: mode.stop, cpu: mode.cpu }, mode.grants),
     };
-    run(loaded, interruption, stdio, order)
+    run(loaded, interruption, (stdio, grants), order)
 }
 
-fn run(mut loaded: Loaded, interruption: Interruption, stdio: Stdio, order: &RunOrder) -> RunReport {
+fn run(
+    mut loaded: Loaded,
+    interruption: Interruption,
+    given: (Stdio, Grants),
+    order: &RunOrder,
+) -> RunReport {
     let mut report = RunReport {
         ending: Ending::Interrupted,
         fuel: None,
@@ -230,7 +236,7 @@ fn run(mut loaded: Loaded, interruption: Interruption, stdio: Stdio, order: &Run
     };
     let began = Instant::now();
     let live = loaded.live.take();
-    let (mut store, instance, rest) = match furnish(&loaded, live, &interruption, stdio, order) {
+    let (mut store, instance, rest) = match furnish(&loaded, live, &interruption, given, order) {
         Ok(furnished) => furnished,
         Err(ending) => {
             report.ending = ending;
@@ -273,7 +279,7 @@ fn furnish(
     loaded: &Loaded,
     live: Option<Live>,
     interruption: &Interruption,
-    stdio: Stdio,
+    (stdio, grants): (Stdio, Grants),
     order: &RunOrder,
 ) -> Result<(Store<Host>, Option<Instance>, Exchange), Ending> {
     let [input, output, stdout, stderr] =
@@ -293,12 +299,12 @@ fn furnish(
     };
     let (mut store, instance) = match live {
         Some(live) => {
-            let (store, instance) = live.adopt(order, loaded.memory_bytes_max, streams)?;
+            let (store, instance) = live.adopt(order, loaded.memory_bytes_max, streams, grants)?;
             (store, Some(instance))
         }
         None => {
             let ledger = Ledger::new(loaded.memory_bytes_max, loaded.largest_memory_bytes);
-            let host = Host::new(order, ledger, streams).map_err(|error| setup(&error))?;
+            let host = Host::new(order, ledger, streams, grants).map_err(|error| setup(&error))?;
             let mut store = Store::new(&loaded.engine, host);
             store.limiter(|host| &mut host.ledger);
             (store, None)

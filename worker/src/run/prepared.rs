@@ -17,6 +17,7 @@ use super::host::Streams;
 use super::ledger::Ledger;
 use super::{DEADLINE_MAX, Host, Loaded, Program, guest_text, largest_memory_bytes, not_loaded, runtime, setup};
 use crate::engine::Warm;
+use crate::grants::Grants;
 
 /// A core module, linked, and an instance of it where that takes no guest code.
 pub(crate) struct Prepared {
@@ -124,12 +125,13 @@ impl Live {
         order: &RunOrder,
         memory_bytes_max: u64,
         streams: Streams,
+        grants: Grants,
     ) -> Result<(Store<Host>, Instance), Ending> {
         let Self { mut store, instance } = self;
         let nobodys = std::mem::replace(&mut store.data_mut().ledger, Ledger::new(0, 0));
         let held_bytes = nobodys.held_bytes();
         let ledger = nobodys.with_limit(memory_bytes_max).ok_or(Ending::MemoryRefused(held_bytes))?;
-        *store.data_mut() = Host::new(order, ledger, streams).map_err(|error| setup(&error))?;
+        *store.data_mut() = Host::new(order, ledger, streams, grants).map_err(|error| setup(&error))?;
         Ok((store, instance))
     }
 }

@@ -59,8 +59,9 @@ pub(crate) fn run(rig: &Rig, fork: &ForkOrder, artifact: &OwnedFd, order: &RunOr
 }
 
 pub(crate) fn order(fuel: Option<u64>) -> RunOrder {
-    let limits = RunLimits { deadline_us: DEADLINE_US, memory_bytes: 32 << 20, fuel, input_bytes: Some(8) };
-    RunOrder { limits, ..run_order(None) }
+    let order = run_order(None);
+    let limits = RunLimits { deadline_us: DEADLINE_US, fuel, input_bytes: Some(8), ..order.limits };
+    RunOrder { limits, ..order }
 }
 
 #[test]
@@ -179,9 +180,9 @@ fn wasi_calls_on_a_writable_grant_all_succeed_in_the_jail() {
         std::fs::create_dir(directory.path().join("below")).unwrap();
         std::os::unix::fs::symlink("file", directory.path().join("link")).unwrap();
         let grants = vec![grant(directory.path(), "/", true)];
-        let fork = ForkOrder { directories: grants.clone(), ..fork_order(Role::RunFiles) };
+        let fork = ForkOrder { directories: grants, ..fork_order(Role::RunFiles) };
         let artifact = compile(&rig, guest(&call).as_bytes(), false).expect("it compiles");
-        let order = RunOrder { directories: grants, ..order(None) };
+        let order = order(None);
         println!("{}", call.name);
         let ending = run(&rig, &fork, &artifact, &order);
         // Wasmtime offers no fd_allocate; its answer is "not supported" (58).

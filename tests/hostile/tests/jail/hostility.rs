@@ -1,6 +1,7 @@
 //! What becomes of workers that misbehave.
 
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use stockade_sys::pidfd::{self, Exit};
@@ -8,7 +9,7 @@ use stockade_wire::worker::{FromWorker, Role};
 use stockade_worker::jail::seccomp::{is_abort, syscall_name};
 use stockade_worker::role::PANICKED_STATUS;
 
-use crate::rig::{Rig, fork_order, run_order};
+use crate::rig::{DEADLINE, Rig, fork_order, run_order};
 
 const SIGSYS: Exit = Exit::Signal(Signal::SIGSYS as i32);
 
@@ -62,13 +63,35 @@ fn native_stack_overflow_can_be_told_from_a_violation() {
     assert!(is_abort(*number), "{said:?} {exit:?}");
 }
 
+/// CPU time used after SIGTERM that shows a worker to be alive: one that the signal ends uses next to none.
+const OUTLIVED: Duration = Duration::from_millis(100);
+
 #[test]
-fn worker_that_ignores_sigterm_is_ended_by_sigkill() {
+fn worker_that_ignores_sigterm_goes_on_until_sigkill() {
     let rig = Rig::start();
     let (worker, _) = rig.locked(&fork_order(Role::Run));
     worker.run(&run_order(Some("ignore-sigterm")));
+    worker.await_begun();
+    let cpu_time = || worker.cpu_time().expect("it has ended");
+    let before = cpu_time();
+    pidfd::signal(worker.pidfd.as_fd(), Signal::SIGTERM).unwrap();
+    let deadline = Instant::now() + DEADLINE;
+    while cpu_time() < before + OUTLIVED {
+        assert!(Instant::now() < deadline, "it does not get the processor");
+        std::thread::yield_now();
+    }
     pidfd::signal(worker.pidfd.as_fd(), Signal::SIGKILL).unwrap();
     assert_eq!(worker.end(), Exit::Signal(Signal::SIGKILL as i32));
+}
+
+#[test]
+fn worker_in_a_native_loop_that_does_not_ignore_sigterm_ends_at_it() {
+    let rig = Rig::start();
+    let (worker, _) = rig.locked(&fork_order(Role::Run));
+    worker.run(&run_order(Some("spin")));
+    worker.await_begun();
+    pidfd::signal(worker.pidfd.as_fd(), Signal::SIGTERM).unwrap();
+    assert_eq!(worker.end(), Exit::Signal(Signal::SIGTERM as i32));
 }
 
 #[test]

@@ -4,11 +4,12 @@ use std::io::{BufRead, BufReader};
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 
+use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use stockade_sys::link;
 use stockade_sys::pidfd::{self, Exit};
 use stockade_wire::worker::{Ending, FromWorker, Role, ToWorker};
-use stockade_wire::zygote::{ForkOperation, ToZygote};
+use stockade_wire::zygote::{ForkOperation, ForkOrder, FromZygote, ToZygote};
 use stockade_worker::role::{LOCK_FAILED_STATUS, ORDER_STATUS};
 
 use crate::rig::{self, Rig, compiled, configuration, fork_order, run_order, wait_readable};
@@ -86,6 +87,24 @@ fn fork_that_fails_is_answered_and_the_zygote_lives() {
     assert!(format!("{answer:?}").contains(&format!("{:?}", ForkOperation::Order)), "{answer:?}");
     let (worker, _) = rig.locked(&fork_order(Role::Run));
     assert!(worker.pid > 0);
+}
+
+#[test]
+fn worker_is_forked_where_a_filter_hides_clone3() {
+    let (rig, _directory) = Rig::start_named("no-clone3");
+    for role in [Role::Run, Role::RunFiles, Role::Compile] {
+        let (worker, report) = rig.locked(&fork_order(role));
+        assert_eq!(status_field(worker.pid, "PPid"), std::process::id().to_string(), "{role:?}");
+        assert_eq!(report.seccomp_mode, 2);
+    }
+    // A leaf takes clone3: that cannot be done, and is said.
+    let (_a, b) = link::pair().unwrap();
+    let order = ForkOrder { into_leaf: true, ..fork_order(Role::Run) };
+    rig.send(&ToZygote::Fork(order), &[b.as_fd(); 5]);
+    let (answer, _) = rig.answer();
+    let hidden = FromZygote::NotForked { operation: ForkOperation::Clone, errno: Errno::ENOSYS as i32 };
+    assert_eq!(answer, hidden);
+    rig.locked(&fork_order(Role::Run));
 }
 
 #[test]

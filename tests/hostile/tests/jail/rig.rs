@@ -23,7 +23,7 @@ use stockade_wire::zygote::{
 };
 
 /// Nothing here takes longer on a machine that works.
-const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Rig {
     pub(crate) control: OwnedFd,
@@ -46,6 +46,7 @@ pub(crate) fn configuration() -> ZygoteConfig {
         memory_bytes_max: 64 << 20,
         landlock_abi_min: 0,
         namespaces: NamespacePolicy::Auto,
+        other_ids: nix::unistd::geteuid().is_root(),
         require: vec![Layer::Seccomp, Layer::NoNewPrivs, Layer::Rlimits, Layer::Capabilities],
     }
 }
@@ -66,8 +67,13 @@ pub(crate) fn run_order(entry: Option<&str>) -> RunOrder {
         entry: entry.map(str::to_owned),
         arguments: Vec::new(),
         environment: Vec::new(),
-        directories: Vec::new(),
-        limits: RunLimits { deadline_us: 30_000_000, memory_bytes: 32 << 20, fuel: None, input_bytes: None },
+        limits: RunLimits {
+            deadline_us: 30_000_000,
+            memory_bytes: 32 << 20,
+            data_bytes: 512 << 20,
+            fuel: None,
+            input_bytes: None,
+        },
     }
 }
 
@@ -257,6 +263,23 @@ impl Worker {
     pub(crate) fn end(&self) -> Exit {
         wait_readable(self.pidfd.as_fd(), "the end of a worker");
         pidfd::reap(self.pidfd.as_fd()).unwrap().expect("a readable pidfd means a dead process").exit
+    }
+
+    /// Returns once a worker that never ends does what its entry says: it writes so.
+    pub(crate) fn await_begun(&self) {
+        wait_readable(self.stderr_log.as_fd(), "the misbehaviour");
+        let mut buffer = [0; 64];
+        let length = (&self.stderr_log).read(&mut buffer).unwrap();
+        assert_eq!(String::from_utf8_lossy(&buffer[..length]), "begun\n");
+    }
+
+    /// CPU time it has used, user and system; `None` once it is dead. Not to be asked after it was reaped.
+    pub(crate) fn cpu_time(&self) -> Option<Duration> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap();
+        let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+        let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().unwrap()).sum();
+        // USER_HZ is 100 on every architecture this runs on.
+        (!["Z", "X"].contains(&fields[0])).then(|| Duration::from_millis(ticks * 10))
     }
 
     pub(crate) fn text(mut file: &File) -> String {

@@ -242,6 +242,6 @@ fn granted_directory_that_is_not_there_is_a_refusal_that_names_it() {
     order.directories = vec![grant(Path::new("/no/such/directory"), "/", false)];
     let worker = rig.fork(&order).unwrap();
     let (said, _) = worker.conversation();
-    let [FromWorker::LockFailed(missing)] = said.as_slice() else { panic!("{said:?}") };
-    assert!(missing.reason.contains("/no/such/directory"), "{missing:?}");
+    let [FromWorker::NotGranted(why)] = said.as_slice() else { panic!("{said:?}") };
+    assert!(why.contains("/no/such/directory"), "{why}");
 }

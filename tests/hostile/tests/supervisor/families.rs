@@ -48,6 +48,11 @@ pub fn workers() -> Vec<u32> {
     named("stockade:run")
 }
 
+/// Compile workers.
+pub fn compilers() -> Vec<u32> {
+    living("stockade:wasmc")
+}
+
 /// The zygote; `None` while there is none.
 pub fn zygote() -> Option<u32> {
     named("stockade:zygote").first().copied()

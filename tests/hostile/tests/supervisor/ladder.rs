@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use stockade::supervisor::Caller;
 use stockade_wire::job::{JobResult, Stage, Verdict};
 
 use crate::families::{signal, workers};
-use crate::rig::{Rig, SPIN, alone, config, hostile, limited, submission};
+use crate::rig::{PATIENCE, Rig, SPIN, alone, config, hostile, limited, submission};
 
 /// Long enough for a worker to begin to misbehave on a machine where everything else waits for the processor, too.
 const TIMEOUT: Duration = Duration::from_millis(500);
@@ -52,6 +53,31 @@ fn worker_that_ignores_sigterm_is_gone_when_its_grace_is_over() {
             assert!(workers().is_empty());
         }
         print_late("worker that ignores SIGTERM, after head start and grace", &mut late);
+        rig.end().await;
+    });
+}
+
+#[test]
+fn worker_that_replies_at_sigterm_and_stays_is_gone_when_its_grace_is_over() {
+    alone(async || {
+        let rig = rig().await;
+        let grace = 3 * GRACE;
+        // Within the grace, unless the machine is so busy that it comes too late; then it is another's test.
+        let entry = format!("reply-late:{}", (TIMEOUT + GRACE).as_millis());
+        let mut replied = false;
+        for _ in 0..10 {
+            let result = rig.run(limited(hostile(&entry), TIMEOUT, grace)).await;
+            assert_timed_out(&result, "sigkill_after_grace", Stage::Sigkill);
+            assert_eq!(result.exit_code, None, "a worker that had to be killed is not believed");
+            let log = String::from_utf8_lossy(&result.logs.stderr.0);
+            assert_eq!(log, "", "its reply must not buy it time");
+            assert!(workers().is_empty());
+            replied = result.bill.teardown_us.is_some();
+            if replied {
+                break;
+            }
+        }
+        assert!(replied, "it never came to reply");
         rig.end().await;
     });
 }
@@ -182,6 +208,41 @@ fn worker_that_floods_its_log_ends_at_its_deadline_and_holds_nobody_up() {
         let mib = result.logs.dropped_bytes >> 20;
         eprintln!("job beside a flood of {mib} MiB: {loud:?}, without it {quiet:?}");
         assert!(loud < LATE_MAX);
+        rig.end().await;
+    });
+}
+
+/// What a job has logged so far: with so small a ring, all that is left of it is one part.
+fn logged(rig: &Rig, id: &str) -> u64 {
+    let mut logs = rig.supervisor.logs(&Caller::own(), id).unwrap();
+    logs.now().map_or(0, |part| part.skipped_bytes + part.bytes.len() as u64)
+}
+
+#[test]
+fn flood_of_writes_of_any_size_lets_the_supervisors_other_tasks_have_their_turns() {
+    /// What the supervisor reads of one job at a time, twice, since two reads of 64 KiB may just fit, and again twice,
+    /// since a task may be looked at between any two of them.
+    const BETWEEN_TURNS_BYTES_MAX: u64 = 4 * (64 << 10);
+    const FLOOD_BYTES: u64 = 64 << 20;
+    alone(async || {
+        let rig = rig().await;
+        for bytes in [100, 2500, 3000, 4096, 5000, 65_536] {
+            let mut job = limited(hostile(&format!("flood-stderr:{bytes}")), PATIENCE, GRACE);
+            job.limits.log_bytes = Some(4096);
+            let id = rig.submit(job);
+            let (mut seen, mut most, mut turns) = (0, 0, 0_u64);
+            while seen < FLOOD_BYTES / if bytes < 1000 { 16 } else { 1 } {
+                tokio::task::yield_now().await;
+                let now = logged(&rig, &id);
+                most = most.max(now - seen);
+                turns += 1;
+                seen = now;
+            }
+            rig.cancel(&id);
+            assert_eq!(rig.result(&id).await.outcome.verdict, Verdict::Cancelled);
+            eprintln!("writes of {bytes}: {turns} turns, at most {most} bytes between two");
+            assert!(most <= BETWEEN_TURNS_BYTES_MAX, "{most} bytes of {bytes} each between two turns");
+        }
         rig.end().await;
     });
 }

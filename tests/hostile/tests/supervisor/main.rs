@@ -13,6 +13,7 @@
 )]
 
 mod circuit;
+mod compilers;
 mod deaths;
 mod families;
 mod ladder;
@@ -20,6 +21,7 @@ mod processes;
 mod reports;
 mod residue;
 mod rig;
+mod surroundings;
 mod templates;
 mod verdicts;
 mod zygotes;

@@ -26,6 +26,18 @@ fn supervisor_does_not_start_with_workers_that_lie() {
 }
 
 #[test]
+fn supervisor_does_not_start_with_workers_that_lie_in_one_field() {
+    alone(async || {
+        for field in stockade_hostile::misbehave::LIES {
+            let liar = Executable::named(&format!("lie-in-{field}"));
+            let refused = Rig::start_from(liar, config()).await.map(|_| ()).expect_err(field);
+            let text = std::error::Error::source(&refused).map(ToString::to_string).unwrap_or_default();
+            assert!(text.contains("worker reports"), "{field}: {refused}: {text}");
+        }
+    });
+}
+
+#[test]
 fn worker_that_lies_never_has_a_job() {
     alone(async || {
         for name in ["lie-in-report", "confess-in-report", "exit-before-order"] {

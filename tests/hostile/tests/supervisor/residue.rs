@@ -14,9 +14,9 @@ use crate::rig::{Rig, SPIN, alone, config, eventually, honest, hostile, limited,
 /// Growth of private memory that says nothing: the allocator's own.
 const SLACK_KIB: u64 = 4 << 10;
 
-async fn rig(warm: usize) -> Rig {
+async fn rig(warm: u64) -> Rig {
     let mut config = config();
-    config.pool.warm = warm;
+    config.pool.warm = usize::try_from(warm).unwrap();
     config.results.bytes_max = 1 << 20;
     config.queue.jobs_max = 1000;
     config.queue.jobs_per_caller_max = 1000;
@@ -28,14 +28,14 @@ async fn rig(warm: usize) -> Rig {
     rig
 }
 
-/// Runs `work` and asserts that it leaves nothing behind.
-async fn assert_flat(what: &str, rig: &Rig, work: impl AsyncFnOnce()) {
+/// Runs `work` and asserts that it leaves nothing behind, in a rig that keeps `idle` workers.
+async fn assert_flat(what: &str, rig: &Rig, idle: u64, work: impl AsyncFnOnce()) {
     let settled = || rig.supervisor.statistics().running == 0 && zombies().is_empty();
     eventually("what was before to settle", settled).await;
-    let (fds, kib) = (settled_fds(rig).await, resident_kib());
+    let (fds, kib) = (settled_fds(rig, idle).await, resident_kib());
     work().await;
     eventually("the dead to be reaped", settled).await;
-    let (fds_after, kib_after) = (settled_fds(rig).await, resident_kib());
+    let (fds_after, kib_after) = (settled_fds(rig, idle).await, resident_kib());
     eprintln!(
         "{what}: {fds} → {fds_after} descriptors, {kib} → {kib_after} KiB, {:?}",
         rig.supervisor.statistics().verdicts
@@ -45,12 +45,10 @@ async fn assert_flat(what: &str, rig: &Rig, work: impl AsyncFnOnce()) {
 }
 
 /// Once the idle workers are complete.
-async fn settled_fds(rig: &Rig) -> usize {
-    let mut warm = 0;
+async fn settled_fds(rig: &Rig, idle: u64) -> usize {
     eventually("idle workers", || {
-        warm = rig.supervisor.statistics().warm;
-        // The zygote and the idle ones, nobody else.
-        warm > 0 && children().len() as u64 == 1 + warm || warm == 0 && children().len() == 1
+        // All of them: one that is still to come has its descriptors already. The zygote and they, nobody else.
+        rig.supervisor.statistics().warm == idle && children().len() as u64 == 1 + idle
     })
     .await;
     open_fds()
@@ -60,7 +58,7 @@ async fn settled_fds(rig: &Rig) -> usize {
 fn nothing_is_left_of_500_jobs() {
     alone(async || {
         let rig = rig(2).await;
-        assert_flat("500 jobs", &rig, async || {
+        assert_flat("500 jobs", &rig, 2, async || {
             for _ in 0..50 {
                 let jobs: Vec<_> = (0..10).map(|_| rig.submit(honest())).collect();
                 for job in jobs {
@@ -79,7 +77,7 @@ fn nothing_is_left_of_100_jobs_cancelled_at_any_moment() {
         // Without idle workers every job waits for a fork, which is the moment at which a cancellation is hardest.
         for warm in [0, 2] {
             let rig = rig(warm).await;
-            assert_flat(&format!("100 cancelled, {warm} idle"), &rig, async || {
+            assert_flat(&format!("100 cancelled, {warm} idle"), &rig, warm, async || {
                 for moment in 0..100 {
                     let id = rig.submit(submission(SPIN));
                     for _ in 0..moment {
@@ -100,7 +98,7 @@ fn nothing_is_left_of_100_jobs_cancelled_at_any_moment() {
 fn nothing_is_left_of_100_jobs_that_were_killed() {
     alone(async || {
         let rig = rig(2).await;
-        assert_flat("100 killed", &rig, async || {
+        assert_flat("100 killed", &rig, 2, async || {
             for _ in 0..25 {
                 let job = || limited(hostile("ignore-sigterm"), Duration::from_millis(20), Duration::ZERO);
                 let jobs: Vec<_> = (0..4).map(|_| rig.submit(job())).collect();
@@ -139,7 +137,7 @@ fn nothing_is_left_of_200_misbehaving_workers() {
         for entry in ENTRIES {
             rig.run(hostile(entry)).await;
         }
-        assert_flat("200 misbehaving", &rig, async || {
+        assert_flat("200 misbehaving", &rig, 2, async || {
             for entry in ENTRIES.repeat(20) {
                 let result = rig.run(hostile(entry)).await;
                 assert_ne!(result.outcome.verdict, Verdict::Completed, "{entry}");

@@ -39,15 +39,38 @@ pub const SPIN: &str =
 ///
 /// `test` is a closure in the function that is the test: the name by which the harness knows it is taken from its type.
 pub fn alone<F: AsyncFnOnce()>(test: F) {
+    alone_in(None, test);
+}
+
+/// The same in a place where something is missing, see `stockade_hostile::surroundings`.
+pub fn alone_within<F: AsyncFnOnce()>(surroundings: &str, test: F) {
+    alone_in(Some(surroundings), test);
+}
+
+/// Whether this is the process of one test, in its place already.
+pub fn is_alone() -> bool {
+    std::env::var_os(ALONE).is_some()
+}
+
+fn alone_in<F: AsyncFnOnce()>(surroundings: Option<&str>, test: F) {
     let name = std::any::type_name::<F>();
     let name = name.split_once("::").unwrap().1.strip_suffix("::{{closure}}").unwrap();
-    if std::env::var_os(ALONE).is_some() {
+    if is_alone() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         LocalSet::new().block_on(&runtime, test());
         return;
     }
     let mut output = tempfile::tempfile().unwrap();
-    let mut child = Command::new(std::env::current_exe().unwrap())
+    let own = std::env::current_exe().unwrap();
+    let mut command = match surroundings {
+        None => Command::new(own),
+        Some(place) => {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_stockade-hostile"));
+            command.args(["within", place]).arg(own);
+            command
+        }
+    };
+    let mut child = command
         .args([name, "--exact", "--nocapture", "--test-threads=1"])
         .env(ALONE, name)
         .stdin(Stdio::null())
@@ -157,7 +180,7 @@ impl Rig {
     }
 
     pub async fn start_from(executable: Executable, config: Config) -> Result<Self, StartError> {
-        let startup = Startup { config, executable: executable.path() };
+        let startup = Startup { executable: executable.path(), ..Startup::new(config) };
         let supervisor = within("the start", startup.start()).await?;
         Ok(Self { supervisor, executable })
     }

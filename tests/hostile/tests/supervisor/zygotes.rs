@@ -132,6 +132,29 @@ fn zygote_that_answers_nonsense_is_replaced_and_jobs_are_refused_until_one_does_
 }
 
 #[test]
+fn child_of_a_zygote_that_died_before_it_told_of_it_is_reaped() {
+    alone(async || {
+        let mut config = config();
+        config.pool.restart_window = Duration::from_secs(1);
+        let rig = Rig::start_with(config).await;
+        let bystander = bystander(&rig).await;
+        rig.assert_serves().await;
+        rig.executable.becomes("vanishing-zygote");
+        signal(zygote().unwrap(), Signal::SIGKILL);
+        let refused = refused_with_workers_left(&rig).await;
+        eprintln!("{} zombies, refused for {refused:?}", zombies().len());
+        // The first, one that vanished, and one that was started because it had: it vanishes only if it has forked.
+        assert!(rig.supervisor.statistics().zygote_starts >= 3);
+        rig.executable.becomes("stockade-hostile");
+        serves_again(&rig).await;
+        eventually("the dead to be reaped", || zombies().is_empty()).await;
+        assert_unhurt(&rig, &bystander).await;
+        rig.end().await;
+        assert!(children().is_empty());
+    });
+}
+
+#[test]
 fn job_whose_zygote_does_not_answer_ends_at_its_deadline() {
     alone(async || {
         let rig = rig_that_becomes("silent-zygote").await;

@@ -178,13 +178,6 @@ fn directory_cannot_be_left_through_its_parent() {
 }
 
 #[test]
-fn granted_directory_that_is_missing_is_a_failed_setup_that_names_it() {
-    let path = std::path::Path::new("/nowhere/at/all");
-    let outcome = command(r#"(func (export "_start"))"#).directory(path, "/data", false).run();
-    assert!(matches!(&outcome.report.ending, Ending::SetupFailed(text) if text.contains("/nowhere/at/all")));
-}
-
-#[test]
 fn polling_a_regular_file_is_ready_at_once_and_starts_no_thread() {
     let name = "run::tests::commands::polling_a_regular_file_is_ready_at_once_and_starts_no_thread";
     crate::own_process::in_own_process(name, || {

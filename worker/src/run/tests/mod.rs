@@ -58,6 +58,7 @@ fn artifact(warm: &Warm, text: &str, fuel: bool) -> Vec<u8> {
 struct Job {
     text: String,
     order: RunOrder,
+    directories: Vec<DirectoryGrant>,
     input: Vec<u8>,
     stop: Arc<AtomicBool>,
 }
@@ -72,16 +73,21 @@ struct Outcome {
 }
 
 fn job(text: impl Into<String>) -> Job {
-    let limits = RunLimits { deadline_us: 20_000_000, memory_bytes: 64 << 20, fuel: None, input_bytes: None };
+    let limits = RunLimits {
+        deadline_us: 20_000_000,
+        memory_bytes: 64 << 20,
+        data_bytes: 128 << 20,
+        fuel: None,
+        input_bytes: None,
+    };
     let order = RunOrder {
         name: "guest.wasm".to_owned(),
         entry: None,
         arguments: Vec::new(),
         environment: Vec::new(),
-        directories: Vec::new(),
         limits,
     };
-    Job { text: text.into(), order, input: Vec::new(), stop: Arc::default() }
+    Job { text: text.into(), order, directories: Vec::new(), input: Vec::new(), stop: Arc::default() }
 }
 
 impl Job {
@@ -102,7 +108,7 @@ impl Job {
 
     fn directory(mut self, host: &std::path::Path, guest: &str, writable: bool) -> Self {
         let host = host.to_str().unwrap().to_owned();
-        self.order.directories.push(DirectoryGrant { host, guest: guest.to_owned(), writable });
+        self.directories.push(DirectoryGrant { host, guest: guest.to_owned(), writable });
         self
     }
 
@@ -143,7 +149,8 @@ impl Job {
                     stdout: copy(&stdout),
                     stderr: copy(&stderr),
                 };
-                let mode = DeveloperMode::new(ticker, self.stop);
+                let grants = Grants::open(&self.directories).unwrap();
+                let mode = DeveloperMode::new(ticker, self.stop).with_grants(grants);
                 execute(loaded, Confinement::Developer(mode), stdio, &self.order)
             }
             Err(report) => report,

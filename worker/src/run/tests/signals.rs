@@ -18,7 +18,7 @@ fn run_as_a_worker(text: &str, deadline: Duration) -> RunReport {
     loaded.arm().unwrap();
     let out = || std::io::stdout().as_fd().try_clone_to_owned().unwrap();
     let stdio = Stdio { input: memfd(b"").into(), output: out(), stdout: out(), stderr: out() };
-    run(loaded, Interruption::Signals, stdio, &job.order)
+    run(loaded, Interruption::Signals, (stdio, Grants::default()), &job.order)
 }
 
 const MINUTE: Duration = Duration::from_secs(60);

@@ -1,0 +1,102 @@
+//! The files of `/proc/PID` that tell of a worker.
+//!
+//! Owns: reading them, and telling a hidden process from a `/proc` that is not there.
+//! Never: judges what they say.
+
+use std::fs::{self, File};
+use std::io::{Error, ErrorKind, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::InspectError;
+
+/// What can be seen of one process.
+#[derive(Debug, Clone)]
+pub(super) struct Sight {
+    /// `/proc/PID/status`
+    pub(super) status: String,
+    /// `/proc/PID/limits`
+    pub(super) limits: String,
+    /// Whose those files are.
+    pub(super) owner: u32,
+    /// How many descriptors are open, if that can be told.
+    pub(super) open_fds: Option<u64>,
+}
+
+impl Sight {
+    /// Looks at a process that has not been reaped.
+    pub(super) fn of(pid: u32) -> Result<Self, InspectError> {
+        let file = |name: &str| PathBuf::from(format!("/proc/{pid}/{name}"));
+        let (status, owner) = read(&file("status"))?;
+        let (limits, _) = read(&file("limits"))?;
+        Ok(Self { status, limits, owner, open_fds: open_fds(&file("fd")) })
+    }
+}
+
+/// Whether a process has given up its memory: the first thing that goes when it ends, and all else goes after it.
+pub(super) fn is_ending(pid: u32) -> bool {
+    read(&PathBuf::from(format!("/proc/{pid}/status")))
+        .is_ok_and(|(status, _)| field(&status, "Threads").is_ok() && field(&status, "VmSize").is_err())
+}
+
+/// The text of a file and its owner.
+fn read(path: &Path) -> Result<(String, u32), InspectError> {
+    let read = || -> Result<(String, u32), Error> {
+        let mut file = File::open(path)?;
+        let mut text = String::new();
+        file.read_to_string(&mut text)?;
+        Ok((text, file.metadata()?.uid()))
+    };
+    read().map_err(|source| unread(path, source))
+}
+
+/// A process that was not reaped is there: whoever does not find it, or may not look, is kept from seeing it.
+pub(super) fn unread(path: &Path, source: Error) -> InspectError {
+    let path = path.to_owned();
+    let kept = matches!(source.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied);
+    if kept && Path::new(OWN_STATUS).exists() {
+        return InspectError::Hidden { path, source };
+    }
+    InspectError::Read { path, source }
+}
+
+/// The kernel counts for everybody since Linux 6.2, and lists for those who may trace.
+fn open_fds(directory: &Path) -> Option<u64> {
+    let counted = fs::metadata(directory).ok()?.size();
+    if counted > 0 {
+        return Some(counted);
+    }
+    u64::try_from(fs::read_dir(directory).ok()?.count()).ok()
+}
+
+/// Of the thread that starts zygotes: filters are a thread's.
+const OWN_STATUS: &str = "/proc/thread-self/status";
+
+/// Seccomp filters of the calling thread: a service manager's, a container's.
+///
+/// # Errors
+/// When `/proc` is not there.
+pub(crate) fn filters_around() -> Result<u32, InspectError> {
+    let (status, _) = read(Path::new(OWN_STATUS))?;
+    match number(&status, "Seccomp_filters") {
+        Ok(count) => u32::try_from(count).map_err(|_| InspectError::Field { field: "Seccomp_filters" }),
+        // A kernel without seccomp has no such line.
+        Err(_) if field(&status, "Seccomp").is_err() => Ok(0),
+        Err(error) => Err(error),
+    }
+}
+
+/// What follows `name:` in a status file.
+pub(super) fn field<'s>(status: &'s str, name: &'static str) -> Result<&'s str, InspectError> {
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .map(str::trim)
+        .ok_or(InspectError::Field { field: name })
+}
+
+/// The number that follows `name:`, without a unit.
+pub(super) fn number(status: &str, name: &'static str) -> Result<u64, InspectError> {
+    let text = field(status, name)?;
+    text.trim_end_matches(" kB").parse().map_err(|_| InspectError::Field { field: name })
+}
