@@ -207,6 +207,7 @@ impl Worker {
         let expected = Expected {
             identity: birth.identity,
             rlimits: birth.rlimits,
+            further_fds: u32::try_from(birth.directories.len()).unwrap_or(u32::MAX),
             zygote: zygote.report(),
             filters_around: zygote.filters_around(),
         };

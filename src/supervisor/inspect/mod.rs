@@ -19,6 +19,7 @@ use stockade_wire::job::Layer;
 use stockade_wire::worker::JailReport;
 use stockade_wire::zygote::{Identity, ProcessLimits, WarmReport};
 use stockade_worker::jail::fds::WORKER_FDS;
+use stockade_worker::jail::report::FDS_LOOKED_AT;
 
 pub(crate) use self::limits::NAMED_LIMITS;
 pub(crate) use self::sight::filters_around;
@@ -89,6 +90,8 @@ pub(crate) enum InspectError {
 pub(crate) struct Expected<'a> {
     pub(crate) identity: Option<Identity>,
     pub(crate) rlimits: ProcessLimits,
+    /// Descriptors above those that every worker has: its granted directories.
+    pub(crate) further_fds: u32,
     pub(crate) zygote: &'a WarmReport,
     /// Seccomp filters of the supervisor itself.
     pub(crate) filters_around: u32,
@@ -115,7 +118,7 @@ fn check(sight: &Sight, expected: &Expected<'_>, report: &JailReport) -> Result<
     if report.landlock_abi != 0 {
         same("the Landlock ABI", report.landlock_abi, expected.zygote.landlock_abi)?;
     }
-    descriptors(sight, report)?;
+    descriptors(sight, expected.further_fds, report)?;
     limits::check(sight, &expected.rlimits, report)?;
     missing(report)
 }
@@ -174,13 +177,14 @@ fn ids(status: &str, expected: &Expected<'_>, report: &JailReport) -> Result<(),
     same("its group", report.gid.to_string().as_str(), id(status, "Gid", REAL)?)
 }
 
-fn descriptors(sight: &Sight, report: &JailReport) -> Result<(), InspectError> {
-    let standing: Vec<u32> = (0..WORKER_FDS).collect();
+fn descriptors(sight: &Sight, further: u32, report: &JailReport) -> Result<(), InspectError> {
+    let wanted = WORKER_FDS.saturating_add(further);
+    let standing: Vec<u32> = (0..wanted.min(FDS_LOOKED_AT)).collect();
     same("its open descriptors", listed(&report.open_fds), listed(&standing))?;
     match sight.open_fds {
         // Nobody who may not trace the worker is told, before Linux 6.2.
         None => Ok(()),
-        Some(found) => same("the number of its open descriptors", u64::from(WORKER_FDS), found),
+        Some(found) => same("the number of its open descriptors", u64::from(wanted), found),
     }
 }
 

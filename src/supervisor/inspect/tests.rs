@@ -59,6 +59,7 @@ fn expected(zygote: &WarmReport) -> Expected<'_> {
     Expected {
         identity: Some(NOBODY),
         rlimits: ProcessLimits { open_files: 64, file_bytes: 4096, data_bytes: 96 << 20 },
+        further_fds: 0,
         zygote,
         // A service manager's.
         filters_around: 1,
@@ -216,4 +217,16 @@ fn process_that_is_kept_from_sight_is_told_from_a_proc_that_is_not_there() {
         |errno: Errno| matches!(unread("/proc/1/status".as_ref(), errno.into()), InspectError::Hidden { .. });
     assert!(hidden(Errno::ENOENT) && hidden(Errno::EACCES) && hidden(Errno::EPERM));
     assert!(!hidden(Errno::EIO));
+}
+
+#[test]
+fn descriptors_of_granted_directories_are_expected_and_no_other() {
+    let zygote = zygote();
+    let (mut sight, mut said) = (sight(), report());
+    sight.open_fds = sight.open_fds.map(|open| open + 20);
+    said.open_fds = (0..16).collect();
+    let granted = Expected { further_fds: 20, ..expected(&zygote) };
+    check(&sight, &granted, &said).unwrap();
+    check(&sight, &Expected { further_fds: 19, ..granted }, &said).unwrap_err();
+    checked(&sight, &said).unwrap_err();
 }

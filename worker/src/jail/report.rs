@@ -11,8 +11,8 @@ use stockade_wire::worker::JailReport;
 
 use super::{Ledger, Namespaces, capabilities, rlimits};
 
-/// Numbers below this are looked at; more than any worker has, and a call each.
-const FDS_LOOKED_AT: u32 = 16;
+/// Numbers below this are looked at, a call each; a worker with many granted directories has more.
+pub const FDS_LOOKED_AT: u32 = 16;
 
 pub(super) fn read_back(
     ledger: &Ledger,
