@@ -95,9 +95,11 @@ fn table(statistics: &Statistics) -> String {
         format!("p50 {}, p99 {}", milliseconds(statistics.wall_p50_us), milliseconds(statistics.wall_p99_us)),
     );
     line("workers", format!("{} warm, {} forked since start", statistics.warm, statistics.forks));
-    line("templates", format!("{} modules held ready, {} workers", statistics.templates, statistics.prepared));
-    let (prepared, warm, cold) =
-        (statistics.starts_prepared, statistics.starts_warm, statistics.starts_cold);
+    line(
+        "templates",
+        format!("{} modules held ready, {} workers", statistics.templates, statistics.prepared),
+    );
+    let (prepared, warm, cold) = (statistics.starts_prepared, statistics.starts_warm, statistics.starts_cold);
     line("starts", format!("{prepared} with the module there, {warm} warm, {cold} cold"));
     line("zygote", format!("started {} times", statistics.zygote_starts));
     line(

@@ -219,7 +219,12 @@ async fn pool_of(
 
 /// What an idle worker is made for.
 fn any_job(config: &Config) -> Need<'static> {
-    Need { directories: &[], caller: Caller::NOBODY, memory_bytes: config.ceilings.memory_bytes, module: None }
+    Need {
+        directories: &[],
+        caller: Caller::NOBODY,
+        memory_bytes: config.ceilings.memory_bytes,
+        module: None,
+    }
 }
 
 fn in_process(config: &Rc<Config>) -> Result<(Executor, Vec<Layer>), StartError> {

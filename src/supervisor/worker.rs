@@ -15,7 +15,7 @@ use stockade_sys::pidfd::Ended;
 use stockade_wire::job::{DirectoryGrant, Layer, MissingLayer};
 use stockade_wire::limits::GUEST_TEXT_BYTES_MAX;
 use stockade_wire::worker::{FromWorker, JailReport, Role, ToWorker};
-use stockade_wire::zygote::{ForkOrder, Identity, ProcessLimits, WarmReport};
+use stockade_wire::zygote::{ForkOrder, Identity, ProcessLimits};
 use tokio::net::unix::pipe::Receiver;
 use tokio::time::timeout;
 
@@ -122,6 +122,15 @@ pub(crate) struct Birth {
     pub(crate) rlimits: ProcessLimits,
     pub(crate) leaf: LeafLimits,
     pub(crate) lock_timeout: Duration,
+    /// A template is to fork it, with its module.
+    pub(crate) with_module: bool,
+}
+
+impl Birth {
+    /// Descriptors above those that every worker has: its directories, and the artifact of a module it is born with.
+    fn further_fds(&self) -> u32 {
+        u32::try_from(self.directories.len()).unwrap_or(u32::MAX).saturating_add(u32::from(self.with_module))
+    }
 }
 
 /// A locked, checked worker that has not had an order yet, or is at it.
@@ -186,7 +195,7 @@ impl Worker {
             rlimits: birth.rlimits,
         };
         let child = zygote.fork(order, theirs).await?;
-        Self::locked(birth, ours, child, zygote.report()).await
+        Self::locked(birth, ours, child, zygote).await
     }
 
     /// Takes over a child that was just forked: waits until it reports that it is locked, and checks it from outside.
@@ -197,7 +206,7 @@ impl Worker {
         birth: &Birth,
         ours: Ends,
         child: Child,
-        zygote: &WarmReport,
+        zygote: &Zygote,
     ) -> Result<Self, WorkerError> {
         let Ends { link, output, stdout, stderr } = ours;
         let link = Link::new(link)?;
@@ -207,7 +216,7 @@ impl Worker {
         let expected = Expected {
             identity: birth.identity,
             rlimits: birth.rlimits,
-            further_fds: u32::try_from(birth.directories.len()).unwrap_or(u32::MAX),
+            further_fds: birth.further_fds(),
             zygote: zygote.report(),
             filters_around: zygote.filters_around(),
         };
@@ -217,7 +226,7 @@ impl Worker {
         {
             return Err(WorkerError::OutsideLeaf);
         }
-        Ok(Self { link, output, stdout, stderr, report, has_module: false, child })
+        Ok(Self { link, output, stdout, stderr, report, has_module: birth.with_module, child })
     }
 
     /// Its process id.

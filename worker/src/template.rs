@@ -27,7 +27,8 @@ use crate::engine::Warm;
 use crate::jail::template::{ARTIFACT_FD, Stem, branch, take_root};
 use crate::jail::{Locked, Namespaces, Refusal};
 use crate::role::{
-    Behaviour, Link, LOCK_FAILED_STATUS, ORDER_STATUS, PipeEnds, REPLY_STATUS, Settled, reply, run_prepared, worker_fds,
+    Behaviour, LOCK_FAILED_STATUS, Link, ORDER_STATUS, PipeEnds, REPLY_STATUS, Settled, reply, run_prepared,
+    worker_fds,
 };
 use crate::run::Prepared;
 

@@ -49,8 +49,12 @@ impl Compile for Rc<Pool> {
         let failed = |what: &str, error: &dyn std::fmt::Display| {
             outcome::internal("compile_worker", format!("{what}: {error}"))
         };
-        let need =
-            Need { directories: &[], caller: Caller::NOBODY, memory_bytes: self.config.compile.memory_bytes, module: None };
+        let need = Need {
+            directories: &[],
+            caller: Caller::NOBODY,
+            memory_bytes: self.config.compile.memory_bytes,
+            module: None,
+        };
         let mut birth = self.birth(Role::Compile, &need);
         birth.rlimits.file_bytes = self.config.compile.artifact_bytes;
         let mut worker = self.make(&birth).await.map_err(|error| failed("no compile worker", &error))?;

@@ -276,19 +276,22 @@ impl Pool {
         }
         self.forks.set(self.forks.get() + 1);
         let born = Worker::born(birth, &self.zygote, self.tree.as_ref()).await;
-        let born = born.and_then(|worker| {
-            let held = self.layers_held(&worker);
-            match self.layers.borrow().iter().find(|layer| !held.contains(layer)) {
-                Some(layer) => Err(WorkerError::Weaker(*layer)),
-                None => Ok(worker),
-            }
-        });
+        let born = born.and_then(|worker| self.no_weaker(worker));
         if let Err(error) = &born
             && error.counts(birth)
         {
             self.circuit.borrow_mut().failed(Instant::now());
         }
         Ok(born?)
+    }
+
+    /// What the first worker had, every one must have.
+    fn no_weaker(&self, worker: Worker) -> Result<Worker, WorkerError> {
+        let held = self.layers_held(&worker);
+        match self.layers.borrow().iter().find(|layer| !held.contains(layer)) {
+            Some(layer) => Err(WorkerError::Weaker(*layer)),
+            None => Ok(worker),
+        }
     }
 
     fn birth(&self, role: Role, need: &Need<'_>) -> Birth {
@@ -309,6 +312,7 @@ impl Pool {
                 cpu_weight: config.cgroup.cpu_weight,
             },
             lock_timeout: config.pool.lock_timeout,
+            with_module: false,
         }
     }
 

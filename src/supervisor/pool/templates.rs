@@ -167,6 +167,7 @@ impl Pool {
         artifact: &Artifact,
         closing: &mut watch::Receiver<bool>,
     ) -> Result<(), PoolError> {
+        let group = self.zygote.group();
         let template = tokio::select! {
             biased;
             () = closed(closing) => return Ok(()),
@@ -195,7 +196,7 @@ impl Pool {
                 if *closing.borrow() {
                     return Ok(());
                 }
-                let worker = self.branch(&template).await?;
+                let worker = self.branch(&template, group).await?;
                 stand.ready.borrow_mut().push_back(worker);
             }
         }
@@ -209,14 +210,17 @@ impl Pool {
     }
 
     /// Forks a worker from a template.
-    async fn branch(&self, template: &Template) -> Result<Worker, PoolError> {
+    async fn branch(&self, template: &Template, group: u32) -> Result<Worker, PoolError> {
         self.forks.set(self.forks.get() + 1);
-        let birth = self.birth_of_any(Role::Run);
+        let birth = Birth { with_module: true, ..self.birth_of_any(Role::Run) };
         let (ours, theirs) = Ends::make(&birth.leaf, self.tree.as_ref())?;
-        let child = template.fork(theirs, &self.graveyard).await.map_err(WorkerError::from)?;
-        let mut worker = Worker::locked(&birth, ours, child, self.zygote.report()).await?;
-        worker.has_module = true;
-        Ok(worker)
+        let forked = template.fork(theirs, &self.graveyard).await;
+        if forked.is_err() {
+            // It may have forked all the same, and not lived to tell.
+            self.graveyard.suspect(group);
+        }
+        let child = forked.map_err(WorkerError::from)?;
+        Ok(self.no_weaker(Worker::locked(&birth, ours, child, &self.zygote).await?)?)
     }
 
     /// A birth for whatever job may come.

@@ -137,6 +137,7 @@ pub(crate) struct Zygote {
 #[derive(Default)]
 struct State {
     starts: Cell<u64>,
+    group: Cell<u32>,
     waits_until: Cell<Option<Instant>>,
 }
 
@@ -192,6 +193,11 @@ impl Zygote {
         self.state.starts.get()
     }
 
+    /// The process group of the last zygote that was started, and of all it forks.
+    pub(crate) fn group(&self) -> u32 {
+        self.state.group.get()
+    }
+
     /// When the next zygote is started, if that has to wait.
     pub(crate) fn waits_until(&self) -> Option<Instant> {
         self.state.waits_until.get()
@@ -241,6 +247,7 @@ impl Keeper {
         let mut process = first;
         loop {
             let group = process.pid();
+            self.state.group.set(group);
             match self.serve(process).await {
                 Over::Stopping => return,
                 Over::Retired => tracing::debug!("zygote retired; a fresh one gets a new address layout"),

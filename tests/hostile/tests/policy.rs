@@ -31,7 +31,6 @@ const STACKS: [(&str, &[Policy]); 7] = [
 /// Open in a template, which forks and answers with pidfds as the zygote does. It runs no guest code.
 const TEMPLATE_DOORS: [&str; 3] = ["clone", "clone3", "sendmsg"];
 
-
 /// Shut in every worker, once it is locked: by name, so that a rule that opens one shows here.
 const DOORS: [&str; 46] = [
     "socket",

@@ -71,15 +71,8 @@ pub enum Policy {
 
 impl Policy {
     /// Every policy.
-    pub const ALL: [Self; 7] = [
-        Self::Zygote,
-        Self::Lock,
-        Self::Run,
-        Self::RunFiles,
-        Self::Compile,
-        Self::Template,
-        Self::ForkedRun,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Zygote, Self::Lock, Self::Run, Self::RunFiles, Self::Compile, Self::Template, Self::ForkedRun];
 
     /// Its rules. The tests are made from these, and `explain` shows them.
     #[must_use]

@@ -16,8 +16,8 @@ use stockade_wire::worker::JailReport;
 
 use super::seccomp::{Policy, narrow};
 use super::{
-    Ledger, LockError, Locked, Namespaces, Refusal, Sealed, WorkerFds, fds, mdwe, privileges, report, rlimits,
-    solo,
+    Ledger, LockError, Locked, Namespaces, Refusal, Sealed, WorkerFds, fds, mdwe, privileges, report,
+    rlimits, solo,
 };
 use crate::grants::Grants;
 

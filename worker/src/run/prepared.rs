@@ -15,7 +15,9 @@ use wasmtime::{Instance, InstancePre, Precompiled, Store};
 use super::entry::{self, NoEntry};
 use super::host::Streams;
 use super::ledger::Ledger;
-use super::{DEADLINE_MAX, Host, Loaded, Program, guest_text, largest_memory_bytes, not_loaded, runtime, setup};
+use super::{
+    DEADLINE_MAX, Host, Loaded, Program, guest_text, largest_memory_bytes, not_loaded, runtime, setup,
+};
 use crate::engine::Warm;
 use crate::grants::Grants;
 

@@ -12,8 +12,13 @@ use crate::guests::{compile, drain, order};
 use crate::rig::{Rig, Template, Worker, compiled, fork_order, run_order};
 
 /// One for each wall that shows from inside.
-const PROBES: [&str; 5] =
-    ["read:/etc/passwd", "make-directory:/tmp/never", "map-executable", "make-executable", "allocate:1073741824"];
+const PROBES: [&str; 5] = [
+    "read:/etc/passwd",
+    "make-directory:/tmp/never",
+    "map-executable",
+    "make-executable",
+    "allocate:1073741824",
+];
 
 /// The layers of a worker that the zygote forked are what a template's fork must have as well.
 #[test]
@@ -135,7 +140,10 @@ fn arguments_environment_random_numbers_and_clocks_are_each_jobs_own() {
         };
         assert_eq!(run(worker, &order, b"").1, Exit::Code(0));
         let text = Worker::text(&worker.output);
-        assert!(text.contains(&format!("argument-{number}")) && text.contains(&format!("NUMBER={number}")), "{text}");
+        assert!(
+            text.contains(&format!("argument-{number}")) && text.contains(&format!("NUMBER={number}")),
+            "{text}"
+        );
         for other in (0..3).filter(|other| *other != number) {
             assert!(!text.contains(&format!("argument-{other}")), "{text}");
         }

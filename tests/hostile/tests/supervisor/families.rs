@@ -50,7 +50,7 @@ pub fn workers() -> Vec<u32> {
 
 /// Compile workers.
 pub fn compilers() -> Vec<u32> {
-    living("stockade:wasmc")
+    named("stockade:wasmc")
 }
 
 /// The zygote; `None` while there is none.

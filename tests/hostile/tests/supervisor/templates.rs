@@ -98,7 +98,8 @@ fn template_nobody_asks_for_any_more_is_given_up() {
         config.pool.template_idle = Duration::from_secs(1);
         let rig = Rig::start_with(config).await;
         hold(&rig, HONEST).await;
-        eventually("it to be given up", || named(TEMPLATE).is_empty() && statistics(&rig).prepared == 0).await;
+        eventually("it to be given up", || named(TEMPLATE).is_empty() && statistics(&rig).prepared == 0)
+            .await;
         rig.end().await;
         assert!(children().is_empty());
     });
@@ -149,7 +150,8 @@ fn job_on_a_held_module_ends_on_the_kill_ladder_and_by_its_own_limits() {
     alone(async || {
         let rig = Rig::start_with(held()).await;
         let spin = crate::rig::SPIN;
-        let short = |module: &str| limited(submission(module), Duration::from_millis(200), Duration::from_secs(1));
+        let short =
+            |module: &str| limited(submission(module), Duration::from_millis(200), Duration::from_secs(1));
         for _ in 0..2 {
             rig.run(short(spin)).await;
         }
