@@ -39,19 +39,25 @@ impl Output {
         Self { stderr: format!("{}\n", error_line(error)), status, ..Self::default() }
     }
 
-    /// Writes it out and gives the status to exit with. A reader who has gone away is no error: they have seen what
-    /// they wanted.
+    /// As [`Self::write`], as a process exits with it.
     #[must_use]
     pub fn print(self) -> ExitCode {
+        ExitCode::from(self.write())
+    }
+
+    /// Writes it out and gives the status to exit with, which is another when it cannot be written. A reader who has
+    /// gone away is no error: they have seen what they wanted.
+    #[must_use]
+    pub fn write(self) -> u8 {
         let stderr = io::stderr().write_all(self.stderr.as_bytes());
         let mut stdout = io::stdout().lock();
         let stdout = stdout.write_all(self.stdout.as_bytes()).and_then(|()| stdout.flush());
         match (stdout, stderr) {
             (Err(error), _) if error.kind() != io::ErrorKind::BrokenPipe => {
                 let _ = writeln!(io::stderr(), "stockade: cannot write the answer: {error}");
-                ExitCode::from(super::exit::OWN_FAILURE)
+                super::exit::OWN_FAILURE
             }
-            _ => ExitCode::from(self.status),
+            _ => self.status,
         }
     }
 }

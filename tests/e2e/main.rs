@@ -35,4 +35,5 @@ mod other_users;
 mod refusals;
 mod residue;
 mod rig;
+mod streams;
 mod verdicts;
