@@ -156,7 +156,10 @@ fn headline(result: &JobResult, colour: Colour) -> String {
     if let Some(wall_us) = result.bill.wall_us {
         let _ = write!(line, " · {}", time(wall_us));
     }
-    let _ = write!(line, " · {}", colour.paint(DIM, &safe_text(&result.job, TEXT_BYTES_MAX)));
+    // A job that was denied never had an id.
+    if !result.job.is_empty() {
+        let _ = write!(line, " · {}", colour.paint(DIM, &safe_text(&result.job, TEXT_BYTES_MAX)));
+    }
     line
 }
 
@@ -323,6 +326,8 @@ completed · exit 0 · 12.3 ms · 01JD8G0000000000000000000
         result.logs.dropped_bytes = 0;
         let expected = "completed · exit 0 · 01JD8G0000000000000000000\n  walls    none\n";
         assert_eq!(bill(&result, Colour::Off), expected);
+        result.job.clear();
+        assert_eq!(bill(&result, Colour::Off), "completed · exit 0\n  walls    none\n");
     }
 
     #[test]
