@@ -65,7 +65,7 @@ pub(super) fn on_this_thread<F: Future>(future: F) -> std::io::Result<F::Output>
 pub(super) fn run(mut config: Config, args: &RunArgs) -> ExitCode {
     // One job needs one worker, which the start makes; and the log must not mix with the guest's own words.
     config.pool.warm = 0;
-    if std::env::var_os("RUST_LOG").is_none() && std::env::var_os("STOCKADE_LOG_FILTER").is_none() {
+    if !log_asked_for() {
         "error".clone_into(&mut config.log.filter);
     }
     let outcome = begin_afresh()
@@ -79,6 +79,13 @@ pub(super) fn run(mut config: Config, args: &RunArgs) -> ExitCode {
         }
         Err(error) => Output::error(&error, exit::OWN_FAILURE).print(),
     }
+}
+
+/// Whether whoever runs the job wants to read the log; a file speaks of the daemon's.
+fn log_asked_for() -> bool {
+    ["RUST_LOG", "STOCKADE_LOG_FILTER"]
+        .into_iter()
+        .any(|name| std::env::var_os(name).is_some_and(|filter| !filter.is_empty()))
 }
 
 async fn run_one(config: Config, RunArgs { report: told, job: args }: &RunArgs) -> Result<u8, RunError> {

@@ -79,7 +79,17 @@ fn run_says_nothing_of_its_own_unless_it_is_asked_to() {
     let place = Place::new(Mode::Jailed);
     let quiet = crate::rig::ran(place.stockade(["run"]).arg(guest("nothing")), b"");
     assert_eq!(quiet.stderr, "");
-    let place = place.set("LOG_FILTER", "info");
-    let told = crate::rig::ran(place.stockade(["run"]).arg(guest("nothing")), b"");
-    assert!(told.stderr.contains("job over"), "{}", told.stderr);
+    let told = |variable: &str, filter: &str| {
+        crate::rig::ran(place.stockade(["run"]).env(variable, filter).arg(guest("nothing")), b"")
+    };
+    for variable in ["STOCKADE_LOG_FILTER", "RUST_LOG"] {
+        let stderr = told(variable, "info").stderr;
+        assert!(stderr.contains("job over"), "{variable}: {stderr}");
+    }
+    // It is a filter, and not only there.
+    assert_eq!(told("RUST_LOG", "error").stderr, "");
+    assert!(told("RUST_LOG", "stockade=debug").stderr.contains("DEBUG"));
+    let refused = told("RUST_LOG", "stockade=loud");
+    assert_eq!(refused.status, Some(125));
+    assert!(refused.stderr.starts_with("stockade: RUST_LOG: `log.filter` cannot be "), "{}", refused.stderr);
 }
