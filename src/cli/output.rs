@@ -7,13 +7,11 @@ use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use crate::observe::Causes;
 use crate::supervisor::logs::display::safe_text;
 
 /// Longest error message, bytes.
 const MESSAGE_BYTES_MAX: usize = 2 << 10;
-
-/// Deepest chain of causes a message goes into.
-const CAUSES_MAX: usize = 8;
 
 /// What a command that only reports prints and exits with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -65,17 +63,13 @@ impl Output {
 /// One line for standard error: what, why and what to do, then the system's own words in parentheses.
 #[must_use]
 pub fn error_line(error: &dyn Error) -> String {
-    let mut line = format!("stockade: {error}");
-    let mut causes = Vec::new();
-    let mut cause = error.source();
-    while let Some(known) = cause.filter(|_| causes.len() < CAUSES_MAX) {
-        causes.push(known.to_string());
-        cause = known.source();
-    }
-    if !causes.is_empty() {
-        line.push_str(&format!(" ({})", causes.join(": ")));
-    }
-    safe_text(&line, MESSAGE_BYTES_MAX)
+    format!("stockade: {}", message(error))
+}
+
+/// The same without saying who says it.
+#[must_use]
+pub fn message(error: &dyn Error) -> String {
+    safe_text(&Causes(error).to_string(), MESSAGE_BYTES_MAX)
 }
 
 #[cfg(test)]

@@ -14,6 +14,23 @@ in_both_modes!(
     log_is_followed_while_its_job_runs,
 );
 
+#[test]
+fn module_or_input_above_its_ceiling_is_denied_by_the_settings_name() {
+    let place = Place::new(Mode::Jailed).set("CEILINGS_INPUT_BYTES", "4").set("CEILINGS_MODULE_BYTES", "1K");
+    let settings = crate::rig::ran(&mut place.stockade(["config", "check"]), b"");
+    let large = place.file("large.wat", format!("(module) ;; {}", "x".repeat(1024)));
+    let daemon = Daemon::start(place);
+    for (input, program, setting) in
+        [("12345", guest("nothing"), "ceilings.input_bytes"), ("", large, "ceilings.module_bytes")]
+    {
+        let ended = daemon.submit_on(input.as_bytes(), &[], &program, &[]);
+        assert_eq!(ended.short(), "denied too_large - operator 126");
+        assert!(ended.message().contains(&format!("; {setting} allows ")), "{}", ended.message());
+        let known = String::from_utf8_lossy(&settings.stdout);
+        assert!(known.lines().any(|line| line.starts_with(&format!("{setting} "))), "{known}");
+    }
+}
+
 /// The two memories of `declares_two_memories.wat`.
 const TWO_MEMORIES_BYTES: u64 = 320 * 65536;
 

@@ -40,6 +40,7 @@ use super::job::ladder::Cause;
 use super::job::{Job, outcome};
 use super::places::{Place, Places};
 use crate::config;
+use crate::observe::Causes;
 
 /// Modules above this many bytes are hashed on another thread: SHA-256 takes about a millisecond for them.
 const HASH_INLINE_BYTES: usize = 512 << 10;
@@ -318,7 +319,7 @@ impl<C: Compile + 'static> Artifacts<C> {
         match loaded {
             Ok(file) => file.and_then(|file| Artifact::sealed(file).ok()).map(Rc::new),
             Err(error) => {
-                tracing::warn!(%error, "cached artifact not used; compiling again");
+                tracing::warn!(error = %Causes(&error), "cached artifact not used; compiling again");
                 None
             }
         }
@@ -330,7 +331,7 @@ impl<C: Compile + 'static> Artifacts<C> {
         let Ok(file) = artifact.file.try_clone() else { return };
         tokio::task::spawn_blocking(move || {
             if let Err(error) = disk.store(key, &File::from(file)) {
-                tracing::warn!(%error, "artifact not kept on disk");
+                tracing::warn!(error = %Causes(&error), "artifact not kept on disk");
             }
         });
     }

@@ -15,6 +15,7 @@ use stockade_wire::worker::{CompileFailure, CompileOrder, CompileReport, FromWor
 use stockade_worker::jail::seccomp::is_crash;
 
 use super::{Need, Pool};
+use crate::observe::Causes;
 use crate::supervisor::artifact::Compile;
 use crate::supervisor::job::ladder::EXIT_ALLOWANCE;
 use crate::supervisor::job::{Caller, outcome};
@@ -53,11 +54,12 @@ impl Compile for Rc<Pool> {
             Need { directories: &[], caller: Caller::NOBODY, memory_bytes: self.config.compile.memory_bytes };
         let mut birth = self.birth(Role::Compile, &need);
         birth.rlimits.file_bytes = self.config.compile.artifact_bytes;
-        let mut worker = self.make(&birth).await.map_err(|error| failed("no compile worker", &error))?;
+        let mut worker =
+            self.make(&birth).await.map_err(|error| failed("no compile worker", &Causes(&error)))?;
         let source = memfd::sealed("stockade-module", module)
-            .map_err(|error| failed("no memory for the module", &error))?;
+            .map_err(|error| failed("no memory for the module", &Causes(&error)))?;
         let artifact = memfd::create("stockade-artifact")
-            .map_err(|error| failed("no memory for the artifact", &error))?;
+            .map_err(|error| failed("no memory for the artifact", &Causes(&error)))?;
         let order = ToWorker::Compile(CompileOrder {
             module_bytes: module.len() as u64,
             artifact_bytes_max: self.config.compile.artifact_bytes,
@@ -68,7 +70,7 @@ impl Compile for Rc<Pool> {
             .link
             .send(&order, &[source.as_fd(), artifact.as_fd()])
             .await
-            .map_err(|error| failed("the compile worker took no order", &error))?;
+            .map_err(|error| failed("the compile worker took no order", &Causes(&error)))?;
         let mut closing = self.zygote.closing();
         let end = tokio::select! {
             end = self.await_end(&worker) => end,
@@ -169,7 +171,7 @@ fn not_compiled(end: End, exit: Option<Exit>, oom: bool) -> Outcome {
         ..outcome::ended(Verdict::Internal, "compile_worker", Blame::Ambiguous, message)
     };
     if oom {
-        return limit("memory", "compiling the module took more memory than compile.memory allows");
+        return limit("memory", "compiling the module took more memory than compile.memory_bytes allows");
     }
     let died_of_sigsys = exit == Some(Exit::Signal(nix::libc::SIGSYS));
     match end {
