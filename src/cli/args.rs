@@ -76,8 +76,8 @@ pub enum Command {
     Stats(JsonArgs),
     /// Print every layer of the jail: present, version, missing and how to get it
     ///
-    /// Starts one worker as a daemon would, to see what it has. Exits with 1 when no worker can be started or a layer
-    /// that the configuration requires is missing.
+    /// Starts one worker as a daemon would, to see what it has. Exits with 1 when no job could run here: no worker can
+    /// be started, a layer that the configuration requires is missing, or the cache of compiled modules cannot be used.
     Doctor(JsonArgs),
     /// Print the jail this job would get, without running it
     ///

@@ -23,6 +23,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -340,6 +341,15 @@ impl<C: Compile + 'static> Artifacts<C> {
 /// Of a flight that nobody waits for; nobody reads it.
 fn abandoned() -> Outcome {
     outcome::internal("compile_lost", "the compilation was abandoned".to_owned())
+}
+
+/// Whether a start with these settings would find its cache usable, and whether it is there already. Makes nothing;
+/// looks at a few files, so it may block.
+///
+/// # Errors
+/// As the start would.
+pub fn examine(directory: &Path, key_file: Option<&Path>) -> Result<bool, DiskError> {
+    Disk::examine(directory, key_file)
 }
 
 /// SHA-256 of a module.
