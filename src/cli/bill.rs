@@ -281,6 +281,8 @@ fn advice(verdict: Verdict, reason: Option<&str>) -> Option<&'static str> {
         Verdict::InvalidModule => {
             Some("check what it was compiled for: WASI preview 1 or a WASI 0.2 command")
         }
+        // Where the compiler itself ends, no setting helps.
+        Verdict::CompileLimit if reason == Some("too_complex") => Some("make the module smaller"),
         Verdict::CompileLimit => Some("raise the limits under [compile], or make the module smaller"),
         Verdict::Denied => Some("change what it asks for"),
         Verdict::WorkerLost => Some("try it again; if it stays, the kernel's log may name a reason"),
