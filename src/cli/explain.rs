@@ -28,6 +28,14 @@ pub enum ExplainError {
         /// Those there are.
         known: String,
     },
+    /// A module that is not taken.
+    #[error("the module has {found} bytes; ceilings.module_bytes allows {most}")]
+    TooLarge {
+        /// What it has.
+        found: u64,
+        /// What it may have.
+        most: u64,
+    },
     /// A limit it cannot have.
     #[error(transparent)]
     Limit(#[from] LimitError),
@@ -160,6 +168,10 @@ pub fn explain(
         ModuleKind::Component => "component",
         ModuleKind::Text => "text",
     };
+    let (found, most) = (module.len() as u64, config.ceilings.module_bytes);
+    if found > most {
+        return Err(ExplainError::TooLarge { found, most });
+    }
     let (profile, limits) = limits(submission, config)?;
     let layers = walls::survey(config);
     let leaf = layers.iter().any(|wall| wall.layer == "cgroup" && wall.present);

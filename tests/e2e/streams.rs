@@ -114,12 +114,15 @@ fn explanation_and_run_agree_about_what_runs(mode: Mode) {
     let place = Place::new(mode);
     let script = place.file("script.js", "console.log(1)");
     let good = guest("nothing");
-    let cases: [(&[&str], _); 5] = [
+    let large = place.file("large.wat", format!("(module) ;; {}", "x".repeat(1 << 20)));
+    let place = place.set("CEILINGS_MODULE_BYTES", "1M");
+    let cases: [(&[&str], _); 6] = [
         (&[], &good),
         (&["--require", "cgroup"], &good),
         (&["--require", "seccomp"], &good),
         (&["--timeout", "100h"], &good),
         (&[], &script),
+        (&[], &large),
     ];
     for (flags, file) in cases {
         let status = |name: &str| {
