@@ -1,8 +1,10 @@
 //! The process's own log.
 //!
-//! Owns: where tracing events go and how they look.
+//! Owns: where tracing events go and how they look; how an error is told with its causes.
 //! Never: decides what is worth an event; shows guest bytes that were not made safe.
 
+use std::error::Error;
+use std::fmt;
 use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
@@ -22,6 +24,29 @@ pub enum ObserveError {
     Twice(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// Deepest chain of causes that is told.
+const CAUSES_MAX: usize = 8;
+
+/// An error, then its causes in parentheses: what failed is often in the system's words alone.
+#[derive(Debug, Clone, Copy)]
+pub struct Causes<'a>(pub &'a dyn Error);
+
+impl fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(error) = self;
+        error.fmt(f)?;
+        let mut cause = error.source();
+        for told in 0..CAUSES_MAX {
+            let Some(known) = cause else {
+                return if told == 0 { Ok(()) } else { f.write_str(")") };
+            };
+            write!(f, "{}{known}", if told == 0 { " (" } else { ": " })?;
+            cause = known.source();
+        }
+        f.write_str(")")
+    }
+}
+
 /// Sends events to standard error from now on. Once a process.
 ///
 /// # Errors
@@ -38,4 +63,27 @@ pub fn to_stderr(log: &Log) -> Result<(), ObserveError> {
         LogFormat::Json => builder.json().with_span_events(FmtSpan::CLOSE).try_init(),
     }
     .map_err(ObserveError::Twice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("at {0}")]
+    struct At(u32, #[source] Option<Box<At>>);
+
+    fn deep(depth: u32) -> At {
+        (1..depth).rev().fold(At(depth, None), |cause, at| At(at, Some(Box::new(cause))))
+    }
+
+    #[test]
+    fn causes_are_told_as_deep_as_is_bearable() {
+        let told = |depth| Causes(&deep(depth)).to_string();
+        assert_eq!(told(1), "at 1");
+        assert_eq!(told(2), "at 1 (at 2)");
+        assert_eq!(told(3), "at 1 (at 2: at 3)");
+        let most = "at 1 (at 2: at 3: at 4: at 5: at 6: at 7: at 8: at 9)";
+        assert_eq!([told(9).as_str(), &told(100)], [most; 2]);
+    }
 }

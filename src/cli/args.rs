@@ -23,7 +23,7 @@ Examples:
 Exit status:
   the guest's own when it ran to its end; 124 timed out or out of fuel; 134 trapped;
   137 out of memory, too much output, cancelled or killed;
-  126 denied, or not a module that can run;
+  126 denied, or not a module that can run; 141 the reader of the output went away;
   125 Stockade's own failure, or a command line that makes no sense";
 
 /// Runs code nobody has to trust: WebAssembly jobs in forked, jailed worker processes.
@@ -58,7 +58,7 @@ pub enum Command {
     /// control characters in it are spelt out. FILE is recognised by its content: a WASI preview 1 command, a module
     /// with an exported function, a WASI 0.2 command component, or WebAssembly text. What follows FILE is the guest's.
     #[command(after_help = JOB_HELP, override_usage = "stockade run [OPTIONS] FILE [ARGS]...")]
-    Run(Box<JobArgs>),
+    Run(Box<RunArgs>),
     /// Run the daemon
     Serve,
     /// Run a job through the daemon
@@ -76,20 +76,19 @@ pub enum Command {
     Stats(JsonArgs),
     /// Print every layer of the jail: present, version, missing and how to get it
     ///
-    /// Starts one worker as a daemon would, to see what it has. Exits with 1 when no worker can be started or a layer
-    /// that the configuration requires is missing.
+    /// Starts one worker as a daemon would, to see what it has. Exits with 1 when no job could run here: no worker can
+    /// be started, a layer that the configuration requires is missing, or the cache of compiled modules cannot be used.
     Doctor(JsonArgs),
     /// Print the jail this job would get, without running it
+    ///
+    /// Takes what `run` takes to describe a job, and exits as `run` would where it would be refused.
     #[command(override_usage = "stockade explain [OPTIONS] FILE [ARGS]...")]
-    Explain(Box<JobArgs>),
+    Explain(Box<ExplainArgs>),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
     /// Print completions for a shell
     Completions(CompletionsArgs),
-    /// The process that forks workers; started by the supervisor
-    #[command(hide = true)]
-    Zygote,
 }
 
 /// What to do with the configuration.
@@ -133,26 +132,56 @@ pub struct CompletionsArgs {
     pub shell: clap_complete::Shell,
 }
 
+/// Flags of `run`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct RunArgs {
+    /// How its end is told.
+    #[command(flatten)]
+    pub report: ReportArgs,
+    /// The job.
+    #[command(flatten)]
+    pub job: JobArgs,
+}
+
 /// Flags of `submit`.
 #[derive(Debug, Clone, Args)]
 pub struct SubmitArgs {
     /// Print the job's id and do not wait for its end
     #[arg(long, conflicts_with_all = ["json", "bill"])]
     pub detach: bool,
+    /// How its end is told.
+    #[command(flatten)]
+    pub report: ReportArgs,
     /// The job.
     #[command(flatten)]
     pub job: JobArgs,
 }
 
-/// A job, as `run`, `submit` and `explain` take it.
-#[derive(Debug, Clone, Default, Args)]
-pub struct JobArgs {
-    /// Print one JSON object instead of the guest's output
+/// Flags of `explain`.
+#[derive(Debug, Clone, Args)]
+pub struct ExplainArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The job.
+    #[command(flatten)]
+    pub job: JobArgs,
+}
+
+/// How the end of a job is told.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct ReportArgs {
+    /// Print one JSON object, the result, instead of the guest's output
     #[arg(long)]
     pub json: bool,
     /// Print what the job used and what confined it to standard error
     #[arg(long)]
     pub bill: bool,
+}
+
+/// A job, as `run`, `submit` and `explain` take it.
+#[derive(Debug, Clone, Default, Args)]
+pub struct JobArgs {
     /// The guest's input; `-` is standard input [default: standard input, unless it is a terminal]
     #[arg(long, value_name = "FILE", help_heading = "What the guest gets")]
     pub input: Option<PathBuf>,
@@ -190,7 +219,7 @@ pub struct JobArgs {
     /// Limits by name, or from a file (a path with a / or ending in .toml)
     #[arg(long, value_name = "NAME|FILE", help_heading = "Limits")]
     pub profile: Option<String>,
-    /// Whether the process may be one that ran this tenant's jobs before
+    /// Whether the process may be one that ran this tenant's jobs before; for now every job runs fresh
     #[arg(long, value_enum, help_heading = "Isolation")]
     pub isolation: Option<IsolationWish>,
     /// Refuse to run without this layer, on top of the configuration's (repeatable)
@@ -224,7 +253,7 @@ impl JobArgs {
 pub enum IsolationWish {
     /// A process that has never run a job and never runs another
     Fresh,
-    /// A process reused for the same tenant and module, a fresh instance each time
+    /// A process that may be reused for the same tenant and module; not given yet: runs fresh
     Tenant,
 }
 

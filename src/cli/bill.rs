@@ -156,7 +156,10 @@ fn headline(result: &JobResult, colour: Colour) -> String {
     if let Some(wall_us) = result.bill.wall_us {
         let _ = write!(line, " · {}", time(wall_us));
     }
-    let _ = write!(line, " · {}", colour.paint(DIM, &safe_text(&result.job, TEXT_BYTES_MAX)));
+    // A job that was denied never had an id.
+    if !result.job.is_empty() {
+        let _ = write!(line, " · {}", colour.paint(DIM, &safe_text(&result.job, TEXT_BYTES_MAX)));
+    }
     line
 }
 
@@ -278,6 +281,8 @@ fn advice(verdict: Verdict, reason: Option<&str>) -> Option<&'static str> {
         Verdict::InvalidModule => {
             Some("check what it was compiled for: WASI preview 1 or a WASI 0.2 command")
         }
+        // Where the compiler itself ends, no setting helps.
+        Verdict::CompileLimit if reason == Some("too_complex") => Some("make the module smaller"),
         Verdict::CompileLimit => Some("raise the limits under [compile], or make the module smaller"),
         Verdict::Denied => Some("change what it asks for"),
         Verdict::WorkerLost => Some("try it again; if it stays, the kernel's log may name a reason"),
@@ -323,6 +328,8 @@ completed · exit 0 · 12.3 ms · 01JD8G0000000000000000000
         result.logs.dropped_bytes = 0;
         let expected = "completed · exit 0 · 01JD8G0000000000000000000\n  walls    none\n";
         assert_eq!(bill(&result, Colour::Off), expected);
+        result.job.clear();
+        assert_eq!(bill(&result, Colour::Off), "completed · exit 0\n  walls    none\n");
     }
 
     #[test]

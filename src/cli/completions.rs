@@ -34,6 +34,7 @@ mod tests {
             for word in ["log-buffer", "isolation", "completions", "doctor"] {
                 assert!(script.contains(word), "{shell}: {word}");
             }
+            assert!(!script.contains("zygote"), "{shell}");
         }
     }
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::exit;
-use super::output::Output;
+use super::output::{Output, message};
 use super::render;
 use crate::config::{self, Inspection, Origin};
 use crate::supervisor::logs::display::safe_text;
@@ -20,6 +20,7 @@ const LINE_BYTES_MAX: usize = 300;
 #[derive(Debug, Serialize)]
 struct CheckObject<'a> {
     ok: bool,
+    error: Option<String>,
     file: Option<String>,
     settings: Vec<SettingObject<'a>>,
     ignored: &'a [String],
@@ -42,6 +43,21 @@ pub fn check(
     json: bool,
 ) -> Output {
     match config::inspect(file, environment) {
+        Err(error) if json => {
+            let refused = Output::error(&error, exit::USAGE);
+            // Nothing is in force then.
+            let object = CheckObject {
+                ok: false,
+                error: Some(message(&error)),
+                file: file.map(|path| path.display().to_string()),
+                settings: Vec::new(),
+                ignored: &[],
+            };
+            match render::line(&object) {
+                Ok(line) => Output { stdout: format!("{line}\n"), ..refused },
+                Err(error) => Output::error(&error, exit::OWN_FAILURE),
+            }
+        }
         Err(error) => Output::error(&error, exit::USAGE),
         Ok(inspection) if json => as_json(&inspection),
         Ok(inspection) => Output::answer(as_text(&inspection)),
@@ -87,6 +103,7 @@ fn as_json(inspection: &Inspection) -> Output {
     });
     let object = CheckObject {
         ok: true,
+        error: None,
         file: inspection.file.as_ref().map(|path| path.display().to_string()),
         settings: settings.collect(),
         ignored: &inspection.ignored,
@@ -143,6 +160,18 @@ mod tests {
         });
         assert_eq!(settings[0], expected);
         assert!(settings.len() > 60);
+    }
+
+    #[test]
+    fn config_check_in_json_of_a_bad_file_is_an_object_too() {
+        let output = run("\nmode = \"quick\"", &[], true);
+        let object: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
+        assert_eq!((output.status, &object["ok"], &object["file"]), (2, &false.into(), &"F".into()));
+        let why = "F:2: `mode` cannot be \"quick\": not one of the words; allowed: jailed or in-process";
+        assert_eq!(object["error"], why);
+        assert_eq!(output.stderr, format!("stockade: {why}\n"));
+        let good: serde_json::Value = serde_json::from_str(&run("", &[], true).stdout).unwrap();
+        assert_eq!((&good["ok"], &good["error"]), (&true.into(), &serde_json::Value::Null));
     }
 
     #[test]

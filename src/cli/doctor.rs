@@ -9,17 +9,17 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
-use nix::unistd::{AccessFlags, access, geteuid};
+use nix::unistd::geteuid;
 use serde::Serialize;
 
 use super::bill::Colour;
 use super::exit;
-use super::output::Output;
+use super::output::{Output, message};
 use super::render;
 use super::walls::{self, Wall};
-use crate::config::Mode;
-use crate::supervisor::Startup;
+use crate::config::{self, Mode};
 use crate::supervisor::logs::display::safe_text;
+use crate::supervisor::{Startup, examine_cache};
 
 /// Longest line of a finding, bytes.
 const LINE_BYTES_MAX: usize = 600;
@@ -47,7 +47,7 @@ pub struct Examination {
     pub cache: Place,
     /// The daemon's socket.
     pub socket: Place,
-    /// A worker can be started, and every required layer is there.
+    /// Jobs can run: a worker can be started, every required layer is there, and the cache can be used.
     pub ok: bool,
 }
 
@@ -74,6 +74,7 @@ pub fn examine(startup: &Startup, socket_path: &Path) -> Examination {
             (layers, trial.refused)
         }
     };
+    let cache = cache(&config.cache);
     Examination {
         version: env!("CARGO_PKG_VERSION"),
         kernel: stockade_worker::survey::kernel_release(),
@@ -84,9 +85,9 @@ pub fn examine(startup: &Startup, socket_path: &Path) -> Examination {
             Mode::InProcess => "in-process",
         },
         surrounding_filter: stockade_worker::survey::surrounding_filter(),
-        cache: cache(config.cache.directory.as_deref()),
         socket: daemon(socket_path),
-        ok: refused.is_none() && !layers.iter().any(Wall::is_fatal),
+        ok: refused.is_none() && cache.usable && !layers.iter().any(Wall::is_fatal),
+        cache,
         layers,
         refused,
     }
@@ -130,12 +131,14 @@ fn text(examination: &Examination, colour: Colour) -> String {
     }
     place_line(&mut text, "cache", &examination.cache, colour);
     place_line(&mut text, "socket", &examination.socket, colour);
-    let verdict = if examination.ok {
-        "every required layer is there"
-    } else if examination.refused.is_some() {
+    let verdict = if examination.refused.is_some() {
         "no worker can be started: stockade will not run jobs here"
-    } else {
+    } else if examination.layers.iter().any(Wall::is_fatal) {
         "a required layer is missing: stockade will not run jobs here"
+    } else if !examination.cache.usable {
+        "the cache cannot be used: stockade will not run jobs here"
+    } else {
+        "every required layer is there"
     };
     let _ = writeln!(text, "{}", if examination.ok { colour.good(verdict) } else { colour.bad(verdict) });
     text
@@ -160,26 +163,22 @@ fn wall_lines(text: &mut String, wall: &Wall, colour: Colour) {
 
 fn place_line(text: &mut String, name: &str, place: &Place, colour: Colour) {
     let path = place.path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
-    let state = if place.usable { place.state.clone() } else { colour.warn(&place.state) };
+    let state = safe_text(&place.state, LINE_BYTES_MAX);
+    let state = if place.usable { state } else { colour.warn(&state) };
     let _ = writeln!(text, "  {name:<13} {} {state}", safe_text(&path, LINE_BYTES_MAX));
 }
 
-fn cache(directory: Option<&Path>) -> Place {
-    let Some(directory) = directory else {
+fn cache(settings: &config::Cache) -> Place {
+    let Some(directory) = &settings.directory else {
         let state = "off: modules are compiled again after every start".to_owned();
         return Place { path: None, usable: true, state };
     };
-    // What is not there yet is made on first use, below the nearest directory that is.
-    let there = directory.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    let (usable, state) = match (access(there, AccessFlags::W_OK | AccessFlags::X_OK), there == directory) {
-        (Ok(()), true) => (true, "can be written".to_owned()),
-        (Ok(()), false) => (true, "will be made on first use".to_owned()),
-        (Err(errno), true) => (false, format!("cannot be written ({}); set cache.directory", errno.desc())),
-        (Err(errno), false) => {
-            (false, format!("cannot be made in {} ({}); set cache.directory", there.display(), errno.desc()))
-        }
+    let (usable, state) = match examine_cache(directory, settings.key_file.as_deref()) {
+        Ok(true) => (true, "can be written".to_owned()),
+        Ok(false) => (true, "will be made on first use".to_owned()),
+        Err(error) => (false, message(&error)),
     };
-    Place { path: Some(directory.to_owned()), usable, state }
+    Place { path: Some(directory.clone()), usable, state }
 }
 
 fn daemon(path: &Path) -> Place {
@@ -320,10 +319,27 @@ every required layer is there
     #[test]
     fn cache_that_is_not_there_yet_will_be_made() {
         let directory = tempfile::tempdir().unwrap();
+        let cache = |path: Option<&Path>| {
+            let mut settings = Config::defaults().unwrap().cache;
+            settings.directory = path.map(Path::to_owned);
+            super::cache(&settings)
+        };
         assert_eq!(cache(Some(directory.path())).state, "can be written");
         let deeper = cache(Some(&directory.path().join("a/b")));
         assert_eq!((deeper.usable, deeper.state.as_str()), (true, "will be made on first use"));
         assert!(cache(None).state.starts_with("off"));
-        assert!(!cache(Some(Path::new("/dev/null/stockade"))).usable);
+        let unusable = cache(Some(Path::new("/dev/null/stockade")));
+        assert!(!unusable.usable && unusable.state.contains("cannot "), "{}", unusable.state);
+    }
+
+    #[test]
+    fn doctor_with_a_cache_that_cannot_be_used_exits_1() {
+        let mut examination = sample();
+        examination.ok = false;
+        examination.cache.usable = false;
+        let output = report(&examination, false, Colour::Off);
+        assert_eq!(output.status, 1);
+        let last = output.stdout.lines().last();
+        assert_eq!(last, Some("the cache cannot be used: stockade will not run jobs here"));
     }
 }

@@ -12,7 +12,7 @@ pub const SUCCESS: u8 = 0;
 pub const FAILURE: u8 = 1;
 
 /// The command line or the configuration makes no sense; `run` and `submit` say [`OWN_FAILURE`] instead, so
-/// that it cannot be taken for a guest's own status.
+/// that it cannot be taken for a guest's own status, and so do `serve` and `explain` of a configuration.
 pub const USAGE: u8 = 2;
 
 /// A time limit ended the job, as timeout(1) says it.
@@ -20,6 +20,9 @@ pub const TIMED_OUT: u8 = 124;
 
 /// Stockade itself failed, or was asked for nonsense, as timeout(1) and env(1) say it.
 pub const OWN_FAILURE: u8 = 125;
+
+/// Whoever read the output went away, as a shell reports SIGPIPE.
+pub const BROKEN_PIPE: u8 = 128 + 13;
 
 /// The job was refused or its module cannot run.
 pub const DENIED: u8 = 126;

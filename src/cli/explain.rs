@@ -3,6 +3,8 @@
 //! Owns: putting what the job asks for, the configuration and this machine together.
 //! Never: starts a process; what it says is what a start from here would try, and a result says what held.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 use stockade_wire::job::{DirectoryGrant, Submission};
 use stockade_worker::jail::landlock::abi_in_force;
@@ -25,6 +27,14 @@ pub enum ExplainError {
         name: String,
         /// Those there are.
         known: String,
+    },
+    /// A module that is not taken.
+    #[error("the module has {found} bytes; ceilings.module_bytes allows {most}")]
+    TooLarge {
+        /// What it has.
+        found: u64,
+        /// What it may have.
+        most: u64,
     },
     /// A limit it cannot have.
     #[error(transparent)]
@@ -158,11 +168,16 @@ pub fn explain(
         ModuleKind::Component => "component",
         ModuleKind::Text => "text",
     };
+    let (found, most) = (module.len() as u64, config.ceilings.module_bytes);
+    if found > most {
+        return Err(ExplainError::TooLarge { found, most });
+    }
     let (profile, limits) = limits(submission, config)?;
     let layers = walls::survey(config);
     let leaf = layers.iter().any(|wall| wall.layer == "cgroup" && wall.present);
     let jailed = config.mode == Mode::Jailed;
-    let mut require = config.jail.require.clone();
+    // The developer's mode has no jail, so that only the job itself can insist on one.
+    let mut require = if jailed { config.jail.require.clone() } else { BTreeSet::new() };
     require.extend(submission.require.iter().copied());
     Ok(Explanation {
         module: submission.name.clone(),
@@ -278,7 +293,7 @@ mod tests {
     fn submission(words: &str) -> Submission {
         let words = ["stockade", "explain"].into_iter().chain(words.split(' '));
         match Cli::try_parse_from(words).unwrap().command {
-            Command::Explain(job) => job.submission(MODULE.to_vec(), vec![]).unwrap(),
+            Command::Explain(explain) => explain.job.submission(MODULE.to_vec(), vec![]).unwrap(),
             other => panic!("{other:?}"),
         }
     }
@@ -336,6 +351,8 @@ mod tests {
         assert!(made.seccomp.is_empty() && made.rlimits.is_empty() && made.cgroup.is_none());
         assert!(made.layers.iter().all(|wall| !wall.present));
         assert_eq!(made.layers.len(), Layer::ALL.len());
-        assert!(made.missing().is_some());
+        assert!(made.require.is_empty() && made.missing().is_none(), "the job would run all the same");
+        let made = explain(&submission("--require mdwe p"), MODULE, &config, (0, 0)).unwrap();
+        assert_eq!(made.missing().map(|wall| wall.layer), Some("mdwe"));
     }
 }

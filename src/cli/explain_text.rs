@@ -6,12 +6,12 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::args::JobArgs;
+use super::args::ExplainArgs;
 use super::bill::Colour;
-use super::exit;
 use super::explain::{Explanation, explain};
 use super::output::Output;
 use super::render;
+use super::{ArgsError, exit};
 use crate::config::Config;
 use crate::config::units::{show_duration, show_size};
 use crate::supervisor::logs::display::safe_text;
@@ -19,26 +19,32 @@ use crate::supervisor::logs::display::safe_text;
 /// Longest line, bytes.
 const LINE_BYTES_MAX: usize = 600;
 
-/// What `explain` prints and exits with: as for a refused job when this one would be refused. Reads the module and a
-/// profile's file; blocks.
+/// What `explain` prints and exits with: as `run` does when it would not run the job. Reads the module and a profile's
+/// file; blocks.
 #[must_use]
-pub fn report(job: &JobArgs, config: &Config, colour: Colour) -> Output {
+pub fn report(ExplainArgs { json, job }: &ExplainArgs, config: &Config, colour: Colour) -> Output {
     let own = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
     // What a guest would read does not bear on its jail, and standard input is left alone.
-    let submission = job.read_module().and_then(|module| {
+    let submission = job.read_recognised_module().and_then(|module| {
         let submission = job.submission(module.clone(), Vec::new())?;
         Ok((submission, module))
     });
     let (submission, module) = match submission {
         Ok(both) => both,
+        Err(error @ ArgsError::ModuleKind { .. }) => return Output::error(&error, exit::DENIED),
         Err(error) => return Output::error(&error, exit::OWN_FAILURE),
     };
     let explanation = match explain(&submission, &module, config, own) {
         Ok(explanation) => explanation,
         Err(error) => return Output::error(&error, exit::DENIED),
     };
-    let status = if explanation.missing().is_some() { exit::DENIED } else { exit::SUCCESS };
-    if !job.json {
+    let status = match explanation.missing() {
+        // Nothing at all would run here.
+        Some(wall) if wall.required => exit::OWN_FAILURE,
+        Some(_) => exit::DENIED,
+        None => exit::SUCCESS,
+    };
+    if !json {
         return Output { stdout: text(&explanation, colour), status, ..Output::default() };
     }
     match render::line(&explanation) {
@@ -96,7 +102,10 @@ fn text(made: &Explanation, colour: Colour) -> String {
         let _ = writeln!(text, "{name:<12} {line}");
     }
     if let Some(wall) = made.missing() {
-        let line = format!("this job would be refused: {} is required and missing", wall.layer);
+        let line = match wall.required {
+            true => format!("no job would run: the configuration requires {}, which is missing", wall.layer),
+            false => format!("this job would be refused: it requires {}, which is missing", wall.layer),
+        };
         let _ = writeln!(text, "{}", colour.bad(&line));
     }
     text
@@ -181,5 +190,8 @@ mod tests {
         assert_eq!((refused.status, refused.stdout.as_str()), (126, ""));
         assert_eq!(refused.stderr, "stockade: timeout of 1h is not allowed here; ask for 1ms to 10m\n");
         assert_eq!(run(&["/nonexistent"]).status, 125);
+        let no_module = run(&["--json", "/dev/null"]);
+        assert_eq!((no_module.status, no_module.stdout.as_str()), (126, ""));
+        assert!(no_module.stderr.contains("/dev/null is empty"), "{}", no_module.stderr);
     }
 }

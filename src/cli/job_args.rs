@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
+use nix::sys::stat::{SFlag, fstat};
 use stockade_wire::job::{DirectoryGrant, LimitsWanted, ModuleSource, Submission};
 use stockade_wire::limits::{
     DIRECTORIES_BYTES_MAX, DIRECTORIES_MAX, INPUT_BYTES_MAX, MODULE_BYTES_MAX, NAME_BYTES_MAX,
@@ -44,6 +45,14 @@ pub enum ArgsError {
         /// What the system said.
         #[source]
         source: std::io::Error,
+    },
+    /// Standard input that is no stream of bytes for a guest.
+    #[error(
+        "standard input is a {kind}, which no guest is given; redirect a file or a pipe, or use --input FILE"
+    )]
+    InputKind {
+        /// What it is.
+        kind: &'static str,
     },
     /// A file larger than can travel.
     #[error("{what} {path} is larger than {max} bytes, the most that can be submitted")]
@@ -120,10 +129,23 @@ pub enum ArgsError {
 }
 
 impl JobArgs {
-    /// The module's bytes, seen to be something that can run. Blocks.
+    /// The module's bytes, seen to be something that can run, so that what is not gets a clear answer before it
+    /// travels. Blocks.
     ///
     /// # Errors
-    /// When FILE is a flag that does not exist, cannot be read, is too large, or is nothing that can run.
+    /// As for [`Self::read_module`], and when it is nothing that can run.
+    pub fn read_recognised_module(&self) -> Result<Vec<u8>, ArgsError> {
+        let bytes = self.read_module()?;
+        let path = Path::new(self.file());
+        module_kind::recognise(&bytes)
+            .map_err(|kind| ArgsError::ModuleKind { path: path.to_owned(), kind })?;
+        Ok(bytes)
+    }
+
+    /// The module's bytes, whatever they are. Blocks.
+    ///
+    /// # Errors
+    /// When FILE is a flag that does not exist, cannot be read or is too large.
     pub fn read_module(&self) -> Result<Vec<u8>, ArgsError> {
         let path = Path::new(self.file());
         let shown = self.file().to_string_lossy();
@@ -131,10 +153,24 @@ impl JobArgs {
             let nearest = super::parse::nearest_flag(&shown);
             return Err(ArgsError::UnknownFlag { flag: shown.into_owned(), nearest });
         }
-        let bytes = read("the module", path, MODULE_BYTES_MAX)?;
-        module_kind::recognise(&bytes)
-            .map_err(|kind| ArgsError::ModuleKind { path: path.to_owned(), kind })?;
-        Ok(bytes)
+        read("the module", path, MODULE_BYTES_MAX)
+    }
+
+    /// Refuses a standard input that is a directory or a disk: a guest would hold something other than its input.
+    ///
+    /// # Errors
+    /// When it is one, or cannot be looked at.
+    pub fn check_standard_input(&self) -> Result<(), ArgsError> {
+        let unread = |errno| ArgsError::Read {
+            what: "the input",
+            path: PathBuf::from(STANDARD_INPUT),
+            source: std::io::Error::from(errno),
+        };
+        let about = fstat(std::io::stdin()).map_err(unread)?;
+        match no_input(SFlag::from_bits_retain(about.st_mode)) {
+            Some(kind) => Err(ArgsError::InputKind { kind }),
+            None => Ok(()),
+        }
     }
 
     /// The guest's input: `--input`, else standard input unless it is a terminal, else nothing. Blocks until its end.
@@ -146,7 +182,10 @@ impl JobArgs {
         match &self.input {
             Some(path) if path.as_os_str() != STANDARD_INPUT => read("the input", path, INPUT_BYTES_MAX),
             None if stdin.is_terminal() => Ok(Vec::new()),
-            Some(_) | None => bounded("the input", Path::new(STANDARD_INPUT), stdin.lock(), INPUT_BYTES_MAX),
+            Some(_) | None => {
+                self.check_standard_input()?;
+                bounded("the input", Path::new(STANDARD_INPUT), stdin.lock(), INPUT_BYTES_MAX)
+            }
         }
     }
 
@@ -255,6 +294,15 @@ impl JobArgs {
     }
 }
 
+/// What a file of this mode is, if it is nothing a guest reads its input from.
+fn no_input(mode: SFlag) -> Option<&'static str> {
+    match mode & SFlag::S_IFMT {
+        SFlag::S_IFDIR => Some("directory"),
+        SFlag::S_IFBLK => Some("block device"),
+        _ => None,
+    }
+}
+
 /// Whether `--profile` names a file rather than a profile the daemon knows.
 fn is_file(profile: &str) -> bool {
     let toml = Path::new(profile).extension().is_some_and(|extension| extension == "toml");
@@ -347,7 +395,7 @@ mod tests {
     fn job(arguments: &[&str]) -> JobArgs {
         let line = ["stockade", "run"].iter().chain(arguments);
         match Cli::try_parse_from(line).unwrap().command {
-            Command::Run(job) => *job,
+            Command::Run(run) => run.job,
             other => panic!("{other:?}"),
         }
     }
@@ -481,7 +529,7 @@ mod tests {
         let read = |name: &str, bytes: &[u8]| {
             let path = directory.path().join(name);
             std::fs::write(&path, bytes).unwrap();
-            job(&[path.to_str().unwrap()]).read_module().map_err(|error| error.to_string())
+            job(&[path.to_str().unwrap()]).read_recognised_module().map_err(|error| error.to_string())
         };
         assert_eq!(read("a.wat", b"(module)").unwrap(), b"(module)");
         assert!(read("a.js", b"console.log(1)").unwrap_err().contains("JavaScript"));
@@ -504,6 +552,18 @@ mod tests {
         );
         let message = job(&["-x", "p.wasm"]).read_module().unwrap_err().to_string();
         assert!(message.starts_with("there is no flag `-x`; a file"), "{message}");
+        let message = job(&["--detach", "p.wasm"]).read_module().unwrap_err().to_string();
+        assert!(message.starts_with("there is no flag `--detach`; a file"), "{message}");
+    }
+
+    #[test]
+    fn input_from_a_directory_or_a_disk_is_none() {
+        let executable = SFlag::from_bits_retain(0o755);
+        assert_eq!(no_input(SFlag::S_IFDIR | executable), Some("directory"));
+        assert_eq!(no_input(SFlag::S_IFBLK | executable), Some("block device"));
+        for kind in [SFlag::S_IFREG, SFlag::S_IFIFO, SFlag::S_IFCHR, SFlag::S_IFSOCK] {
+            assert_eq!(no_input(kind | executable), None);
+        }
     }
 
     #[test]

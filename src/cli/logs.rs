@@ -21,7 +21,6 @@ use super::args::LogsArgs;
 use super::exit;
 use super::output::Output;
 use super::remote::{self, RemoteError};
-use super::run::BROKEN_PIPE_STATUS;
 use crate::client::{Client, LogPart};
 use crate::supervisor::logs::{Chunk, LogRing, TerminalText};
 
@@ -36,7 +35,7 @@ pub(super) fn logs(path: &Path, args: &LogsArgs) -> ExitCode {
     match remote::ask(path, async |client| print(client, args).await) {
         Ok(()) => ExitCode::SUCCESS,
         Err(RemoteError::Write(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
-            ExitCode::from(BROKEN_PIPE_STATUS)
+            ExitCode::from(exit::BROKEN_PIPE)
         }
         Err(error) => Output::error(&error, exit::FAILURE).print(),
     }

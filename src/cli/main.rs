@@ -55,7 +55,6 @@ fn dispatch(cli: Cli) -> ExitCode {
             explain_report(&job, &config, Colour::of(&std::io::stdout())).print()
         }),
         Command::Completions(args) => completions::completions(args.shell).print(),
-        Command::Zygote => ExitCode::from(exit::USAGE),
     }
 }
 

@@ -7,13 +7,11 @@ use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use crate::observe::Causes;
 use crate::supervisor::logs::display::safe_text;
 
 /// Longest error message, bytes.
 const MESSAGE_BYTES_MAX: usize = 2 << 10;
-
-/// Deepest chain of causes a message goes into.
-const CAUSES_MAX: usize = 8;
 
 /// What a command that only reports prints and exits with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -39,19 +37,25 @@ impl Output {
         Self { stderr: format!("{}\n", error_line(error)), status, ..Self::default() }
     }
 
-    /// Writes it out and gives the status to exit with. A reader who has gone away is no error: they have seen what
-    /// they wanted.
+    /// As [`Self::write`], as a process exits with it.
     #[must_use]
     pub fn print(self) -> ExitCode {
+        ExitCode::from(self.write())
+    }
+
+    /// Writes it out and gives the status to exit with, which is another when it cannot be written. A reader who has
+    /// gone away is no error: they have seen what they wanted.
+    #[must_use]
+    pub fn write(self) -> u8 {
         let stderr = io::stderr().write_all(self.stderr.as_bytes());
         let mut stdout = io::stdout().lock();
         let stdout = stdout.write_all(self.stdout.as_bytes()).and_then(|()| stdout.flush());
         match (stdout, stderr) {
             (Err(error), _) if error.kind() != io::ErrorKind::BrokenPipe => {
                 let _ = writeln!(io::stderr(), "stockade: cannot write the answer: {error}");
-                ExitCode::from(super::exit::OWN_FAILURE)
+                super::exit::OWN_FAILURE
             }
-            _ => ExitCode::from(self.status),
+            _ => self.status,
         }
     }
 }
@@ -59,17 +63,13 @@ impl Output {
 /// One line for standard error: what, why and what to do, then the system's own words in parentheses.
 #[must_use]
 pub fn error_line(error: &dyn Error) -> String {
-    let mut line = format!("stockade: {error}");
-    let mut causes = Vec::new();
-    let mut cause = error.source();
-    while let Some(known) = cause.filter(|_| causes.len() < CAUSES_MAX) {
-        causes.push(known.to_string());
-        cause = known.source();
-    }
-    if !causes.is_empty() {
-        line.push_str(&format!(" ({})", causes.join(": ")));
-    }
-    safe_text(&line, MESSAGE_BYTES_MAX)
+    format!("stockade: {}", message(error))
+}
+
+/// The same without saying who says it.
+#[must_use]
+pub fn message(error: &dyn Error) -> String {
+    safe_text(&Causes(error).to_string(), MESSAGE_BYTES_MAX)
 }
 
 #[cfg(test)]

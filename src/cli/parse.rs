@@ -44,13 +44,13 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, NotRun> {
     })
 }
 
-/// The flag of `run` or `submit` most like `given`.
+/// The flag of `run` or `submit` most like `given`, which is none of the command it was given to.
 pub(super) fn nearest_flag(given: &str) -> Option<String> {
     let command = Cli::command();
     let submit = command.find_subcommand("submit")?;
-    let names: Vec<String> =
-        submit.get_arguments().filter_map(|flag| flag.get_long()).map(|name| format!("--{name}")).collect();
     let bare = given.split('=').next().unwrap_or(given);
+    let names = submit.get_arguments().filter_map(|flag| flag.get_long()).map(|name| format!("--{name}"));
+    let names: Vec<String> = names.filter(|name| name != bare).collect();
     nearest_name(bare, names.iter().map(String::as_str))
 }
 
@@ -83,7 +83,6 @@ mod tests {
             "stockade explain --memory 1M f.wasm",
             "stockade config check --json",
             "stockade completions bash",
-            "stockade zygote",
         ] {
             assert!(words(line).is_ok(), "{line}: {}", words(line).unwrap_err());
         }
@@ -99,6 +98,9 @@ mod tests {
             ("stockade run --isolation none f", 125, true),
             ("stockade ps --jsn", 2, true),
             ("stockade frobnicate", 2, true),
+            // What starts workers is chosen before the command line is read, and is none of its commands.
+            ("stockade zygote", 2, true),
+            ("stockade explain", 2, true),
             ("stockade", 2, true),
             ("stockade --help", 0, false),
             ("stockade run --help", 0, false),
@@ -114,6 +116,8 @@ mod tests {
         let help = words("stockade --help").unwrap_err().to_string();
         assert!(!help.contains("zygote"), "{help}");
         let help = words("stockade run --help").unwrap_err().to_string();
+        let explain = words("stockade explain --help").unwrap_err().to_string();
+        assert!(!explain.contains("--bill") && !explain.contains("guest's output"), "{explain}");
         for flag in
             ["--json", "--dir <HOST[::GUEST][:ro]>", "--timeout <TIME>", "FILE [ARGS]", "125 Stockade's own"]
         {

@@ -10,10 +10,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::stat::{SFlag, fstat};
 use stockade_wire::job::{JobResult, Phase};
 use tokio::task::LocalSet;
 
-use super::args::JobArgs;
+use super::args::{ReportArgs, RunArgs};
 use super::output::Output;
 use super::run_logs::LogText;
 use super::signals::{InheritedSignalsError, begin_afresh};
@@ -25,9 +26,6 @@ use crate::supervisor::{Caller, Input, Lookup, StartError, Startup, Supervisor};
 
 /// How long a compilation takes before it is worth a line.
 const PROGRESS_AFTER: Duration = Duration::from_millis(300);
-
-/// Exit status when whoever read the output went away, as a shell reports SIGPIPE.
-pub(super) const BROKEN_PIPE_STATUS: u8 = 128 + 13;
 
 /// Why no job was run.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +44,8 @@ enum RunError {
     Start(#[from] StartError),
     #[error("standard input cannot be handed to the guest")]
     Input(#[source] std::io::Error),
+    #[error("what the guest wrote cannot be passed on, so its job was not let go on")]
+    Write(#[source] std::io::Error),
     #[error("the job's result is gone")]
     Lost,
     #[error("the result cannot be written as JSON")]
@@ -62,10 +62,10 @@ pub(super) fn on_this_thread<F: Future>(future: F) -> std::io::Result<F::Output>
 }
 
 /// Runs the job and gives its exit status.
-pub(super) fn run(mut config: Config, args: &JobArgs) -> ExitCode {
+pub(super) fn run(mut config: Config, args: &RunArgs) -> ExitCode {
     // One job needs one worker, which the start makes; and the log must not mix with the guest's own words.
     config.pool.warm = 0;
-    if std::env::var_os("RUST_LOG").is_none() && std::env::var_os("STOCKADE_LOG_FILTER").is_none() {
+    if !log_asked_for() {
         "error".clone_into(&mut config.log.filter);
     }
     let outcome = begin_afresh()
@@ -81,14 +81,25 @@ pub(super) fn run(mut config: Config, args: &JobArgs) -> ExitCode {
     }
 }
 
-async fn run_one(config: Config, args: &JobArgs) -> Result<u8, RunError> {
+/// Whether whoever runs the job wants to read the log; a file speaks of the daemon's.
+fn log_asked_for() -> bool {
+    ["RUST_LOG", "STOCKADE_LOG_FILTER"]
+        .into_iter()
+        .any(|name| std::env::var_os(name).is_some_and(|filter| !filter.is_empty()))
+}
+
+async fn run_one(config: Config, RunArgs { report: told, job: args }: &RunArgs) -> Result<u8, RunError> {
     let mut signals = StopSignals::listen()?;
-    let module = args.read_module()?;
+    // The object is what a program reads, so whoever wants one gets it for any file.
+    let module = if told.json { args.read_module() } else { args.read_recognised_module() }?;
     let module_bytes = module.len();
     // A named file is read whole; standard input stays a stream, as long as it may be.
     let (bytes, input) = match &args.input {
         Some(path) if path.as_os_str() != "-" => (args.read_input()?, Input::Submitted),
-        Some(_) | None => (Vec::new(), Input::Descriptor(standard_input().map_err(RunError::Input)?)),
+        Some(_) | None => {
+            args.check_standard_input()?;
+            (Vec::new(), Input::Descriptor(standard_input().map_err(RunError::Input)?))
+        }
     };
     let submission = args.submission(module, bytes)?;
     let supervisor = Startup::new(config).start().await?;
@@ -97,18 +108,26 @@ async fn run_one(config: Config, args: &JobArgs) -> Result<u8, RunError> {
         Ok(id) => id,
         Err(refusal) => {
             supervisor.end().await;
-            return Ok(report(&refused::result(&refusal, args), args)?);
+            return Ok(report(&refused::result(&refusal, args), *told)?);
         }
     };
-    let watched = Watched { supervisor: &supervisor, caller, id: &id };
+    let watched = Watched { supervisor: &supervisor, caller, id: &id, json: told.json };
+    let name = args.module_name();
     let (shown, result) = tokio::select! {
-        end = watched.to_the_end(args, module_bytes) => end,
+        end = watched.to_the_end(&name, module_bytes) => end,
         status = watched.interrupted(&mut signals) => return Ok(status),
     };
     supervisor.end().await;
     let result = result.ok_or(RunError::Lost)?;
-    let status = report(&result, args)?;
-    Ok(if shown.is_err() { BROKEN_PIPE_STATUS } else { status })
+    match shown {
+        Ok(()) => Ok(report(&result, *told)?),
+        // That the job was cancelled then is no news to whoever went away.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            let _ = Output { stderr: bill_if(told.bill, &result), ..Output::default() }.write();
+            Ok(exit::BROKEN_PIPE)
+        }
+        Err(error) => Err(RunError::Write(error)),
+    }
 }
 
 /// The one job, while it runs.
@@ -116,20 +135,23 @@ struct Watched<'a> {
     supervisor: &'a Supervisor,
     caller: Caller,
     id: &'a str,
+    /// Nothing is shown before the result.
+    json: bool,
 }
 
 impl Watched<'_> {
-    /// Shows what the guest writes as it writes it, until the job is over. An error is a reader who went away.
+    /// Shows what the guest writes as it writes it, until the job is over. The error is why that could not be
+    /// shown: a reader who went away, a disk that is full.
     async fn to_the_end(
         &self,
-        args: &JobArgs,
+        name: &str,
         module_bytes: usize,
     ) -> (std::io::Result<()>, Option<Rc<JobResult>>) {
         // Taken hold of before anything is shown: a reader may take longer over that than results are kept.
         let end = self.supervisor.end_of(&self.caller, self.id);
-        let progress = self.progress(args, module_bytes);
+        let progress = self.progress(name, module_bytes);
         let shown = async {
-            if args.json {
+            if self.json {
                 return Ok(());
             }
             tokio::try_join!(self.output(), self.logs()).map(|_| ())
@@ -165,8 +187,8 @@ impl Watched<'_> {
     }
 
     /// On a terminal, says that a module is being compiled when that takes a while.
-    async fn progress(&self, args: &JobArgs, module_bytes: usize) {
-        if args.json || !std::io::stderr().is_terminal() {
+    async fn progress(&self, name: &str, module_bytes: usize) {
+        if self.json || !std::io::stderr().is_terminal() {
             return;
         }
         tokio::time::sleep(PROGRESS_AFTER).await;
@@ -177,7 +199,7 @@ impl Watched<'_> {
         if !compiling() {
             return;
         }
-        let _ = write!(std::io::stderr(), "compiling {} ({module_bytes} bytes)…", args.module_name());
+        let _ = write!(std::io::stderr(), "compiling {name} ({module_bytes} bytes)…");
         while compiling() {
             tokio::time::sleep(PROGRESS_AFTER).await;
         }
@@ -205,32 +227,34 @@ async fn write_off_thread<W: Write>(
     written.await.map_err(std::io::Error::other)?
 }
 
-/// Prints what is to be said once a job is over, other than its output and logs; its exit status.
+/// Prints what is to be said once a job is over, other than its output and logs; the status to exit with.
 ///
 /// # Errors
 /// Never in practice: every result has a JSON form.
-pub(super) fn report(result: &JobResult, args: &JobArgs) -> Result<u8, serde_json::Error> {
+pub(super) fn report(result: &JobResult, args: ReportArgs) -> Result<u8, serde_json::Error> {
     let mut stderr = String::new();
     if let Some(line) = bill::failure(result) {
         stderr.push_str("stockade: ");
         stderr.push_str(&line);
         stderr.push('\n');
     }
-    if args.bill {
-        stderr.push_str(&bill::bill(result, Colour::of(&std::io::stderr())));
-    }
+    stderr.push_str(&bill_if(args.bill, result));
     let stdout = if args.json { format!("{}\n", render::json(result)?) } else { String::new() };
-    let status = exit::exit_status(result);
-    let _ = Output { stdout, stderr, status }.print();
-    Ok(status)
+    Ok(Output { stdout, stderr, status: exit::exit_status(result) }.write())
 }
 
-/// Standard input for the guest: as it is when it can only be read, else through a pipe, so that no guest ever
-/// holds a terminal or a socket of ours.
+fn bill_if(wanted: bool, result: &JobResult) -> String {
+    if wanted { bill::bill(result, Colour::of(&std::io::stderr())) } else { String::new() }
+}
+
+/// Standard input for the guest: a file or a pipe that can only be read as it is, anything else through a pipe, so
+/// that no guest ever holds a terminal, a device or a socket of ours.
 fn standard_input() -> std::io::Result<OwnedFd> {
     let stdin = std::io::stdin().as_fd().try_clone_to_owned()?;
     let flags = OFlag::from_bits_retain(fcntl(&stdin, FcntlArg::F_GETFL)?);
-    if flags & OFlag::O_ACCMODE == OFlag::O_RDONLY && !stdin.is_terminal() {
+    let kind = SFlag::from_bits_retain(fstat(&stdin)?.st_mode) & SFlag::S_IFMT;
+    let plain = kind == SFlag::S_IFREG || kind == SFlag::S_IFIFO;
+    if plain && flags & OFlag::O_ACCMODE == OFlag::O_RDONLY {
         return Ok(stdin);
     }
     let (theirs, ours) = std::io::pipe()?;

@@ -9,10 +9,10 @@ use std::process::ExitCode;
 
 use stockade_wire::job::JobResult;
 
-use super::args::{JobArgs, SubmitArgs};
+use super::args::{ReportArgs, SubmitArgs};
 use super::output::Output;
 use super::remote::RemoteError;
-use super::run::{BROKEN_PIPE_STATUS, on_this_thread, report};
+use super::run::{on_this_thread, report};
 use super::{ArgsError, exit, refused};
 use crate::client::{Client, ClientError, Ticket};
 use crate::daemon::StopSignals;
@@ -37,7 +37,8 @@ const fn failure_status(error: &RemoteError) -> u8 {
 }
 
 async fn try_submit(path: &Path, args: &SubmitArgs) -> Result<u8, RemoteError> {
-    let module = args.job.read_module()?;
+    // The object is what a program reads, so whoever wants one gets it for any file.
+    let module = if args.report.json { args.job.read_module() } else { args.job.read_recognised_module() }?;
     // Before the input, which may be typed by hand: that nobody listens is better known first.
     let mut client = Client::connect(path).await?;
     let submission = args.job.submission(module, args.job.read_input()?)?;
@@ -50,12 +51,12 @@ async fn try_submit(path: &Path, args: &SubmitArgs) -> Result<u8, RemoteError> {
     let mut signals = StopSignals::listen()?;
     let ticket = match client.submit_and_wait(submission).await {
         Err(ClientError::Refused(refusal)) => {
-            return Ok(report(&refused::result(&refusal, &args.job), &args.job)?);
+            return Ok(report(&refused::result(&refusal, &args.job), args.report)?);
         }
         submitted => submitted?,
     };
     match result_or_end(&mut client, &ticket, &mut signals).await? {
-        Some(result) => show(&result, &args.job),
+        Some(result) => show(&result, args.report),
         None => Ok(exit::KILLED),
     }
 }
@@ -78,7 +79,7 @@ async fn result_or_end(
     }
 }
 
-fn show(result: &JobResult, args: &JobArgs) -> Result<u8, RemoteError> {
+fn show(result: &JobResult, args: ReportArgs) -> Result<u8, RemoteError> {
     if args.json {
         return Ok(report(result, args)?);
     }
@@ -89,7 +90,7 @@ fn show(result: &JobResult, args: &JobArgs) -> Result<u8, RemoteError> {
     let status = report(result, args)?;
     match shown {
         Ok(()) => Ok(status),
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(BROKEN_PIPE_STATUS),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(exit::BROKEN_PIPE),
         Err(error) => Err(RemoteError::Write(error)),
     }
 }

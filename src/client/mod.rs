@@ -49,7 +49,10 @@ pub enum ClientError {
     #[error("the daemon closed the connection: {0}")]
     ClosedWith(String),
     /// The daemon closed the connection without a word.
-    #[error("the daemon closed the connection: it may have been stopped; see its log")]
+    #[error(
+        "the daemon closed the connection: it may have been stopped, and what it had not answered is lost with it; \
+         see its log, and submit again"
+    )]
     Closed,
     /// Reading or writing failed.
     #[error("the connection to the daemon failed")]
@@ -66,7 +69,10 @@ pub enum ClientError {
     #[error("{}", refusal_text(.0))]
     Refused(Refusal),
     /// No such job, or another user's.
-    #[error("no job {0}: it was never there, is another user's, is over, or its result is not kept any more")]
+    #[error(
+        "no job {0}: it was never there, is another user's, is over, its result is not kept any more, or the daemon \
+         has been restarted since; submit it again if it is still wanted"
+    )]
     NotFound(String),
     /// The request is larger than this daemon takes.
     #[error("the job is {bytes} bytes with its module and input; this daemon takes at most {max}")]

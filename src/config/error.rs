@@ -35,12 +35,42 @@ impl fmt::Display for Origin {
     }
 }
 
+/// What a file of settings is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileRole {
+    /// The configuration.
+    Configuration,
+    /// One job's profile.
+    Profile,
+}
+
+impl FileRole {
+    /// How another one is named.
+    const fn flags(self) -> &'static str {
+        match self {
+            Self::Configuration => "--config or STOCKADE_CONFIG",
+            Self::Profile => "--profile",
+        }
+    }
+}
+
+impl fmt::Display for FileRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Configuration => "configuration",
+            Self::Profile => "profile",
+        })
+    }
+}
+
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read the configuration file {path}; name another with --config or STOCKADE_CONFIG")]
+    #[error("cannot read the {role} file {path}; name another with {}", .role.flags())]
     Read {
+        /// What it is for.
+        role: FileRole,
         /// The file.
         path: PathBuf,
         /// What the system said.
@@ -48,14 +78,18 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// The file is not a regular file.
-    #[error("the configuration {path} is not a regular file; name one with --config or STOCKADE_CONFIG")]
+    #[error("the {role} {path} is not a regular file; name one with {}", .role.flags())]
     NotAFile {
+        /// What it is for.
+        role: FileRole,
         /// What was named.
         path: PathBuf,
     },
     /// The file is larger than any configuration.
-    #[error("the configuration file {path} is larger than {max} bytes; that is not a configuration")]
+    #[error("the {role} file {path} is larger than {max} bytes; that is not a {role}")]
     FileTooLarge {
+        /// What it is for.
+        role: FileRole,
         /// The file.
         path: PathBuf,
         /// What is accepted.
@@ -141,6 +175,34 @@ pub enum ConfigError {
         /// The setting.
         key: String,
     },
+}
+
+impl ConfigError {
+    /// The same of settings that are written without the section `prefix` they are read as.
+    pub(super) fn below(mut self, prefix: &str) -> Self {
+        let short = |key: &str| {
+            let rest = key.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('.'));
+            rest.unwrap_or(key).to_owned()
+        };
+        match &mut self {
+            Self::UnknownKey { key, nearest, .. } => {
+                *key = short(key);
+                *nearest = nearest.as_deref().map(short);
+            }
+            Self::BadValue { key, .. } => *key = short(key).into(),
+            Self::Read { .. }
+            | Self::NotAFile { .. }
+            | Self::FileTooLarge { .. }
+            | Self::FileNotUnicode { .. }
+            | Self::Syntax { .. }
+            | Self::UnknownVariable { .. }
+            | Self::NotASection { .. }
+            | Self::ProfileName { .. }
+            | Self::Conflict { .. }
+            | Self::NoDefault { .. } => {}
+        }
+        self
+    }
 }
 
 fn suggestion(nearest: Option<&str>) -> String {

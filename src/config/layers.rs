@@ -4,13 +4,15 @@
 //! Never: looks at more than one setting at a time; `build.rs` does.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, Origin};
-use super::schema::{self, FILE_VARIABLE, PROFILE_SETTINGS, PROFILES, SETTINGS, VARIABLE_PREFIX};
+use super::schema::{
+    self, FILE_VARIABLE, FILTER, FILTER_VARIABLE, PROFILE_SETTINGS, PROFILES, SETTINGS, VARIABLE_PREFIX,
+};
 use super::value::{Value, Written, quoted};
 
 /// The defaults of everything outside the profiles.
@@ -79,7 +81,8 @@ impl Layers {
 
     /// Puts the settings among the environment's variables over what is there. A name that is none is refused when it
     /// was meant as one: when it begins as a section's settings do, or is a slip of the pen away from one. Others that
-    /// begin with `STOCKADE_` are somebody else's (service managers make such names up) and are returned.
+    /// begin with `STOCKADE_` are somebody else's (service managers make such names up) and are returned. `RUST_LOG`
+    /// goes below them all.
     pub(super) fn add_environment(
         &mut self,
         variables: &[(OsString, OsString)],
@@ -87,6 +90,11 @@ impl Layers {
         let keys: BTreeMap<String, String> =
             self.entries.keys().map(|key| (schema::variable_of(key), key.clone())).collect();
         let mut ignored = Vec::new();
+        let filter = variables.iter().find(|(name, value)| name == FILTER_VARIABLE && !value.is_empty());
+        if let Some((name, value)) = filter {
+            let origin = Origin::Environment { name: name.to_string_lossy().into_owned() };
+            self.set(FILTER, &from_variable(value), origin)?;
+        }
         for (name, value) in variables {
             let name = name.to_string_lossy().into_owned();
             if !name.starts_with(VARIABLE_PREFIX) || name == FILE_VARIABLE {
@@ -100,11 +108,7 @@ impl Layers {
                 }
                 return Err(ConfigError::UnknownVariable { name, nearest });
             };
-            let written = match value.to_str() {
-                Some(text) => Written::Text(text.to_owned()),
-                None => Written::Other("text that is not UTF-8"),
-            };
-            self.set(key, &written, Origin::Environment { name })?;
+            self.set(key, &from_variable(value), Origin::Environment { name })?;
         }
         Ok(ignored)
     }
@@ -212,6 +216,13 @@ impl Layers {
     }
 }
 
+fn from_variable(value: &OsStr) -> Written {
+    match value.to_str() {
+        Some(text) => Written::Text(text.to_owned()),
+        None => Written::Other("text that is not UTF-8"),
+    }
+}
+
 /// A text being read.
 struct Reading<'a> {
     text: &'a str,
@@ -225,7 +236,7 @@ struct Reading<'a> {
 pub(super) fn read_profile(text: &str, path: &Path) -> Result<Vec<(&'static str, Entry)>, ConfigError> {
     let prefix = format!("{PROFILES}.file");
     let mut layers = Layers { entries: BTreeMap::new() };
-    layers.add(text, Source::File(path), &prefix)?;
+    layers.add(text, Source::File(path), &prefix).map_err(|error| error.below(&prefix))?;
     Ok(PROFILE_SETTINGS
         .iter()
         .filter_map(|setting| {

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::error::{ConfigError, Origin};
+use super::error::{ConfigError, FileRole, Origin};
 use super::layers::{self, Layers};
 use super::schema::FILE_VARIABLE;
 use super::{Config, build};
@@ -78,7 +78,7 @@ pub fn inspect(
     let mut layers = Layers::defaults()?;
     let file = chosen_file(file, &variables);
     if let Some(path) = &file {
-        layers.add_file(&read(path)?, path)?;
+        layers.add_file(&read(path, FileRole::Configuration)?, path)?;
     }
     let ignored = layers.add_environment(&variables)?;
     let root = nix::unistd::geteuid().is_root();
@@ -103,18 +103,18 @@ fn chosen_file(named: Option<&Path>, variables: &[(OsString, OsString)]) -> Opti
 ///
 /// # Errors
 /// When it cannot be read, is not a regular file, is too large or is not UTF-8.
-pub(super) fn read(path: &Path) -> Result<String, ConfigError> {
-    let failed = |source| ConfigError::Read { path: path.to_owned(), source };
+pub(super) fn read(path: &Path, role: FileRole) -> Result<String, ConfigError> {
+    let failed = |source| ConfigError::Read { role, path: path.to_owned(), source };
     // Looked at before it is opened: opening a FIFO would wait for a writer.
     if !std::fs::metadata(path).map_err(failed)?.is_file() {
-        return Err(ConfigError::NotAFile { path: path.to_owned() });
+        return Err(ConfigError::NotAFile { role, path: path.to_owned() });
     }
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
         .map_err(failed)?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(ConfigError::FileTooLarge { path: path.to_owned(), max: FILE_BYTES_MAX });
+        return Err(ConfigError::FileTooLarge { role, path: path.to_owned(), max: FILE_BYTES_MAX });
     }
     String::from_utf8(bytes).map_err(|error| {
         let good = String::from_utf8_lossy(

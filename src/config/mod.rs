@@ -4,7 +4,7 @@
 //! Never: looks at the machine beyond reading the one file; whether a wall exists is `doctor`'s business.
 //!
 //! Precedence, weakest first: the defaults in `policies/stockade.toml` and `policies/profiles/`, the file,
-//! the environment. Every setting is described once, in `schema.rs`; the file reader, the environment reader
+//! the environment (`RUST_LOG` below all of `STOCKADE_*`). Every setting is described once, in `schema.rs`; the file reader, the environment reader
 //! and `config check` all follow from that description.
 
 mod build;
@@ -27,7 +27,7 @@ use std::time::Duration;
 use stockade_wire::job::Layer;
 use stockade_wire::zygote::NamespacePolicy;
 
-pub use error::{ConfigError, Origin};
+pub use error::{ConfigError, FileRole, Origin};
 pub use limits::{LimitError, effective_limits};
 pub use load::{Effective, Inspection, inspect};
 pub use profile::{ProfileFile, ProfileFileError};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use stockade_wire::job::LimitsWanted;
 
-use super::error::ConfigError;
+use super::error::{ConfigError, FileRole};
 use super::value::Value;
 use super::{layers, load};
 
@@ -41,7 +41,7 @@ impl ProfileFile {
     /// # Errors
     /// As for a configuration file; also for settings that only the daemon's configuration can have.
     pub fn read(path: &Path) -> Result<Self, ProfileFileError> {
-        Self::parse(&load::read(path)?, path)
+        Self::parse(&load::read(path, FileRole::Profile)?, path)
     }
 
     fn parse(text: &str, path: &Path) -> Result<Self, ProfileFileError> {
@@ -106,11 +106,16 @@ mod tests {
     #[test]
     fn profile_file_with_a_setting_that_is_none_is_refused() {
         let message = parse("\ntimout = \"2s\"").unwrap_err().to_string();
-        assert!(message.starts_with("p.toml:2: there is no setting"), "{message}");
-        assert!(message.contains("timeout`?"), "{message}");
+        assert!(
+            message.starts_with("p.toml:2: there is no setting `timout`; did you mean `timeout`?"),
+            "{message}"
+        );
         let message = parse("log_lines = 5").unwrap_err().to_string();
         assert!(message.starts_with("p.toml:1: `log_lines` can only"), "{message}");
+        let message = ProfileFile::read(Path::new("/nonexistent.toml")).unwrap_err().to_string();
+        assert_eq!(message, "cannot read the profile file /nonexistent.toml; name another with --profile");
         let message = parse("timeout = \"0\"").unwrap_err().to_string();
+        assert!(message.starts_with("p.toml:1: `timeout` cannot be \"0\""), "{message}");
         assert!(message.contains("1ms"), "{message}");
     }
 }

@@ -1,6 +1,6 @@
 //! What must hold between settings.
 //!
-//! Owns: every rule about more than one setting.
+//! Owns: every rule about more than one setting, and those about one that need more than its own words.
 //! Never: changes one to fit another; a contradiction is refused.
 
 use stockade_wire::job::Layer;
@@ -9,16 +9,26 @@ use stockade_wire::zygote::NamespacePolicy;
 
 use super::error::ConfigError;
 use super::layers::Layers;
+use super::schema::FILTER;
 use super::units::show_size;
+use super::value::quoted;
 use super::{CgroupRoot, Config, Mode, Profile};
 
 /// Room in a frame for everything of a result but its output and logs.
 const RESULT_OVERHEAD_BYTES: u64 = 1 << 20;
 
-/// A rule that is broken: the setting to name, and what must hold.
+/// A rule that is broken, and the setting to name.
 struct Broken {
     key: String,
-    rule: String,
+    fault: Fault,
+}
+
+/// What is wrong with the setting.
+enum Fault {
+    /// It contradicts another: what must hold between them.
+    Contradiction(String),
+    /// It is wrong by itself.
+    Alone { why: String, allowed: String },
 }
 
 /// Refuses a configuration that contradicts itself, by the first rule it breaks.
@@ -31,18 +41,26 @@ pub(super) fn check(config: &Config, layers: &Layers) -> Result<(), ConfigError>
         .or_else(|| filter(config))
         .or_else(|| default_profile(config))
         .or_else(|| config.profiles.iter().find_map(|(name, profile)| ceiling(config, name, profile)));
-    let Some(Broken { key, rule }) = broken else { return Ok(()) };
+    let Some(Broken { key, fault }) = broken else { return Ok(()) };
     let entry = layers.get(&key)?;
-    Err(ConfigError::Conflict {
-        origin: entry.origin.clone(),
-        given: entry.value.shown().into(),
-        key: key.into(),
-        rule: rule.into(),
+    let (origin, given, key) = (entry.origin.clone(), entry.value.shown(), key.into());
+    Err(match fault {
+        Fault::Contradiction(rule) => {
+            ConfigError::Conflict { origin, given: given.into(), key, rule: rule.into() }
+        }
+        Fault::Alone { why, allowed } => {
+            let given = quoted(&given).into();
+            ConfigError::BadValue { origin, given, key, why: why.into(), allowed: allowed.into() }
+        }
     })
 }
 
 fn broken(key: &str, rule: impl Into<String>) -> Option<Broken> {
-    Some(Broken { key: key.to_owned(), rule: rule.into() })
+    Some(Broken { key: key.to_owned(), fault: Fault::Contradiction(rule.into()) })
+}
+
+fn wrong(key: &str, why: String, allowed: String) -> Option<Broken> {
+    Some(Broken { key: key.to_owned(), fault: Fault::Alone { why, allowed } })
 }
 
 fn mode(config: &Config) -> Option<Broken> {
@@ -121,7 +139,8 @@ fn results(config: &Config) -> Option<Broken> {
 fn filter(config: &Config) -> Option<Broken> {
     let filter = tracing_subscriber::EnvFilter::builder().parse(&config.log.filter);
     filter.err().and_then(|error| {
-        broken("log.filter", format!("as in RUST_LOG, such as stockade=debug,info ({error})"))
+        let allowed = "levels by module, as RUST_LOG has them, such as stockade=debug,info";
+        wrong(FILTER, error.to_string(), allowed.to_owned())
     })
 }
 
@@ -130,7 +149,7 @@ fn default_profile(config: &Config) -> Option<Broken> {
         return None;
     }
     let names: Vec<&str> = config.profiles.keys().map(String::as_str).collect();
-    broken("default_profile", format!("one of the profiles there are: {}", names.join(", ")))
+    wrong("default_profile", "there is no such profile".to_owned(), names.join(", "))
 }
 
 fn ceiling(config: &Config, name: &str, profile: &Profile) -> Option<Broken> {

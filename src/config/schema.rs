@@ -13,6 +13,12 @@ pub(super) const VARIABLE_PREFIX: &str = "STOCKADE_";
 /// Names the configuration file; not a setting itself.
 pub(super) const FILE_VARIABLE: &str = "STOCKADE_CONFIG";
 
+/// Holds a filter for the log in most programs of this kind; here, too, unless the setting of its own does.
+pub(super) const FILTER_VARIABLE: &str = "RUST_LOG";
+
+/// The setting it stands for.
+pub(super) const FILTER: &str = "log.filter";
+
 /// The section that holds the profiles.
 pub(super) const PROFILES: &str = "profiles";
 
@@ -115,7 +121,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     set("clients.drain_timeout", time(0, HOUR)),
     set("clients.socket_mode", Kind::SocketMode),
     set("grants.directories", Kind::Paths),
-    set("log.filter", Kind::Text),
+    set(FILTER, Kind::Text),
     set("log.format", Kind::Choice(&["text", "json"])),
     set("kill.epoch_head_start", time(0, SECOND)),
 ];

@@ -276,10 +276,13 @@ fn configuration_that_contradicts_itself_is_refused() {
             "[ceilings]\nlog_bytes = \"15M\"\n[results]\nbytes_max = \"123M\"",
             "F:4: `results.bytes_max` = 123M",
         ),
-        ("[log]\nfilter = \"stockade=loud\"", "F:2: `log.filter` = stockade=loud"),
+        (
+            "[log]\nfilter = \"stockade=loud\"",
+            "F:2: `log.filter` cannot be \"stockade=loud\": error parsing level filter",
+        ),
         (
             "default_profile = \"nobody\"",
-            "F:1: `default_profile` = nobody contradicts the rest of the configuration: one of the profiles there are: batch, extension, script",
+            "F:1: `default_profile` cannot be \"nobody\": there is no such profile; allowed: batch, extension, script",
         ),
         (
             "[profiles.batch]\ntimeout = \"11m\"",
@@ -313,6 +316,26 @@ fn variable_at_fault_is_refused_by_name() {
     std::fs::write(&path, "").unwrap();
     let error = Config::load(Some(&path), std::iter::once(raw)).unwrap_err();
     assert!(error.to_string().contains("not UTF-8"), "{error}");
+}
+
+#[test]
+fn rust_log_is_the_filter_unless_the_setting_s_own_variable_is() {
+    let file = "[log]\nfilter = \"warn\"";
+    let filter = |variables: &[(&str, &str)]| load(file, variables).unwrap().config.log.filter;
+    assert_eq!(filter(&[("RUST_LOG", "stockade=debug")]), "stockade=debug");
+    assert_eq!(filter(&[("RUST_LOG", "")]), "warn");
+    // Whichever of them comes first, and even when the weaker one is malformed.
+    let both = [("STOCKADE_LOG_FILTER", "error"), ("RUST_LOG", "stockade=loud")];
+    assert_eq!(filter(&both), "error");
+    assert_eq!(filter(&[both[1], both[0]]), "error");
+    let inspection = load(file, &[("RUST_LOG", "trace")]).unwrap();
+    let setting = inspection.settings.iter().find(|setting| setting.key == "log.filter").unwrap();
+    assert_eq!(setting.origin.to_string(), "RUST_LOG");
+    let message = load(file, &[("RUST_LOG", "stockade=loud")]).unwrap_err();
+    assert!(message.starts_with("RUST_LOG: `log.filter` cannot be \"stockade=loud\": "), "{message}");
+    assert!(
+        message.ends_with("; allowed: levels by module, as RUST_LOG has them, such as stockade=debug,info")
+    );
 }
 
 #[test]

@@ -30,6 +30,7 @@ use super::jobs::{FollowLogs, Jobs};
 use super::outbound::{self, Gone, Outbound};
 use crate::config::Clients;
 use crate::host::HostSampler;
+use crate::observe::Causes;
 use crate::supervisor::logs::safe_text;
 use crate::supervisor::{Caller, LogPiece, Lookup};
 
@@ -76,7 +77,7 @@ pub(super) async fn attend<J: Jobs>(shared: Rc<Shared<J>>, stream: UnixStream, c
         biased;
         written = &mut writing => {
             if let Err(error) = written {
-                tracing::debug!(uid = caller.uid, pid = caller.pid, %error, "client lost");
+                tracing::debug!(uid = caller.uid, pid = caller.pid, error = %Causes(&error), "client lost");
             }
         }
         () = connection.converse(inbound) => {

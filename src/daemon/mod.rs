@@ -37,6 +37,7 @@ use self::census::Census;
 use self::connection::{Shared, attend};
 use crate::config::Clients;
 use crate::host::HostSampler;
+use crate::observe::Causes;
 use crate::supervisor::Caller;
 
 /// What the daemon calls itself to its clients.
@@ -114,7 +115,7 @@ async fn accept<J: Jobs>(socket: &UnixListener, shared: &Rc<Shared<J>>, connecti
         tokio::select! {
             Some(ended) = connections.join_next() => {
                 if let Err(error) = ended {
-                    tracing::error!(%error, "serving a client failed");
+                    tracing::error!(error = %Causes(&error), "serving a client failed");
                 }
             }
             accepted = socket.accept() => match accepted {

@@ -16,6 +16,8 @@ use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
+use crate::observe::Causes;
+
 /// Most frames that wait for one client; their bytes are bounded besides.
 const FRAMES_MAX: usize = 1024;
 
@@ -90,7 +92,7 @@ impl Outbound {
         let room = Arc::clone(&self.room).acquire_many_owned(weight.min(self.bytes_max));
         let room = room.await.map_err(|_| Gone)?;
         let frame = frame::encode(message, FRAME_BODY_BYTES_MAX).map_err(|error| {
-            tracing::error!(%error, "an answer cannot be sent; closing the connection");
+            tracing::error!(error = %Causes(&error), "an answer cannot be sent; closing the connection");
             Gone
         })?;
         self.frames.send(Waiting { frame, _room: room }).await.map_err(|_| Gone)

@@ -3,12 +3,32 @@
 //! Owns: SIGTERM and SIGINT once listened for.
 //! Never: decides what stopping means.
 
+use nix::sys::signal::{SigSet, Signal as Number};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Listening is not possible.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen for SIGTERM and SIGINT")]
 pub struct SignalError(#[source] std::io::Error);
+
+/// SIGTERM and SIGINT held back from this thread. Dropped, they are delivered, those that came meanwhile first; also
+/// when whoever started this process had them blocked, since here is who waits for them.
+struct HeldBack(SigSet);
+
+impl HeldBack {
+    fn begin() -> Result<Self, SignalError> {
+        let both: SigSet = [Number::SIGTERM, Number::SIGINT].into_iter().collect();
+        both.thread_block().map_err(|errno| SignalError(errno.into()))?;
+        Ok(Self(both))
+    }
+}
+
+impl Drop for HeldBack {
+    fn drop(&mut self) {
+        // Cannot fail: blocking the same ones did not.
+        let _ = self.0.thread_unblock();
+    }
+}
 
 /// SIGTERM and SIGINT from the moment it is made; until then they end the process.
 #[derive(Debug)]
@@ -18,11 +38,14 @@ pub struct StopSignals {
 }
 
 impl StopSignals {
-    /// Begins to listen. To be called on a runtime.
+    /// Begins to listen. To be called on a runtime, before there is another thread or process: a signal that comes
+    /// between the installation of a handler and the note of who wants to know would be lost, so that both are held
+    /// back from this thread, which is then the only one they could come to.
     ///
     /// # Errors
     /// When the handlers cannot be installed.
     pub fn listen() -> Result<Self, SignalError> {
+        let _until_both_are_there = HeldBack::begin()?;
         Ok(Self {
             terminate: signal(SignalKind::terminate()).map_err(SignalError)?,
             interrupt: signal(SignalKind::interrupt()).map_err(SignalError)?,

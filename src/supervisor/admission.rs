@@ -138,12 +138,12 @@ fn sizes(submission: &Submission, config: &Config) -> Result<(), Refusal> {
         ModuleSource::Digest(_) => 1,
     };
     let input = submission.input.0.len() as u64;
-    for (what, setting, found, most) in [
-        ("module", "module", module, config.ceilings.module_bytes.min(MODULE_BYTES_MAX as u64)),
-        ("input", "input", input, config.ceilings.input_bytes.min(INPUT_BYTES_MAX as u64)),
+    for (what, found, most) in [
+        ("module", module, config.ceilings.module_bytes.min(MODULE_BYTES_MAX as u64)),
+        ("input", input, config.ceilings.input_bytes.min(INPUT_BYTES_MAX as u64)),
     ] {
         if found > most {
-            let message = format!("the {what} has {found} bytes; ceilings.{setting} allows {most}");
+            let message = format!("the {what} has {found} bytes; ceilings.{what}_bytes allows {most}");
             return Err(refuse(RefusalReason::TooLarge, message));
         }
     }

@@ -25,6 +25,7 @@ use tokio::sync::Notify;
 
 use super::cgroup::Leaf;
 use super::readiness::watch;
+use crate::observe::Causes;
 
 /// A child process. Dropped before it was reaped, it is killed and buried.
 pub(crate) struct Child {
@@ -280,6 +281,6 @@ pub(crate) fn as_pid(pid: u32) -> Pid {
 
 fn remove(mut leaf: Leaf) {
     if let Err(error) = leaf.remove() {
-        tracing::warn!(%error, "cgroup leaf not removed; the next start sweeps it");
+        tracing::warn!(error = %Causes(&error), "cgroup leaf not removed; the next start sweeps it");
     }
 }

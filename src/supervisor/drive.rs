@@ -26,6 +26,7 @@ use super::pool::{Need, Pool, PoolError};
 use super::run::{self, RunEnd, StopRules};
 use super::worker::{Worker, WorkerError, micros_since};
 use super::{Core, Input, blank_result, digest_of};
+use crate::observe::Causes;
 
 /// Workers tried for one job when they die before they have their order.
 const ASSIGN_TRIES: u32 = 3;
@@ -338,7 +339,7 @@ async fn assigned(
             Ok(Some(worker))
         }
         Err(error) => {
-            tracing::warn!(%error, pid = worker.pid(), "worker took no order; trying another");
+            tracing::warn!(error = %Causes(&error), pid = worker.pid(), "worker took no order; trying another");
             Ok(None)
         }
     }
@@ -355,7 +356,7 @@ fn no_worker(error: &PoolError) -> Outcome {
             retry_after_ms: None,
         }),
         PoolError::Worker(_) | PoolError::CircuitOpen { .. } => {
-            outcome::internal("no_worker", error.to_string())
+            outcome::internal("no_worker", Causes(&error).to_string())
         }
     }
 }

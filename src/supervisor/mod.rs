@@ -52,7 +52,7 @@ use stockade_wire::job::{
 };
 use tokio::sync::Notify;
 
-pub use self::artifact::{DiskError, KeyError};
+pub use self::artifact::{DiskError, KeyError, examine as examine_cache};
 pub use self::follow::{LogFollower, LogPiece, OutputFollower};
 pub use self::in_process::InProcessError;
 pub use self::job::Caller;

@@ -25,6 +25,7 @@ use super::inspect::{Expected, InspectError, NAMED_LIMITS, inspect};
 use super::link::{ExchangeError, Link};
 use super::pool::TemplateError;
 use super::zygote::{WorkerEnds, Zygote, ZygoteError};
+use crate::observe::Causes;
 
 /// Why there is no locked worker.
 #[derive(Debug, thiserror::Error)]
@@ -241,7 +242,10 @@ impl Worker {
 
     /// What its leaf says it used; `None` without a leaf.
     pub(crate) fn leaf_usage(&self) -> Option<LeafUsage> {
-        self.leaf()?.usage().inspect_err(|error| tracing::warn!(%error, "leaf's figures not read")).ok()
+        self.leaf()?
+            .usage()
+            .inspect_err(|error| tracing::warn!(error = %Causes(&error), "leaf's figures not read"))
+            .ok()
     }
 
     /// Removes its leaf. To be called once it is reaped and the leaf's figures are read.
@@ -269,7 +273,7 @@ impl Worker {
     pub(crate) fn kill(&self) {
         self.child.signal(Signal::SIGKILL);
         if let Some(Err(error)) = self.leaf().map(Leaf::kill) {
-            tracing::warn!(%error, pid = self.pid(), "cgroup.kill failed; SIGKILL was sent by pidfd");
+            tracing::warn!(error = %Causes(&error), pid = self.pid(), "cgroup.kill failed; SIGKILL was sent by pidfd");
         }
     }
 

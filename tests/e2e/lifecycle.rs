@@ -57,6 +57,61 @@ fn daemon_told_to_stop_lets_running_jobs_end_and_leaves_nothing(mode: Mode) {
 }
 
 #[test]
+fn result_from_before_a_restart_is_gone_and_the_client_says_what_to_do() {
+    let daemon = Daemon::start(Place::new(Mode::Jailed));
+    let mut client = daemon.client();
+    let job = client.submit(submission("nothing")).unwrap();
+    assert_eq!(client.result(&job).outcome.verdict, Verdict::Completed);
+    drop(client);
+    let daemon = Daemon::start(daemon.stop());
+    for command in ["logs", "cancel"] {
+        let ran = daemon.cli(&[command, &job]);
+        assert_eq!(ran.status, Some(1), "{command}: {}", ran.stderr);
+        assert!(
+            ran.stderr.contains("the daemon has been restarted since; submit it again"),
+            "{}",
+            ran.stderr
+        );
+    }
+}
+
+#[test]
+fn client_that_waits_when_the_daemon_dies_is_told_to_submit_again() {
+    let daemon = Daemon::start(Place::new(Mode::Jailed));
+    let waiting = daemon.place.stockade(["submit"]).arg(guest("spin_forever")).spawn().unwrap();
+    let mut client = daemon.client();
+    eventually("the job to run", || {
+        let jobs = client.ask(async |client| client.list().await).unwrap();
+        jobs.iter().any(|job| job.phase == Phase::Running)
+    });
+    daemon.signal(Signal::SIGKILL);
+    let ran = crate::rig::end_of(waiting);
+    assert_eq!(ran.status, Some(125), "{}", ran.stderr);
+    assert!(ran.stderr.contains("submit again"), "{}", ran.stderr);
+    daemon.end();
+}
+
+#[test]
+fn doctor_and_run_agree_about_a_cache_that_cannot_be_used() {
+    let place = Place::new(Mode::Jailed);
+    let key = place.file("key", "short");
+    for (name, value, words) in [
+        ("CACHE_DIRECTORY", "/dev/null/cache", "in the artifact cache; set cache.directory"),
+        ("CACHE_KEY_FILE", key.to_str().unwrap(), "the artifact cache's key"),
+    ] {
+        let place = place.clone().set(name, value);
+        let (doctor, run) = (
+            ran(&mut place.stockade(["doctor"]), b""),
+            ran(place.stockade(["run"]).arg(guest("nothing")), b""),
+        );
+        assert_eq!((doctor.status, run.status), (Some(1), Some(125)), "{name}: {}", run.stderr);
+        let said = String::from_utf8_lossy(&doctor.stdout);
+        assert!(said.contains("the cache cannot be used: stockade will not run jobs here"), "{said}");
+        assert!(said.contains(words) && run.stderr.contains(words), "{said}: {}", run.stderr);
+    }
+}
+
+#[test]
 fn job_offered_to_a_daemon_that_stops_is_denied() {
     let daemon = Daemon::start(Place::new(Mode::Jailed));
     let (mut client, mut other) = (daemon.client(), daemon.client());

@@ -8,11 +8,29 @@ use crate::rig::{Daemon, Mode, Place, end_of, guest, status_bytes, submission};
 
 in_both_modes!(
     memories_of_a_guest_are_limited_together_to_the_byte,
+    memory_asked_for_page_by_page_a_million_times_reaches_its_limit_in_time,
     output_as_long_as_allowed_is_whole_and_one_byte_more_is_too_much,
     log_of_one_endless_line_is_counted_to_the_byte_and_costs_the_daemon_its_ring,
     log_of_many_lines_keeps_the_newest_whole,
     log_is_followed_while_its_job_runs,
 );
+
+#[test]
+fn module_or_input_above_its_ceiling_is_denied_by_the_settings_name() {
+    let place = Place::new(Mode::Jailed).set("CEILINGS_INPUT_BYTES", "4").set("CEILINGS_MODULE_BYTES", "1K");
+    let settings = crate::rig::ran(&mut place.stockade(["config", "check"]), b"");
+    let large = place.file("large.wat", format!("(module) ;; {}", "x".repeat(1024)));
+    let daemon = Daemon::start(place);
+    for (input, program, setting) in
+        [("12345", guest("nothing"), "ceilings.input_bytes"), ("", large, "ceilings.module_bytes")]
+    {
+        let ended = daemon.submit_on(input.as_bytes(), &[], &program, &[]);
+        assert_eq!(ended.short(), "denied too_large - operator 126");
+        assert!(ended.message().contains(&format!("; {setting} allows ")), "{}", ended.message());
+        let known = String::from_utf8_lossy(&settings.stdout);
+        assert!(known.lines().any(|line| line.starts_with(&format!("{setting} "))), "{known}");
+    }
+}
 
 /// The two memories of `declares_two_memories.wat`.
 const TWO_MEMORIES_BYTES: u64 = 320 * 65536;
@@ -28,6 +46,12 @@ fn memories_of_a_guest_are_limited_together_to_the_byte(mode: Mode) {
     let grown = place.run(&["--memory", "16M"], &guest("grow_memory_then_exit"));
     let peak = grown.figure("wasm_memory_peak_bytes");
     assert!((15 << 20..=16 << 20).contains(&peak), "{peak}");
+}
+
+fn memory_asked_for_page_by_page_a_million_times_reaches_its_limit_in_time(mode: Mode) {
+    let ended = Place::new(mode).run(&["--memory", "64M"], &guest("grow_one_page_at_a_time"));
+    assert_eq!(ended.short(), "completed - - - 0", "{}", ended.result);
+    assert_eq!(ended.figure("wasm_memory_peak_bytes"), 64 << 20);
 }
 
 fn output_as_long_as_allowed_is_whole_and_one_byte_more_is_too_much(mode: Mode) {

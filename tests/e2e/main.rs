@@ -35,4 +35,6 @@ mod other_users;
 mod refusals;
 mod residue;
 mod rig;
+mod starved;
+mod streams;
 mod verdicts;

@@ -75,11 +75,41 @@ fn filter_chooses_levels_by_module() {
 }
 
 #[test]
+fn failure_is_logged_with_what_the_system_said() {
+    let place = Place::new(Mode::Jailed);
+    place.run(&[], &guest("nothing"));
+    let kept = place.artifacts().remove(0);
+    std::fs::remove_file(&kept).unwrap();
+    std::fs::create_dir(&kept).unwrap();
+    // Neither can be read what is there, nor written what should be.
+    let daemon = Daemon::start(place.set("LOG_FORMAT", "json"));
+    assert_eq!(daemon.submit(&[], &guest("nothing")).short(), "completed - - - 0");
+    daemon.signal(Signal::SIGTERM);
+    let (_, log, _) = daemon.end();
+    for what in ["cached artifact not used", "artifact not kept on disk"] {
+        let line = log.lines().find(|line| line.contains(what)).unwrap_or_else(|| panic!("{what}: {log}"));
+        let line: Value = serde_json::from_str(line).unwrap();
+        let error = line["fields"]["error"].as_str().unwrap();
+        assert!(error.contains(kept.to_str().unwrap()) && error.contains("(Is a directory"), "{error}");
+    }
+}
+
+#[test]
 fn run_says_nothing_of_its_own_unless_it_is_asked_to() {
     let place = Place::new(Mode::Jailed);
     let quiet = crate::rig::ran(place.stockade(["run"]).arg(guest("nothing")), b"");
     assert_eq!(quiet.stderr, "");
-    let place = place.set("LOG_FILTER", "info");
-    let told = crate::rig::ran(place.stockade(["run"]).arg(guest("nothing")), b"");
-    assert!(told.stderr.contains("job over"), "{}", told.stderr);
+    let told = |variable: &str, filter: &str| {
+        crate::rig::ran(place.stockade(["run"]).env(variable, filter).arg(guest("nothing")), b"")
+    };
+    for variable in ["STOCKADE_LOG_FILTER", "RUST_LOG"] {
+        let stderr = told(variable, "info").stderr;
+        assert!(stderr.contains("job over"), "{variable}: {stderr}");
+    }
+    // It is a filter, and not only there.
+    assert_eq!(told("RUST_LOG", "error").stderr, "");
+    assert!(told("RUST_LOG", "stockade=debug").stderr.contains("DEBUG"));
+    let refused = told("RUST_LOG", "stockade=loud");
+    assert_eq!(refused.status, Some(125));
+    assert!(refused.stderr.starts_with("stockade: RUST_LOG: `log.filter` cannot be "), "{}", refused.stderr);
 }

@@ -313,6 +313,17 @@ impl Daemon {
         Self::started(place, serve)
     }
 
+    /// The same, with no more open files than `open_files_max`.
+    pub fn start_with_files(place: Place, open_files_max: u32) -> Self {
+        let program = place.stockade(["serve"]);
+        let mut command = Command::new("/bin/sh");
+        let limited = format!("ulimit -n {open_files_max} && exec \"$0\" \"$@\"");
+        command.args(["-c", &limited]).arg(program.get_program()).args(program.get_args()).env_clear();
+        command.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.stdin(Stdio::null()).stderr(Stdio::piped());
+        Self::started(place, command)
+    }
+
     /// Starts one by a command of the place's, and returns when it answers.
     pub fn started(place: Place, mut serve: Command) -> Self {
         let mut child = serve.stdout(Stdio::null()).spawn().unwrap();

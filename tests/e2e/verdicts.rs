@@ -22,6 +22,7 @@ in_both_modes!(
     guest_that_writes_too_much_output_is_stopped,
     module_that_cannot_run_is_invalid_with_the_reason,
     module_too_large_to_compile_is_a_compile_limit,
+    module_of_a_million_functions_is_a_compile_limit_at_once,
     job_cancelled_by_its_owner_says_so,
     job_cut_short_by_a_drain_says_so,
     job_without_a_worker_before_its_deadline_was_never_run,
@@ -207,6 +208,49 @@ fn long_module(functions: u32) -> String {
     };
     let functions: String = (0..functions).map(function).collect();
     format!("(module {functions} (func (export \"_start\")))")
+}
+
+/// A module of so many functions that do nothing, in 4 bytes each.
+fn module_of_functions(count: u32) -> Vec<u8> {
+    let number = |mut number: u32| {
+        let mut bytes = Vec::new();
+        while number >= 0x80 {
+            bytes.push(number.to_le_bytes()[0] | 0x80);
+            number >>= 7;
+        }
+        bytes.push(number.to_le_bytes()[0]);
+        bytes
+    };
+    let section =
+        |id: u8, body: Vec<u8>| [vec![id], number(u32::try_from(body.len()).unwrap()), body].concat();
+    let each = |bytes: &[u8]| [number(count), bytes.repeat(usize::try_from(count).unwrap())].concat();
+    [
+        b"\0asm\x01\0\0\0".to_vec(),
+        section(1, b"\x01\x60\0\0".to_vec()),
+        section(3, each(b"\0")),
+        section(7, b"\x01\x06_start\0\0".to_vec()),
+        section(10, each(b"\x02\0\x0b")),
+    ]
+    .concat()
+}
+
+fn module_of_a_million_functions_is_a_compile_limit_at_once(mode: Mode) {
+    let place = Place::new(mode);
+    let few = place.file("few.wasm", module_of_functions(1000));
+    check_file(&place, &[], &few, "completed - - - 0");
+    let million = place.file("million.wasm", module_of_functions(1_000_000));
+    let ended = place.run(&[], &million);
+    assert_eq!(ended.short(), "compile_limit too_complex - guest 126");
+    assert!(ended.message().contains("1000000 functions: the most is 250000"), "{}", ended.message());
+    // Others wait for the compiler meanwhile.
+    assert!(ended.figure("compile_us") < 10_000_000, "{}", ended.result["bill"]);
+}
+
+#[test]
+fn module_that_takes_too_much_memory_to_compile_is_a_compile_limit() {
+    let place = Place::new(Mode::Jailed).set("COMPILE_MEMORY_BYTES", "64M");
+    let many = place.file("many.wasm", module_of_functions(250_000));
+    check_file(&place, &[], &many, "compile_limit memory - guest 126");
 }
 
 fn module_too_large_to_compile_is_a_compile_limit(mode: Mode) {

@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use tempfile::TempDir;
 
 use crate::family::{Family, children_of};
-use crate::rig::{Client, Daemon, SPIN, eventually, file, stockade};
+use crate::rig::{Client, Daemon, SPIN, eventually, file, laborious, stockade};
 
 /// The interrupt character of a new terminal.
 const CONTROL_C: &[u8] = b"\x03";
@@ -35,13 +35,19 @@ struct Terminal {
 impl Terminal {
     /// `None`, said aloud, where there is no way to make one.
     fn open(line: &str) -> Option<Self> {
+        Self::open_with(line, &[])
+    }
+
+    /// The same with more files in its directory.
+    fn open_with(line: &str, more: &[(&str, &str)]) -> Option<Self> {
         if Command::new("script").arg("--version").stdout(Stdio::null()).status().is_err() {
             println!("not run: script(1)");
             return None;
         }
         let directory = TempDir::new().unwrap();
-        file(&directory, "spin.wat", SPIN);
-        file(&directory, "escapes.wat", ESCAPES);
+        for (name, text) in [("spin.wat", SPIN), ("escapes.wat", ESCAPES)].iter().chain(more) {
+            file(&directory, name, text);
+        }
         let program = stockade(&directory);
         let mut command = Command::new("script");
         command.env_clear().current_dir(directory.path());
@@ -102,6 +108,24 @@ fn run_whose_terminal_is_closed_takes_its_guest_with_it() {
     terminal.script.wait().unwrap();
     let took = family.assert_gone("closed terminal");
     println!("closed terminal: {} processes gone after {took:?}", family.members.len());
+}
+
+#[test]
+fn run_on_a_terminal_says_that_a_large_module_is_being_compiled() {
+    let module = laborious();
+    let open = |line: &str| Terminal::open_with(line, &[("large.wat", module.as_str())]);
+    let Some(mut terminal) = open("run large.wat") else { return };
+    let status = terminal.script.wait().unwrap();
+    let said = format!("compiling large.wat ({} bytes)…\r\x1b[K", module.len());
+    assert!(status.success() && terminal.screen().contains(&said), "{status}: {:?}", terminal.screen());
+    // Not to a program, and not into a file.
+    for line in ["run --json large.wat", "run large.wat 2>errors"] {
+        let Some(mut terminal) = open(line) else { return };
+        let status = terminal.script.wait().unwrap();
+        assert!(status.success() && !terminal.screen().contains("compiling"), "{:?}", terminal.screen());
+        let errors = std::fs::read_to_string(terminal.directory.path().join("errors")).unwrap_or_default();
+        assert_eq!(errors, "", "{line}");
+    }
 }
 
 #[test]

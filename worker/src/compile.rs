@@ -13,6 +13,11 @@ use wasmtime::Engine;
 use crate::engine::{Variant, Warm};
 use crate::run::cut;
 
+/// Most functions a module, or all modules of a component together, may define. Each costs the compiler about 30 µs
+/// and a kilobyte however short it is; the WebAssembly limit of 1,000,000 in 4 MB of module was a minute and more
+/// than a gigabyte.
+pub const FUNCTIONS_MAX: u64 = 250_000;
+
 /// What the first bytes say a module is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {
@@ -55,6 +60,11 @@ pub fn compile(
             return Err(failure(CompileReason::Unrecognised, message));
         }
     };
+    let functions = functions(binary);
+    if functions > FUNCTIONS_MAX {
+        let message = format!("module defines {functions} functions: the most is {FUNCTIONS_MAX}");
+        return Err(failure(CompileReason::TooComplex, &message));
+    }
     let variant = warm.variant(order.fuel);
     let (kind, artifact) = translate(variant, binary)?;
     let artifact_bytes = artifact.len() as u64;
@@ -109,6 +119,14 @@ fn begins_as_text(mut rest: &[u8]) -> bool {
             return rest.starts_with(b"(");
         }
     }
+}
+
+/// How many functions it says it defines. That it does is for the compiler to see.
+fn functions(binary: &[u8]) -> u64 {
+    let sections = Parser::new(0).parse_all(binary).map_while(Result::ok);
+    sections
+        .map(|payload| if let Payload::FunctionSection(all) = payload { all.count().into() } else { 0 })
+        .sum()
 }
 
 fn exports_start(binary: &[u8]) -> bool {
@@ -271,6 +289,15 @@ mod tests {
                 "{short}"
             );
         }
+    }
+
+    #[test]
+    fn functions_of_all_modules_of_a_component_are_counted() {
+        let counted = |text: &str| functions(&wat::parse_str(text).unwrap());
+        assert_eq!(counted("(module)"), 0);
+        assert_eq!(counted(r#"(module (import "a" "b" (func)) (func) (func))"#), 2);
+        assert_eq!(counted("(component (core module (func)) (component (core module (func) (func))))"), 3);
+        assert_eq!(functions(b"\0asm\x01\0\0\0\xff"), 0);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use nix::unistd::{AccessFlags, access};
 use stockade_sys::memfd;
 
 use super::Key as ArtifactKey;
@@ -72,6 +73,24 @@ impl Disk {
             .map_err(failed("create", &directory))?;
         let key = Key::open_or_make(key_file.unwrap_or(&root.join(KEY_FILE)))?;
         Ok(Self { directory, fingerprint: fingerprint.to_owned(), key, bytes_max })
+    }
+
+    /// Whether [`Self::open`] would succeed, and whether the directory is there already; makes nothing.
+    pub(super) fn examine(root: &Path, key_file: Option<&Path>) -> Result<bool, DiskError> {
+        let there = root.try_exists().map_err(failed("create", root))?;
+        // What is not there yet is made below the nearest directory that is.
+        let nearest = root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+        if !nearest.is_dir() {
+            return Err(failed("create", root)(std::io::ErrorKind::NotADirectory.into()));
+        }
+        access(nearest, AccessFlags::W_OK | AccessFlags::X_OK)
+            .map_err(|errno| failed(if there { "write to" } else { "create" }, root)(errno.into()))?;
+        match key_file {
+            Some(key_file) => Key::examine(key_file)?,
+            None if there => Key::examine(&root.join(KEY_FILE))?,
+            None => {}
+        }
+        Ok(there)
     }
 
     pub(super) fn has(&self, key: ArtifactKey) -> bool {
@@ -177,6 +196,8 @@ fn failed<'p>(operation: &'static str, path: &'p Path) -> impl Fn(std::io::Error
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     const FINGERPRINT: &str = "0123456789abcdef";
@@ -245,6 +266,31 @@ mod tests {
         std::fs::remove_file(root.path().join(KEY_FILE)).unwrap();
         let rekeyed = Disk::open(root.path(), None, FINGERPRINT, 1 << 20).unwrap();
         assert!(matches!(rekeyed.load(key(1)), Err(DiskError::NotAuthentic { .. })));
+    }
+
+    #[test]
+    fn examination_says_what_opening_would_and_makes_nothing() {
+        let home = tempfile::tempdir().unwrap();
+        let agrees = |root: &Path, key_file: Option<&Path>| {
+            let entries = || std::fs::read_dir(home.path()).unwrap().count();
+            let before = entries();
+            let examined = Disk::examine(root, key_file).map(drop).map_err(|error| error.to_string());
+            assert_eq!(entries(), before, "{}", root.display());
+            let opened = Disk::open(root, key_file, FINGERPRINT, 1).map(drop);
+            assert_eq!(examined.is_ok(), opened.is_ok(), "{}: {examined:?}", root.display());
+            examined.is_ok()
+        };
+        assert!(agrees(&home.path().join("new/deeper"), None));
+        assert!(agrees(&home.path().join("new/deeper"), None), "there by now");
+        let key = home.path().join("key");
+        assert!(agrees(&home.path().join("other"), Some(&key)));
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(!agrees(&home.path().join("other"), Some(&key)), "others may read the key");
+        std::fs::write(home.path().join("new/deeper/key"), b"short").unwrap();
+        assert!(!agrees(&home.path().join("new/deeper"), None), "no key");
+        assert!(!agrees(&home.path().join("third"), Some(&home.path().join("none/key"))), "no place for one");
+        assert!(!agrees(&key, None), "a file");
+        assert!(!agrees(&key.join("below"), None), "below a file");
     }
 
     #[test]

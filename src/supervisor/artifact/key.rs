@@ -9,6 +9,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use hmac::{Hmac, KeyInit, Mac};
+use nix::unistd::{AccessFlags, access};
 use sha2::Sha256;
 
 // The block size of SHA-256, which is the key length HMAC takes as it is.
@@ -67,6 +68,20 @@ impl Key {
                 Self::read(opened.map_err(file("read"))?, path)
             }
             Err(error) => Err(file("read")(error)),
+        }
+    }
+
+    /// Whether [`Self::open_or_make`] would succeed; makes nothing.
+    pub(super) fn examine(path: &Path) -> Result<(), KeyError> {
+        let file = |operation, source| KeyError::File { operation, path: path.to_owned(), source };
+        match OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW).open(path) {
+            Ok(opened) => Self::read(opened, path).map(drop),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let directory = path.parent().unwrap_or(Path::new("/"));
+                access(directory, AccessFlags::W_OK | AccessFlags::X_OK)
+                    .map_err(|errno| file("write", errno.into()))
+            }
+            Err(error) => Err(file("read", error)),
         }
     }
 

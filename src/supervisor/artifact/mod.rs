@@ -23,6 +23,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,6 +41,7 @@ use super::job::ladder::Cause;
 use super::job::{Job, outcome};
 use super::places::{Place, Places};
 use crate::config;
+use crate::observe::Causes;
 
 /// Modules above this many bytes are hashed on another thread: SHA-256 takes about a millisecond for them.
 const HASH_INLINE_BYTES: usize = 512 << 10;
@@ -318,7 +320,7 @@ impl<C: Compile + 'static> Artifacts<C> {
         match loaded {
             Ok(file) => file.and_then(|file| Artifact::sealed(file).ok()).map(Rc::new),
             Err(error) => {
-                tracing::warn!(%error, "cached artifact not used; compiling again");
+                tracing::warn!(error = %Causes(&error), "cached artifact not used; compiling again");
                 None
             }
         }
@@ -330,7 +332,7 @@ impl<C: Compile + 'static> Artifacts<C> {
         let Ok(file) = artifact.file.try_clone() else { return };
         tokio::task::spawn_blocking(move || {
             if let Err(error) = disk.store(key, &File::from(file)) {
-                tracing::warn!(%error, "artifact not kept on disk");
+                tracing::warn!(error = %Causes(&error), "artifact not kept on disk");
             }
         });
     }
@@ -339,6 +341,15 @@ impl<C: Compile + 'static> Artifacts<C> {
 /// Of a flight that nobody waits for; nobody reads it.
 fn abandoned() -> Outcome {
     outcome::internal("compile_lost", "the compilation was abandoned".to_owned())
+}
+
+/// Whether a start with these settings would find its cache usable, and whether it is there already. Makes nothing;
+/// looks at a few files, so it may block.
+///
+/// # Errors
+/// As the start would.
+pub fn examine(directory: &Path, key_file: Option<&Path>) -> Result<bool, DiskError> {
+    Disk::examine(directory, key_file)
 }
 
 /// SHA-256 of a module.

@@ -18,6 +18,7 @@ use nix::unistd::Pid;
 
 use super::leaf::{self, Leaf, LeafLimits};
 use super::{CgroupError, Controller, Delegation, SUPERVISOR_LEAF, events};
+use crate::observe::Causes;
 
 /// How long all of the sweep may wait for leftover processes to die.
 const SWEEP_MS_MAX: u64 = 2_000;
@@ -141,7 +142,7 @@ fn sweep(directory: &Path, us: &Owner) -> Result<usize, CgroupError> {
     // All are killed before the first is waited for.
     for leaf in &leftovers {
         if let Err(error) = leaf::kill_all(leaf) {
-            tracing::warn!(leaf = %leaf.display(), %error, "cannot kill what is in a leftover leaf");
+            tracing::warn!(leaf = %leaf.display(), error = %Causes(&error), "cannot kill what is in a leftover leaf");
         }
     }
     let deadline = Instant::now() + Duration::from_millis(SWEEP_MS_MAX);
@@ -150,7 +151,9 @@ fn sweep(directory: &Path, us: &Owner) -> Result<usize, CgroupError> {
         let left = deadline.saturating_duration_since(Instant::now());
         match leaf::wait_empty(leaf, left).and_then(|_| leaf::remove_group(leaf)) {
             Ok(()) => removed += 1,
-            Err(error) => tracing::warn!(leaf = %leaf.display(), %error, "cannot remove a leftover leaf"),
+            Err(error) => {
+                tracing::warn!(leaf = %leaf.display(), error = %Causes(&error), "cannot remove a leftover leaf")
+            }
         }
     }
     Ok(removed)

@@ -13,8 +13,10 @@ use stockade_sys::{memfd, pidfd::Exit};
 use stockade_wire::job::{Blame, Outcome, Verdict};
 use stockade_wire::worker::{CompileFailure, CompileOrder, CompileReport, FromWorker, Role, ToWorker};
 use stockade_worker::jail::seccomp::is_crash;
+use tokio::io::AsyncReadExt;
 
 use super::{Need, Pool};
+use crate::observe::Causes;
 use crate::supervisor::artifact::Compile;
 use crate::supervisor::job::ladder::EXIT_ALLOWANCE;
 use crate::supervisor::job::{Caller, outcome};
@@ -25,6 +27,23 @@ use crate::supervisor::zygote::closed;
 
 /// How often the compile worker's CPU time is looked at once its limit could be reached.
 const CPU_CHECK_MIN: Duration = Duration::from_millis(10);
+
+/// Most of what a compile worker wrote to its standard error that is read, bytes.
+const LAST_WORDS_BYTES_MAX: u64 = 4 << 10;
+
+/// What Rust's standard library says before it aborts because an allocation failed. Beside a leaf, `RLIMIT_DATA` bounds
+/// a compile worker, and that is how it shows there.
+const ALLOCATION_FAILED: &str = "memory allocation of ";
+
+/// What a compile worker had too little memory for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shortage {
+    None,
+    /// An allocation, by its own word.
+    Allocation,
+    /// Its leaf, by the kernel's.
+    Leaf,
+}
 
 /// How a compile worker's time was over.
 enum End {
@@ -57,11 +76,12 @@ impl Compile for Rc<Pool> {
         };
         let mut birth = self.birth(Role::Compile, &need);
         birth.rlimits.file_bytes = self.config.compile.artifact_bytes;
-        let mut worker = self.make(&birth).await.map_err(|error| failed("no compile worker", &error))?;
+        let mut worker =
+            self.make(&birth).await.map_err(|error| failed("no compile worker", &Causes(&error)))?;
         let source = memfd::sealed("stockade-module", module)
-            .map_err(|error| failed("no memory for the module", &error))?;
+            .map_err(|error| failed("no memory for the module", &Causes(&error)))?;
         let artifact = memfd::create("stockade-artifact")
-            .map_err(|error| failed("no memory for the artifact", &error))?;
+            .map_err(|error| failed("no memory for the artifact", &Causes(&error)))?;
         let order = ToWorker::Compile(CompileOrder {
             module_bytes: module.len() as u64,
             artifact_bytes_max: self.config.compile.artifact_bytes,
@@ -72,7 +92,7 @@ impl Compile for Rc<Pool> {
             .link
             .send(&order, &[source.as_fd(), artifact.as_fd()])
             .await
-            .map_err(|error| failed("the compile worker took no order", &error))?;
+            .map_err(|error| failed("the compile worker took no order", &Causes(&error)))?;
         let mut closing = self.zygote.closing();
         let end = tokio::select! {
             end = self.await_end(&worker) => end,
@@ -87,7 +107,16 @@ impl Compile for Rc<Pool> {
             End::Replied(Reply::Compiled(report)) if exit == Some(Exit::Code(0)) => {
                 checked(artifact, &report)
             }
-            end => Err(not_compiled(end, exit, oom)),
+            end => {
+                let shortage = match oom {
+                    true => Shortage::Leaf,
+                    false if last_words(&mut worker).await.contains(ALLOCATION_FAILED) => {
+                        Shortage::Allocation
+                    }
+                    false => Shortage::None,
+                };
+                Err(not_compiled(end, exit, shortage))
+            }
         }
     }
 }
@@ -140,6 +169,16 @@ impl Pool {
     }
 }
 
+/// What a dead compile worker wrote to its standard error. It can lie there; what follows is one reason or another
+/// of the same verdict.
+async fn last_words(worker: &mut Worker) -> String {
+    let mut words = Vec::new();
+    let mut stderr = (&mut worker.stderr).take(LAST_WORDS_BYTES_MAX);
+    // It was the last that could write, so that there is an end.
+    let _ = tokio::time::timeout(EXIT_ALLOWANCE, stderr.read_to_end(&mut words)).await;
+    String::from_utf8_lossy(&words).into_owned()
+}
+
 fn read(message: FromWorker) -> Reply {
     match message {
         FromWorker::Compiled(report) => Reply::Compiled(report),
@@ -170,14 +209,15 @@ fn checked(artifact: File, report: &CompileReport) -> Result<File, Outcome> {
     })
 }
 
-fn not_compiled(end: End, exit: Option<Exit>, oom: bool) -> Outcome {
+fn not_compiled(end: End, exit: Option<Exit>, shortage: Shortage) -> Outcome {
     let limit = |reason, message: &str| outcome::ended(Verdict::CompileLimit, reason, Blame::Guest, message);
     let lost = |message: &str| Outcome {
         retriable: true,
         ..outcome::ended(Verdict::Internal, "compile_worker", Blame::Ambiguous, message)
     };
-    if oom {
-        return limit("memory", "compiling the module took more memory than compile.memory allows");
+    let memory = || limit("memory", "compiling the module took more memory than compile.memory_bytes allows");
+    if shortage == Shortage::Leaf {
+        return memory();
     }
     let died_of_sigsys = exit == Some(Exit::Signal(nix::libc::SIGSYS));
     match end {
@@ -189,10 +229,14 @@ fn not_compiled(end: End, exit: Option<Exit>, oom: bool) -> Outcome {
             outcome::internal("cpu_clock", message.to_owned())
         }
         End::Replied(Reply::NotCompiled(failure)) => outcome::not_compiled(&failure),
-        // Without a leaf its only bound is RLIMIT_DATA, and an allocation that fails aborts.
+        End::Replied(Reply::Forbidden(number))
+            if died_of_sigsys && is_crash(number) && shortage == Shortage::Allocation =>
+        {
+            memory()
+        }
         End::Replied(Reply::Forbidden(number)) if died_of_sigsys && is_crash(number) => limit(
             "crashed",
-            "the compiler crashed or aborted, most likely for want of memory or stack: see compile.memory_bytes",
+            "the compiler crashed or aborted, most likely for want of stack: the module nests too deeply",
         ),
         End::Replied(Reply::Forbidden(number)) if died_of_sigsys => outcome::jail_violation(Some(number)),
         End::Replied(Reply::Panicked(text)) => lost(&text),

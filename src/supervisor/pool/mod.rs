@@ -30,6 +30,7 @@ use super::job::Caller;
 use super::worker::{Birth, Worker, WorkerError, layers_held};
 use super::zygote::{Zygote, closed};
 use crate::config::Config;
+use crate::observe::Causes;
 
 /// Workers tried for one need when zygotes or workers die on the way.
 const MAKE_TRIES: u32 = 3;
@@ -229,7 +230,7 @@ impl Pool {
                 pool.coming.set(pool.coming.get() - 1);
                 match made {
                     Ok(worker) => pool.idle.borrow_mut().push_back(worker),
-                    Err(error) => tracing::warn!(%error, "no idle worker"),
+                    Err(error) => tracing::warn!(error = %Causes(&error), "no idle worker"),
                 }
             });
         }
@@ -262,7 +263,7 @@ impl Pool {
         loop {
             match self.try_to_make(birth).await {
                 Err(PoolError::Worker(error)) if error.may_pass() && tries < MAKE_TRIES => {
-                    tracing::warn!(%error, "no worker; trying again");
+                    tracing::warn!(error = %Causes(&error), "no worker; trying again");
                     tries += 1;
                 }
                 made => return made,

@@ -22,6 +22,7 @@ use self::budget::RestartBudget;
 use self::process::Process;
 use super::cgroup::Leaf;
 use super::child::{Child, Graveyard};
+use crate::observe::Causes;
 
 /// Time the zygote has to build its engine.
 const WARM_TIMEOUT: Duration = Duration::from_secs(20);
@@ -278,7 +279,7 @@ impl Keeper {
             let outcome = self.fork(&process, &order, ends).await;
             let broken = matches!(outcome, Err(ZygoteError::Broken(_) | ZygoteError::Hung(_)));
             if let Err(error) = &outcome {
-                tracing::warn!(%error, "fork failed");
+                tracing::warn!(error = %Causes(&error), "fork failed");
             }
             // Who asked may have given up by now: then the child is dropped here, which ends and buries it.
             let _ = reply.send(outcome);
@@ -327,7 +328,7 @@ impl Keeper {
                     "the new zygote has another engine or other walls than the first; was the executable replaced \
                      or the kernel's configuration changed? restart the daemon"
                 ),
-                Err(error) => tracing::error!(%error, "zygote does not start"),
+                Err(error) => tracing::error!(error = %Causes(&error), "zygote does not start"),
             }
             self.budget.failed(Instant::now());
         }

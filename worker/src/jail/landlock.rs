@@ -54,18 +54,19 @@ pub fn restrict(
             // A minimum is a requirement by another name.
             ledger.require.push(Layer::Landlock);
         }
-        ledger.lacks(Layer::Landlock, reason_for(abi, abi_min), FIX)?;
+        let (reason, fix) = shortfall(landlock_abi(), abi_min);
+        ledger.lacks(Layer::Landlock, reason, fix)?;
         return Ok(Walled { ledger, solo, landlock_abi: 0, grants });
     }
     match enforce(&grants, abi) {
         Ok(RestrictionStatus { ruleset: RulesetStatus::FullyEnforced, no_new_privs: true, .. }) => {}
         Ok(status) => {
             let reason = format!("the ruleset is {:?}, not fully enforced", status.ruleset);
-            ledger.lacks(Layer::Landlock, reason, FIX)?;
+            ledger.lacks(Layer::Landlock, reason, UPDATE)?;
             return Ok(Walled { ledger, solo, landlock_abi: 0, grants });
         }
         Err(error) => {
-            ledger.lacks(Layer::Landlock, with_source(&error), FIX)?;
+            ledger.lacks(Layer::Landlock, with_source(&error), UPDATE)?;
             return Ok(Walled { ledger, solo, landlock_abi: 0, grants });
         }
     }
@@ -75,13 +76,24 @@ pub fn restrict(
     Ok(Walled { ledger, solo, landlock_abi: abi, grants })
 }
 
-const FIX: &str = "boot a kernel with Landlock in its lsm= list, or lower landlock_abi_min";
+/// For a kernel that has Landlock and does not do what its ABI says.
+const UPDATE: &str = "boot a kernel with a later update";
 
-fn reason_for(abi: u32, abi_min: u32) -> String {
-    match landlock_abi() {
-        Ok(_) => format!("the kernel has Landlock ABI {abi}, {abi_min} is the least that is accepted"),
-        Err(Errno::EOPNOTSUPP) => "the kernel has Landlock but it was not enabled at boot".to_owned(),
-        Err(errno) => format!("the kernel has no Landlock: {errno}"),
+/// Why the ABI that was `found` is not enough, and what to do about it.
+fn shortfall(found: Result<u32, Errno>, abi_min: u32) -> (String, &'static str) {
+    match found {
+        Ok(abi) => (
+            format!("the kernel has Landlock ABI {abi}, and jail.landlock_abi_min asks for {abi_min}"),
+            "boot a newer kernel, or lower jail.landlock_abi_min",
+        ),
+        Err(Errno::EOPNOTSUPP) => (
+            "the kernel has Landlock but it was not enabled at boot".to_owned(),
+            "boot it with landlock in its lsm= list",
+        ),
+        Err(errno) => (
+            format!("the kernel has no Landlock: {errno}"),
+            "boot a kernel built with Landlock, 5.13 or newer",
+        ),
     }
 }
 
@@ -129,5 +141,21 @@ fn look_at_root() -> Result<(), LockError> {
     match open("/", flags, Mode::empty()) {
         Err(_) => Ok(()),
         Ok(_) => Err(LockError::LandlockHollow),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shortfall_says_what_is_short_and_what_helps() {
+        let (reason, fix) = shortfall(Ok(7), 9);
+        assert_eq!(reason, "the kernel has Landlock ABI 7, and jail.landlock_abi_min asks for 9");
+        assert_eq!(fix, "boot a newer kernel, or lower jail.landlock_abi_min");
+        let (reason, fix) = shortfall(Err(Errno::EOPNOTSUPP), 1);
+        assert!(reason.contains("not enabled at boot") && fix.contains("lsm="), "{reason}; {fix}");
+        let (reason, fix) = shortfall(Err(Errno::ENOSYS), 1);
+        assert!(reason.contains("no Landlock") && fix.contains("5.13"), "{reason}; {fix}");
     }
 }
