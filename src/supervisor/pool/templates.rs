@@ -173,35 +173,52 @@ impl Pool {
             () = closed(closing) => return Ok(()),
             template = self.template(artifact) => template?,
         };
-        let (ready_max, idle) = (self.config.pool.template_ready, self.config.pool.template_idle);
+        let ready_max = self.config.pool.template_ready;
+        let mut portion = ready_max;
         for _ in 0..self.config.pool.zygote_forks_max {
-            // In portions, so that most jobs have the processors to themselves.
-            while stand.ready.borrow().len() > ready_max / 2 {
-                tokio::select! {
-                    biased;
-                    () = closed(closing) => return Ok(()),
-                    () = stand.given_up.notified() => return Ok(()),
-                    () = template.exited() => {
-                        return Err(WorkerError::from(TemplateError::Broken("it exited".to_owned())).into());
-                    }
-                    () = stand.taken.notified() => {}
-                    () = tokio::time::sleep_until((stand.used.get() + idle).into()) => {
-                        if stand.used.get().elapsed() >= idle {
-                            return Ok(());
-                        }
-                    }
-                }
-            }
-            while stand.ready.borrow().len() < ready_max {
-                if *closing.borrow() {
+            if portion == 0 {
+                if !self.wait_for_need(stand, &template, closing).await? {
                     return Ok(());
                 }
-                let worker = self.branch(&template, group).await?;
-                stand.ready.borrow_mut().push_back(worker);
+                portion = ready_max.saturating_sub(stand.ready.borrow().len());
             }
+            if *closing.borrow() {
+                return Ok(());
+            }
+            let worker = self.branch(&template, group).await?;
+            stand.ready.borrow_mut().push_back(worker);
+            portion = portion.saturating_sub(1);
         }
         // The next one has another address layout.
         Ok(())
+    }
+
+    /// Returns `true` once half of the ready workers are gone: they are made in portions, so that most jobs have the
+    /// processors to themselves. `false` when the template is to be given up.
+    async fn wait_for_need(
+        &self,
+        stand: &Stand,
+        template: &Template,
+        closing: &mut watch::Receiver<bool>,
+    ) -> Result<bool, PoolError> {
+        let (enough, idle) = (self.config.pool.template_ready / 2, self.config.pool.template_idle);
+        while stand.ready.borrow().len() > enough {
+            tokio::select! {
+                biased;
+                () = closed(closing) => return Ok(false),
+                () = stand.given_up.notified() => return Ok(false),
+                () = template.exited() => {
+                    return Err(WorkerError::from(TemplateError::Broken("it exited".to_owned())).into());
+                }
+                () = stand.taken.notified() => {}
+                () = tokio::time::sleep_until((stand.used.get() + idle).into()) => {
+                    if stand.used.get().elapsed() >= idle {
+                        return Ok(false);
+                    }
+                }
+            }
+        }
+        Ok(true)
     }
 
     async fn template(&self, artifact: &Artifact) -> Result<Template, PoolError> {
