@@ -39,11 +39,15 @@ pub(super) fn is_ending(pid: u32) -> bool {
         .is_ok_and(|(status, _)| field(&status, "Threads").is_ok() && field(&status, "VmSize").is_err())
 }
 
+/// Room for a whole file of `/proc/PID` that is looked at, bytes.
+const READ_BYTES: usize = 4 << 10;
+
 /// The text of a file and its owner.
 fn read(path: &Path) -> Result<(String, u32), InspectError> {
     let read = || -> Result<(String, u32), Error> {
         let mut file = File::open(path)?;
-        let mut text = String::new();
+        // The kernel says no size, and the standard library would feel its way up from 32 bytes.
+        let mut text = String::with_capacity(READ_BYTES);
         file.read_to_string(&mut text)?;
         Ok((text, file.metadata()?.uid()))
     };
