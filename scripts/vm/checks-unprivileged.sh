@@ -67,6 +67,14 @@ grep -q 'hello from the jail' /tmp/submit
 say daemon-runs-a-job $? /tmp/submit
 grep -q '"cgroup":\["memory","pids","cpu"\]' /tmp/submit
 say daemon-states-its-walls $? /tmp/submit
+# The worker's own user forks into a leaf here: the template's, which is the daemon's.
+for _ in $(seq 40); do
+    timeout "$limit_s" ./stockade submit --json guests/hello.wat >/tmp/held 2>&1 || break
+    ./stockade stats --json >/tmp/stats 2>&1
+    grep -q '"starts_prepared":[1-9]' /tmp/stats && break
+done
+grep -q '"starts_prepared":[1-9]' /tmp/stats && grep -q '"cgroup":\["memory","pids","cpu"\]' /tmp/held
+say module-held-ready-forks-into-leaves $? /tmp/stats
 pid=$(systemctl show -p MainPID --value stockade.service)
 grep -q '/stockade.service/supervisor$' "/proc/$pid/cgroup"
 say daemon-sits-in-its-leaf $? "/proc/$pid/cgroup"

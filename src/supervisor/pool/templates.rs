@@ -18,6 +18,7 @@ use super::heat::Heat;
 use super::template::{Template, TemplateError};
 use super::{Need, Pool, PoolError};
 use crate::config;
+use crate::observe::Causes;
 use crate::supervisor::artifact::{Artifact, Key};
 use crate::supervisor::job::Caller;
 use crate::supervisor::worker::{Birth, Ends, Worker, WorkerError};
@@ -123,7 +124,7 @@ impl Pool {
     pub(super) fn take_prepared(self: &Rc<Self>, need: &Need<'_>, now: Instant) -> Option<Worker> {
         let (key, artifact) = need.module?;
         // Code that counts fuel is of another engine.
-        if key.metered || self.templates.max == 0 {
+        if key.metered || self.templates.max == 0 || !self.templates_reach_leaves() {
             return None;
         }
         let holder = Holder { uid: need.caller.uid, key };
@@ -137,6 +138,12 @@ impl Pool {
             tokio::task::spawn_local(pool.keep_ready(holder, stand, artifact, closing));
         }
         None
+    }
+
+    /// Whether a template may fork into a leaf: the kernel asks for leave to write to the leaf's `cgroup.procs`, which the
+    /// supervisor's user has, and the one that root's workers become has not.
+    const fn templates_reach_leaves(&self) -> bool {
+        self.tree.is_none() || self.identity.is_none()
     }
 
     /// Keeps one module ready until nobody asks for it any more, or it cannot be done.
@@ -153,11 +160,13 @@ impl Pool {
         heat.cool(&holder);
         match ended {
             Ok(()) => tracing::debug!("template given up"),
-            Err(PoolError::Worker(WorkerError::Template(TemplateError::NotPrepared(why)))) => {
-                tracing::debug!(why, "module is loaded for each job");
+            Err(PoolError::Worker(WorkerError::Template(
+                error @ (TemplateError::NotPrepared(_) | TemplateError::NotForked(_)),
+            ))) => {
+                tracing::debug!(error = %Causes(&error), "module is loaded for each job");
                 heat.refuse(&holder);
             }
-            Err(error) => tracing::warn!(%error, "template lost"),
+            Err(error) => tracing::warn!(error = %Causes(&error), "template lost"),
         }
     }
 
