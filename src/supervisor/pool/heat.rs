@@ -22,7 +22,9 @@ pub(super) struct Heat<K> {
 struct Uses {
     count: u32,
     last: Instant,
-    /// It cannot be held ready, whatever the count.
+    /// It is not hot before, whatever the count.
+    rests_until: Instant,
+    /// It cannot be held ready at all.
     unfit: bool,
 }
 
@@ -34,11 +36,12 @@ impl<K: Copy + Eq + Hash> Heat<K> {
 
     /// Notes a use, and says whether the module is hot.
     pub(super) fn used(&mut self, key: K, now: Instant) -> bool {
-        let uses = self.uses.entry(key).or_insert(Uses { count: 0, last: now, unfit: false });
+        let uses =
+            self.uses.entry(key).or_insert(Uses { count: 0, last: now, rests_until: now, unfit: false });
         let cooled = now.saturating_duration_since(uses.last) > self.window;
         uses.count = if cooled { 1 } else { uses.count.saturating_add(1) };
         uses.last = now;
-        let hot = uses.count >= self.after && !uses.unfit;
+        let hot = uses.count >= self.after && now >= uses.rests_until && !uses.unfit;
         self.forget_one();
         hot
     }
@@ -47,6 +50,13 @@ impl<K: Copy + Eq + Hash> Heat<K> {
     pub(super) fn cool(&mut self, key: &K) {
         if let Some(uses) = self.uses.get_mut(key) {
             uses.count = 0;
+        }
+    }
+
+    /// It is not hot before `until`: what was made of it failed, and may fail again.
+    pub(super) fn rest(&mut self, key: &K, until: Instant) {
+        if let Some(uses) = self.uses.get_mut(key) {
+            uses.rests_until = until;
         }
     }
 
@@ -91,6 +101,15 @@ mod tests {
         assert!(heat.used("a", t + 2 * WINDOW));
         heat.cool(&"a");
         assert_eq!([0, 1].map(|_| heat.used("a", t + 2 * WINDOW)), [false, true]);
+    }
+
+    #[test]
+    fn module_that_rests_is_hot_again_when_its_rest_is_over() {
+        let t = Instant::now();
+        let mut heat = Heat::new(1, WINDOW);
+        heat.used("a", t);
+        heat.rest(&"a", t + WINDOW);
+        assert_eq!([t, t + WINDOW / 2, t + WINDOW].map(|now| heat.used("a", now)), [false, false, true]);
     }
 
     #[test]

@@ -166,7 +166,10 @@ impl Pool {
                 tracing::debug!(error = %Causes(&error), "module is loaded for each job");
                 heat.refuse(&holder);
             }
-            Err(error) => tracing::warn!(error = %Causes(&error), "template lost"),
+            Err(error) => {
+                tracing::warn!(error = %Causes(&error), "template lost");
+                heat.rest(&holder, Instant::now() + self.config.pool.restart_window);
+            }
         }
     }
 
