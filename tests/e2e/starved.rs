@@ -47,7 +47,9 @@ fn daemon_without_descriptors_left_says_so_and_recovers() {
     let place = Place::new(Mode::Jailed)
         .set("POOL_WORKERS_MAX", "32")
         .set("POOL_WARM", "1")
-        .set("POOL_RESTART_WINDOW", "1s");
+        .set("POOL_RESTART_WINDOW", "1s")
+        // A template holds descriptors of the daemon for as long as it stands.
+        .set("POOL_TEMPLATE_IDLE", "1s");
     let daemon = Daemon::start_with_files(place, FILES_MAX);
     let mut client = daemon.client();
     at_last(&mut client);
