@@ -7,6 +7,8 @@
 #   -d DIR      copied to /job in the machine
 #   -p K=V      one more property for the unit's [Service] section (DynamicUser=yes …), repeatable
 #   -m MIB      memory (512)          -t SECONDS   time limit for all of it (180)
+#   -a TEXT     added to the kernel's command line
+#   -i          interactive: COMMAND has the caller's terminal, through the machine's serial line
 #   -v          print the machine's console at the end (always printed when it died)
 # Exit status: the command's; 128+N when signal N killed it; 124 time limit; 123 the machine died;
 # 125 the unit could not be started (why is on stderr); 2 wrong use.
@@ -15,12 +17,13 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${STOCKADE_VM_CACHE:-$here/../../target/vm}
-kernel=6.12 dir='' memory_mib=512 limit_s=180 verbose='' properties=()
+kernel=6.12 dir='' memory_mib=512 limit_s=180 verbose='' append='' interactive='' properties=()
 usage() { sed -n '2,/^set /{/^#/p}' "${BASH_SOURCE[0]}" >&2; exit 2; }
-while getopts k:d:p:m:t:v option; do
+while getopts k:d:p:m:t:a:iv option; do
     case $option in
         k) kernel=$OPTARG ;; d) dir=$OPTARG ;; p) properties+=("$OPTARG") ;;
-        m) memory_mib=$OPTARG ;; t) limit_s=$OPTARG ;; v) verbose=1 ;; *) usage ;;
+        m) memory_mib=$OPTARG ;; t) limit_s=$OPTARG ;; v) verbose=1 ;;
+        a) append=$OPTARG ;; i) interactive=1 ;; *) usage ;;
     esac
 done
 shift $((OPTIND - 1))
@@ -49,8 +52,13 @@ chmod 755 "$work/job" "$work/job/.vm" "$work/job/.vm/command"
 {
     printf '%s\n' '[Unit]' 'Description=The job' 'After=multi-user.target' \
         '[Service]' 'Type=oneshot' 'Delegate=yes' 'WorkingDirectory=/job' 'ExecStart=/job/.vm/command' \
-        'ExecStopPost=+/usr/local/lib/vm/report' \
-        'StandardOutput=file:/dev/vport0p1' 'StandardError=file:/dev/vport0p2'
+        'ExecStopPost=+/usr/local/lib/vm/report'
+    if [ -n "$interactive" ]; then
+        printf '%s\n' 'StandardInput=tty-force' 'StandardOutput=tty' 'StandardError=tty' 'TTYPath=/dev/ttyS0' \
+            "Environment=TERM=${TERM:-linux} HOME=/root"
+    else
+        printf '%s\n' 'StandardOutput=file:/dev/vport0p1' 'StandardError=file:/dev/vport0p2'
+    fi
     for property in "${properties[@]}"; do
         printf '%s\n' "$property"
         # A unit kept from devices still has to write to the ports.
@@ -64,28 +72,33 @@ rm -rf "$work/job"
 
 mkfifo "$work/out" "$work/err" "$work/control"
 port() { echo "-chardev file,id=c$1,path=$work/$2 -device virtserialport,chardev=c$1,nr=$1,name=$2"; }
+serial=(-serial "file:$work/console")
+# Every key is the machine's in an interactive one: Ctrl-C is for what runs there.
+[ -z "$interactive" ] || serial=(-chardev stdio,id=terminal,signal=off -serial chardev:terminal)
 # virtio-serial comes first so that its ports are /dev/vport0pN. shellcheck disable=SC2046
 arguments=(-M q35,usb=off,vmport=off,sata=off,smbus=off -cpu max -accel tcg,tb-size=256 -smp 1
     -m "$memory_mib" -nodefaults -no-user-config -nographic -no-reboot
     -kernel "$cache/vmlinuz-$kernel" -initrd "$cache/initrd-$kernel"
-    -append "console=ttyS0 loglevel=4 panic=-1 no_timer_check tsc=reliable nowatchdog systemd.show_status=no"
-    -serial "file:$work/console" -device virtio-serial-pci
+    -append "console=ttyS0 loglevel=4 panic=-1 no_timer_check tsc=reliable nowatchdog systemd.show_status=no $append"
+    "${serial[@]}" -device virtio-serial-pci
     -drive "if=none,id=root,file=$cache/root.img,format=raw,snapshot=on,cache=unsafe"
     -drive "if=none,id=job,file=$work/job.img,format=raw,cache=unsafe"
     -device virtio-blk-pci,drive=root -device virtio-blk-pci,drive=job
     $(port 1 out) $(port 2 err) $(port 3 control))
 
+if [ -n "$interactive" ]; then exec 4<&0 5>&1; else exec 4</dev/null 5>"$work/qemu.log"; fi
 cat "$work/out" & readers+=($!)
 cat "$work/err" >&2 & readers+=($!)
 (
     trap 'kill "$qemu" 2>/dev/null' TERM
-    timeout -k 2 "$limit_s" qemu-system-x86_64 "${arguments[@]}" & qemu=$!
+    # In the foreground, since who has no terminal cannot read from it.
+    timeout --foreground -k 2 "$limit_s" qemu-system-x86_64 "${arguments[@]}" <&4 >&5 & qemu=$!
     status=0
     wait "$qemu" || status=$?
     echo "$status" >"$work/status"
     # Readers of a FIFO that QEMU never opened wait for ever: open and close each once.
     : <>"$work/out" <>"$work/err" <>"$work/control"
-) </dev/null >"$work/qemu.log" 2>&1 & machine=$!
+) </dev/null 2>"$work/errors" & machine=$!
 
 job_status=''
 while read -r word value; do # ends when QEMU closes the port
@@ -101,7 +114,7 @@ wait "${readers[@]}" || true
 readers=()
 qemu_status=$(cat "$work/status" 2>/dev/null || echo unknown)
 if [ -n "$verbose" ] || [ -z "$job_status" ]; then
-    tail -q -n 60 "$work/qemu.log" "$work/console" >&2 || true
+    tail -q -n 60 "$work"/{qemu.log,errors,console} >&2 2>/dev/null || true
 fi
 if [ -n "$job_status" ]; then exit "$job_status"; fi
 case $qemu_status in
