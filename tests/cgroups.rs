@@ -22,13 +22,14 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
-use stockade::config::CgroupRoot;
+use stockade::config::{CallerLimits, CgroupRoot};
 use stockade::supervisor::cgroup::{
     Absence, CgroupError, Controller, Delegation, Discovery, Leaf, LeafLimits, SUPERVISOR_LEAF, Tree,
     discover, own_group,
 };
 
-const LIMITS: LeafLimits = LeafLimits { memory_bytes: 32 << 20, pids_max: 8, cpu_weight: 50 };
+const LIMITS: LeafLimits =
+    LeafLimits { memory_bytes: 32 << 20, pids_max: 8, cpu_weight: 50, cpu_max_percent: None, caller: None };
 /// Generous: the machine under test is emulated.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -219,6 +220,125 @@ fn fork_bomb_in_a_leaf_stops_at_pids_max() {
     leaf.remove().unwrap();
 }
 
+/// A shell that fills memory without end; the ulimit ends it where memory.max does not work.
+const HOG: &str = "ulimit -v 400000; exec tail /dev/zero";
+
+/// A tree whose callers have limits.
+fn tree_with_callers(stage: &Stage, limits: CallerLimits) -> Tree {
+    stage.tree().with_callers(limits)
+}
+
+fn leaf_of(tree: &mut Tree, caller: u32) -> Leaf {
+    tree.create_leaf(&LeafLimits { caller: Some(caller), ..LIMITS }).unwrap()
+}
+
+#[test]
+fn callers_group_has_every_limit_in_force_and_goes_after_its_last_leaf() {
+    let Some(stage) = Stage::with_controllers() else { return };
+    let limits = CallerLimits {
+        memory_bytes: Some(48 << 20),
+        pids_max: Some(7),
+        cpu_max_percent: Some(150),
+        cpu_weight: Some(300),
+    };
+    let mut tree = tree_with_callers(&stage, limits);
+    let mut leaf = leaf_of(&mut tree, 1001);
+    let group = leaf.path().parent().unwrap().to_owned();
+    assert!(group.file_name().unwrap().to_str().unwrap().ends_with("-1001"), "{}", group.display());
+    let says = |file: &str| fs::read_to_string(group.join(file)).unwrap().trim().to_owned();
+    assert_eq!(says("memory.max"), (48 << 20).to_string());
+    assert_eq!(says("memory.swap.max"), "0");
+    assert_eq!(says("pids.max"), "7");
+    assert_eq!(says("cpu.max"), "150000 100000");
+    assert_eq!(says("cpu.weight"), "300");
+    assert_eq!(content(&leaf, "memory.max"), (32 << 20).to_string());
+    let mut other = leaf_of(&mut tree, 1002);
+    assert_ne!(other.path().parent(), leaf.path().parent());
+    let mut nobodys = tree.create_leaf(&LIMITS).unwrap();
+    assert_eq!(nobodys.path().parent(), Some(stage.directory.as_path()));
+    tree.tidy();
+    assert!(group.exists(), "a leaf is in it");
+    leaf.remove().unwrap();
+    tree.tidy();
+    assert!(!group.exists());
+    leaf_of(&mut tree, 1001).remove().unwrap();
+    other.remove().unwrap();
+    nobodys.remove().unwrap();
+    tree.tidy();
+    let left = fs::read_dir(&stage.directory).unwrap().flatten().filter(|entry| entry.path().is_dir());
+    assert_eq!(left.count(), 0);
+}
+
+#[test]
+fn callers_memory_hogs_take_no_memory_of_another_caller() {
+    let Some(stage) = Stage::with_controllers() else { return };
+    let limits = CallerLimits { memory_bytes: Some(40 << 20), ..CallerLimits::default() };
+    let mut tree = tree_with_callers(&stage, limits);
+    let mut others = leaf_of(&mut tree, 1002);
+    // tail keeps what it has read until there is no more.
+    let holds = |bytes: u64| {
+        format!("{{ head -c {bytes} /dev/zero; sleep 60; }} | tail -c {bytes} >/dev/null; exit 0")
+    };
+    let mut other = spawn_in(others.path(), &holds(20_000_000));
+    eventually("the other caller has its memory", || {
+        others.usage().unwrap().memory_peak_bytes.is_some_and(|peak| peak > 20_000_000)
+    });
+    // Each is within its own limit of 32 MiB, and they together are not within 40 MiB: both grow to 24 MB and hold it.
+    let mut leaves: Vec<Leaf> = (0..2).map(|_| leaf_of(&mut tree, 1001)).collect();
+    let mut hogs: Vec<Child> = leaves.iter().map(|leaf| spawn_in(leaf.path(), &holds(24_000_000))).collect();
+    let killed = |leaf: &Leaf| leaf.usage().unwrap().oom_kills.unwrap() > 0;
+    eventually("one of the hogs is ended", || leaves.iter().any(killed));
+    for leaf in leaves.iter().filter(|leaf| killed(leaf)) {
+        assert_eq!(leaf.usage().unwrap().ooms, Some(0), "its own limit was not the one");
+    }
+    assert!(other.try_wait().unwrap().is_none(), "the other caller's died too");
+    let untouched = others.usage().unwrap();
+    assert_eq!((untouched.oom_kills, untouched.ooms), (Some(0), Some(0)));
+    for (leaf, hog) in leaves.iter_mut().zip(&mut hogs) {
+        leaf.kill().unwrap();
+        wait(hog);
+        assert!(leaf.wait_empty(PATIENCE).unwrap());
+        leaf.remove().unwrap();
+    }
+    others.kill().unwrap();
+    wait(&mut other);
+    assert!(others.wait_empty(PATIENCE).unwrap());
+    others.remove().unwrap();
+    tree.tidy();
+}
+
+#[test]
+fn hog_at_its_own_limit_in_a_callers_group_is_told_from_one_at_the_groups() {
+    let Some(stage) = Stage::with_controllers() else { return };
+    let limits = CallerLimits { memory_bytes: Some(256 << 20), ..CallerLimits::default() };
+    let mut tree = tree_with_callers(&stage, limits);
+    let mut leaf = leaf_of(&mut tree, 1001);
+    assert_eq!(wait(&mut spawn_in(leaf.path(), HOG)).signal(), Some(9));
+    let usage = leaf.usage().unwrap();
+    assert!(usage.oom_kills.unwrap() > 0 && usage.ooms.unwrap() > 0, "{usage:?}");
+    leaf.remove().unwrap();
+    tree.tidy();
+}
+
+#[test]
+fn caller_at_its_limit_of_processes_gets_no_leaf_and_another_does() {
+    let Some(stage) = Stage::with_controllers() else { return };
+    let limits = CallerLimits { pids_max: Some(2), ..CallerLimits::default() };
+    let mut tree = tree_with_callers(&stage, limits);
+    let mut leaves: Vec<Leaf> = (0..2).map(|_| leaf_of(&mut tree, 1001)).collect();
+    let mut workers: Vec<Child> = leaves.iter().map(|leaf| spawn_in(leaf.path(), "exec sleep 60")).collect();
+    let refused = tree.create_leaf(&LeafLimits { caller: Some(1001), ..LIMITS }).unwrap_err();
+    assert!(matches!(refused, CgroupError::CallerFull { uid: 1001, pids_max: 2 }), "{refused}");
+    leaf_of(&mut tree, 1002).remove().unwrap();
+    for (leaf, worker) in leaves.iter_mut().zip(&mut workers) {
+        leaf.kill().unwrap();
+        wait(worker);
+        leaf.remove().unwrap();
+    }
+    leaf_of(&mut tree, 1001).remove().unwrap();
+    tree.tidy();
+}
+
 #[test]
 fn limit_the_kernel_cannot_take_leaves_no_leaf_behind() {
     let Some(stage) = Stage::with_controllers() else { return };
@@ -270,6 +390,22 @@ fn making_and_removing_a_leaf_is_timed() {
         bare_us[25],
         removed_us[25]
     );
+    // What it would take to bring a worker that was made ahead of need into its caller's group.
+    let mut leaf = tree.create_leaf(&LIMITS).unwrap();
+    let mut moved_us: Vec<u128> = (0..10)
+        .map(|_| {
+            let mut elsewhere = Command::new("/bin/sleep").arg("60").spawn().unwrap();
+            let start = Instant::now();
+            fs::write(leaf.path().join("cgroup.procs"), elsewhere.id().to_string()).unwrap();
+            let took = start.elapsed().as_micros();
+            elsewhere.kill().unwrap();
+            wait(&mut elsewhere);
+            took
+        })
+        .collect();
+    moved_us.sort_unstable();
+    println!("figures: process moved into a leaf in {} µs, at worst {} µs; of 10", moved_us[5], moved_us[9]);
+    leaf.remove().unwrap();
 }
 
 #[test]
@@ -293,6 +429,10 @@ fn busy_supervisor_does_not_show_in_a_leafs_bill() {
     let mut leaf = stage.tree().create_leaf(&LIMITS).unwrap();
     let mut idle = spawn_in(leaf.path(), "exec sleep 60");
     assert!(holds(&leaf, &idle));
+    eventually("it sleeps", || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", idle.id())).unwrap();
+        stat.contains("(sleep) S")
+    });
     let before = leaf.usage().unwrap();
     let cpu_us = |usage: stockade::supervisor::cgroup::LeafUsage| {
         usage.cpu_user_us.unwrap() + usage.cpu_system_us.unwrap()
@@ -303,7 +443,7 @@ fn busy_supervisor_does_not_show_in_a_leafs_bill() {
         now.tv_sec() * 1000 + now.tv_nsec() / 1_000_000
             >= start.tv_sec() * 1000 + start.tv_nsec() / 1_000_000 + 300
     });
-    // The worker's own start-up may still be in the difference, its parent's 300 ms must not.
+    // The end of the worker's own start-up may still be in the difference, its parent's 300 ms must not.
     assert!(cpu_us(leaf.usage().unwrap()) - cpu_us(before) < 200_000);
     leaf.kill().unwrap();
     wait(&mut idle);
@@ -382,23 +522,34 @@ fn leaf_of_a_dead_supervisor_is_swept_and_one_of_a_living_stays() {
     let Some(stage) = Stage::anywhere() else { return };
     let mut tree = stage.tree();
     let mut living = tree.create_leaf(&LIMITS).unwrap();
+    let mut of_caller =
+        tree_with_callers(&stage, CallerLimits { cpu_weight: Some(50), ..CallerLimits::default() });
+    let mut living_of_caller = leaf_of(&mut of_caller, 1001);
     let mut dead = Command::new("/bin/true").spawn().unwrap();
     wait(&mut dead);
     // worker-NAMESPACE-PID-START-NUMBER
     let name = living.path().file_name().unwrap().to_str().unwrap().to_owned();
     let parts: Vec<&str> = name.split('-').collect();
     let orphaned = stage.directory.join(format!("worker-{}-{}-{}-0", parts[1], dead.id(), parts[3]));
+    let orphaned_group = stage.directory.join(format!("caller-{}-{}-{}-1001", parts[1], dead.id(), parts[3]));
+    let orphaned_below = orphaned_group.join(orphaned.file_name().unwrap());
+    fs::create_dir_all(&orphaned_below).unwrap();
     let bystander = stage.directory.join("somebody-elses");
     fs::create_dir(&orphaned).unwrap();
     fs::create_dir(&bystander).unwrap();
     let mut orphan = spawn_in(&orphaned, "exec sleep 60");
+    let mut orphan_below = spawn_in(&orphaned_below, "exec sleep 60");
     let mut worker = spawn_in(living.path(), "exec sleep 60");
     assert!(holds(&living, &worker));
 
     let second = stage.tree();
-    assert_eq!(second.swept(), 1);
+    assert_eq!(second.swept(), 2);
     assert_eq!(wait(&mut orphan).signal(), Some(9));
-    assert!(!orphaned.exists());
+    assert_eq!(wait(&mut orphan_below).signal(), Some(9));
+    assert!(!orphaned.exists() && !orphaned_group.exists());
+    assert!(living_of_caller.path().exists());
+    living_of_caller.remove().unwrap();
+    of_caller.tidy();
     assert!(bystander.exists());
     assert!(worker.try_wait().unwrap().is_none(), "a living supervisor's worker was killed");
     living.kill().unwrap();

@@ -14,8 +14,8 @@ use super::error::ConfigError;
 use super::layers::{Entry, Layers};
 use super::value::{Location, Value};
 use super::{
-    Cache, Ceilings, Cgroup, CgroupRoot, Clients, Compile, Config, Grants, Jail, Kill, Log, LogFormat, Mode,
-    Pool, Profile, Queue, Results, RunAs,
+    Cache, CallerLimits, Ceilings, Cgroup, CgroupRoot, Clients, Compile, Config, Grants, Jail, Kill, Log,
+    LogFormat, Mode, Pool, Profile, Queue, Results, RunAs,
 };
 
 /// The configuration these settings make, its rules checked.
@@ -42,6 +42,13 @@ pub(super) fn config(layers: &Layers, automatic_cache: Option<PathBuf>) -> Resul
             pids_max: of.number("cgroup.pids_max")?,
             memory_headroom_bytes: of.size("cgroup.memory_headroom_bytes")?,
             cpu_weight: of.number("cgroup.cpu_weight")?,
+            cpu_max_percent: of.maybe_number("cgroup.cpu_max_percent")?,
+            callers: CallerLimits {
+                memory_bytes: of.maybe_size("cgroup.caller_memory_bytes")?,
+                pids_max: of.maybe_number("cgroup.caller_pids_max")?,
+                cpu_max_percent: of.maybe_number("cgroup.caller_cpu_max_percent")?,
+                cpu_weight: of.maybe_number("cgroup.caller_cpu_weight")?,
+            },
         },
         ceilings: ceilings(&of)?,
         compile: Compile {
@@ -207,6 +214,10 @@ impl<'a> Typed<'a> {
 
     fn maybe_number(&self, key: &str) -> Result<Option<u64>, ConfigError> {
         if self.entry(key)?.value == Value::None { Ok(None) } else { self.number(key).map(Some) }
+    }
+
+    fn maybe_size(&self, key: &str) -> Result<Option<u64>, ConfigError> {
+        if self.entry(key)?.value == Value::None { Ok(None) } else { self.size(key).map(Some) }
     }
 
     fn maybe_duration(&self, key: &str) -> Result<Option<Duration>, ConfigError> {

@@ -168,6 +168,31 @@ pub struct Cgroup {
     pub memory_headroom_bytes: u64,
     /// `cpu.weight` of a leaf, 1 to 10000.
     pub cpu_weight: u64,
+    /// `cpu.max` of a leaf, in hundredths of one processor; `None` sets none.
+    pub cpu_max_percent: Option<u64>,
+    /// Limits of all jobs of one caller together.
+    pub callers: CallerLimits,
+}
+
+/// Limits of all jobs of one caller together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CallerLimits {
+    /// `memory.max`, bytes. Swap is not allowed at all.
+    pub memory_bytes: Option<u64>,
+    /// `pids.max`: threads count.
+    pub pids_max: Option<u64>,
+    /// `cpu.max`, in hundredths of one processor.
+    pub cpu_max_percent: Option<u64>,
+    /// `cpu.weight`, 1 to 10000, against the other callers.
+    pub cpu_weight: Option<u64>,
+}
+
+impl CallerLimits {
+    /// Whether there is any, and with it a group for each caller.
+    #[must_use]
+    pub fn any(&self) -> bool {
+        *self != Self::default()
+    }
 }
 
 /// Where cgroup leaves are made.

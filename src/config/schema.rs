@@ -34,6 +34,9 @@ const TIB: u64 = 1 << 40;
 /// Most guest memory a job can have: what one 32-bit Wasm memory can address.
 const GUEST_MEMORY_MAX: u64 = 4 * GIB;
 
+/// A part of one processor, or of several.
+const PERCENT: Kind = Kind::MaybeCount { min: 1, max: 100_000 };
+
 /// One setting.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Setting {
@@ -91,6 +94,11 @@ pub(super) const SETTINGS: &[Setting] = &[
     set("cgroup.pids_max", count(1, 4096)),
     set("cgroup.memory_headroom_bytes", size(16 * MIB, 4 * GIB)),
     set("cgroup.cpu_weight", count(1, 10_000)),
+    set("cgroup.cpu_max_percent", PERCENT),
+    set("cgroup.caller_memory_bytes", Kind::MaybeSize { min: 64 * MIB, max: 16 * TIB }),
+    set("cgroup.caller_pids_max", Kind::MaybeCount { min: 2, max: 1_000_000 }),
+    set("cgroup.caller_cpu_max_percent", PERCENT),
+    set("cgroup.caller_cpu_weight", Kind::MaybeCount { min: 1, max: 10_000 }),
     set("ceilings.timeout", time(MS, 24 * HOUR)),
     set("ceilings.grace", time(0, HOUR)),
     set("ceilings.memory_bytes", size(64 * KIB, GUEST_MEMORY_MAX)),

@@ -36,6 +36,7 @@ fn candidates(key: &str, kind: Kind) -> Vec<String> {
         Kind::Size { min, max } => {
             vec![units::show_size(min), "2M".into(), "32M".into(), units::show_size(max)]
         }
+        Kind::MaybeSize { min, .. } => vec![units::show_size(min)],
         Kind::Count { min, max } => vec![min.to_string(), max.to_string()],
         Kind::MaybeCount { min, .. } => vec![min.to_string()],
         Kind::Flag => vec!["true".into(), "false".into()],

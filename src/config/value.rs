@@ -30,6 +30,8 @@ pub(super) enum Kind {
     MaybeDuration { min_us: u64, max_us: u64 },
     /// A size within bounds, bytes.
     Size { min: u64, max: u64 },
+    /// A size within bounds, bytes, or `none`.
+    MaybeSize { min: u64, max: u64 },
     /// A whole number within bounds.
     Count { min: u64, max: u64 },
     /// A whole number within bounds, or `none`.
@@ -158,9 +160,8 @@ impl Kind {
         match self {
             Self::Duration { min_us, max_us } => durations(min_us, max_us),
             Self::MaybeDuration { min_us, max_us } => format!("none, or {}", durations(min_us, max_us)),
-            Self::Size { min, max } => {
-                format!("a size from {} to {}", units::show_size(min), units::show_size(max))
-            }
+            Self::Size { min, max } => sizes(min, max),
+            Self::MaybeSize { min, max } => format!("none, or {}", sizes(min, max)),
             Self::Count { min, max } => format!("a whole number from {min} to {max}"),
             Self::MaybeCount { min, max } => format!("none, or a whole number from {min} to {max}"),
             Self::Flag => "true or false".to_owned(),
@@ -181,7 +182,7 @@ impl Kind {
     /// What is wrong with it, in a few words.
     pub(super) fn read(self, written: &Written) -> Result<Value, String> {
         match self {
-            Self::MaybeDuration { .. } | Self::MaybeCount { .. }
+            Self::MaybeDuration { .. } | Self::MaybeSize { .. } | Self::MaybeCount { .. }
                 if *written == Written::Text("none".into()) =>
             {
                 Ok(Value::None)
@@ -191,7 +192,7 @@ impl Kind {
                 within(duration, Duration::from_micros(min_us), Duration::from_micros(max_us))
                     .map(Value::Duration)
             }
-            Self::Size { min, max } => {
+            Self::Size { min, max } | Self::MaybeSize { min, max } => {
                 let bytes = units::parse_size(written.figure()?).map_err(why)?;
                 within(bytes, min, max).map(Value::Size)
             }
@@ -260,6 +261,10 @@ impl Value {
 fn durations(min_us: u64, max_us: u64) -> String {
     let show = |us| units::show_duration(Duration::from_micros(us));
     format!("a duration from {} to {}", show(min_us), show(max_us))
+}
+
+fn sizes(min: u64, max: u64) -> String {
+    format!("a size from {} to {}", units::show_size(min), units::show_size(max))
 }
 
 fn why(error: UnitError) -> String {

@@ -18,7 +18,7 @@ use super::job::{Admitted, Caller};
 use crate::config::{Config, effective_limits};
 
 /// Longest wait suggested to a caller that was refused for want of room, ms.
-const RETRY_AFTER_FULL_MS: u64 = 100;
+pub(crate) const RETRY_AFTER_FULL_MS: u64 = 100;
 
 /// What the supervisor is carrying.
 #[derive(Debug, Clone)]

@@ -23,9 +23,12 @@ use stockade_sys::pidfd::{self, Ended};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
-use super::cgroup::Leaf;
+use super::cgroup::{CgroupError, Leaf};
 use super::readiness::watch;
 use crate::observe::Causes;
+
+/// Leaves that wait to be empty; beyond, they are left to the next start.
+const LINGERING_MAX: usize = 256;
 
 /// A child process. Dropped before it was reaped, it is killed and buried.
 pub(crate) struct Child {
@@ -66,7 +69,7 @@ impl Child {
     /// Removes its leaf. To be called once it is reaped and the leaf's figures are read.
     pub(crate) fn remove_leaf(&mut self) {
         if let Some(leaf) = self.leaf.take() {
-            remove(leaf);
+            self.graveyard.remove(leaf);
         }
     }
 
@@ -150,6 +153,8 @@ pub(crate) struct Graveyard {
     /// Process groups in which there may be a child that is not among those. Each had a child when it was noted, and
     /// is forgotten with its last.
     suspected: RefCell<BTreeSet<u32>>,
+    /// Leaves in which something was still alive when their worker was reaped. All in them was killed.
+    lingering: RefCell<Vec<Leaf>>,
     sexton: RefCell<Option<Waker>>,
     deserted: Notify,
 }
@@ -211,8 +216,27 @@ impl Graveyard {
         self.suspected.borrow_mut().insert(group);
     }
 
-    /// Reaps the dead that nobody knows of. To be called now and then.
+    /// Removes the leaf of a worker that is reaped. What the worker may have left in it is killed, and the leaf removed
+    /// at a later [`Graveyard::sweep`].
+    fn remove(&self, mut leaf: Leaf) {
+        match leaf.remove() {
+            Ok(()) => {}
+            Err(CgroupError::StillPopulated { .. }) if self.lingering.borrow().len() < LINGERING_MAX => {
+                if let Err(error) = leaf.kill() {
+                    tracing::warn!(error = %Causes(&error), "cannot kill what a worker left in its leaf");
+                }
+                self.lingering.borrow_mut().push(leaf);
+            }
+            Err(error) => {
+                tracing::warn!(error = %Causes(&error), "cgroup leaf not removed; the next start sweeps it");
+            }
+        }
+    }
+
+    /// Reaps the dead that nobody knows of, and removes the leaves that are empty by now. To be called now and then.
     pub(crate) fn sweep(&self) {
+        let in_use = |leaf: &mut Leaf| matches!(leaf.remove(), Err(CgroupError::StillPopulated { .. }));
+        self.lingering.borrow_mut().retain_mut(in_use);
         self.suspected.borrow_mut().retain(|group| self.may_hold_strangers(as_pid(*group)));
     }
 
@@ -245,7 +269,7 @@ impl Graveyard {
         let gone: Vec<Buried> = self.buried.borrow_mut().extract_if(.., |one| one.is_gone(context)).collect();
         for one in gone {
             if let Some(leaf) = one.leaf {
-                remove(leaf);
+                self.remove(leaf);
             }
             self.reaped(one.pid);
         }
@@ -277,10 +301,4 @@ impl Buried {
 pub(crate) fn as_pid(pid: u32) -> Pid {
     // The kernel's own limit on pids, 2²², is far below where this would matter; 0 names no other process.
     Pid::from_raw(i32::try_from(pid).unwrap_or(0))
-}
-
-fn remove(mut leaf: Leaf) {
-    if let Err(error) = leaf.remove() {
-        tracing::warn!(error = %Causes(&error), "cgroup leaf not removed; the next start sweeps it");
-    }
 }

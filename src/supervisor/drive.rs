@@ -17,7 +17,9 @@ use stockade_wire::client::{Refusal, RefusalReason, Statistics};
 use stockade_wire::job::{Bill, Digest, JobResult, ModuleSource, Outcome, Phase, Walls};
 use stockade_wire::worker::{RunLimits, RunOrder};
 
+use super::admission;
 use super::artifact::{self, Artifact, Artifacts, Compile, Key, Landed, Wanted};
+use super::cgroup::CgroupError;
 use super::in_process::InProcess;
 use super::job::Job;
 use super::job::ladder::{Cause, Waits};
@@ -355,6 +357,13 @@ fn no_worker(error: &PoolError) -> Outcome {
             message: error.to_string(),
             retry_after_ms: None,
         }),
+        PoolError::Worker(WorkerError::Leaf(full @ CgroupError::CallerFull { .. })) => {
+            outcome::denied(&Refusal {
+                reason: RefusalReason::TooManyJobs,
+                message: full.to_string(),
+                retry_after_ms: Some(admission::RETRY_AFTER_FULL_MS),
+            })
+        }
         PoolError::Worker(_) | PoolError::CircuitOpen { .. } => {
             outcome::internal("no_worker", Causes(&error).to_string())
         }
@@ -373,7 +382,12 @@ fn conclude(end: &RunEnd, record: &mut Record) -> Outcome {
         bill.page_faults = Some(ended.page_faults);
         bill.memory_peak_bytes = Some(ended.resident_peak_bytes);
     }
-    bill.memory_peak_bytes = leaf.and_then(|leaf| leaf.memory_peak_bytes).or(bill.memory_peak_bytes);
+    if let Some(leaf) = leaf {
+        // The leaf counts everything that ever was in it, also what the worker itself never waited for.
+        bill.memory_peak_bytes = leaf.memory_peak_bytes.or(bill.memory_peak_bytes);
+        bill.cpu_user_us = leaf.cpu_user_us.or(bill.cpu_user_us);
+        bill.cpu_system_us = leaf.cpu_system_us.or(bill.cpu_system_us);
+    }
     bill.teardown_us = end.replied.map(|replied| micros_since(replied, end.exited));
     if let Some(report) = &replies.report {
         note_report(report, record);
@@ -387,6 +401,7 @@ fn conclude(end: &RunEnd, record: &mut Record) -> Outcome {
     let outcome = outcome::judge(&Evidence {
         exit: ended.exit,
         oom_kills: leaf.and_then(|leaf| leaf.oom_kills),
+        oom_above: leaf.is_some_and(|leaf| leaf.ooms == Some(0)),
         told: end.told,
         output_cut: end.output_cut,
         report: replies.report.as_ref(),

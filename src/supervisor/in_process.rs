@@ -129,6 +129,7 @@ impl InProcess {
         let outcome = outcome::judge(&Evidence {
             exit: Exit::Code(0),
             oom_kills: None,
+            oom_above: false,
             told: told.map(|cause| (cause, Stage::Epoch)),
             output_cut,
             report: Some(&report),

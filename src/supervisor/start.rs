@@ -247,7 +247,7 @@ fn leaves(config: &Config) -> Result<Leaves, StartError> {
     };
     match super::cgroup::discover(&config.cgroup.root) {
         Discovery::Delegated(delegation) => {
-            let tree = delegation.prepare()?;
+            let tree = delegation.prepare()?.with_callers(config.cgroup.callers);
             let lacking: Vec<&str> = Controller::ALL
                 .iter()
                 .filter(|one| !tree.controllers().contains(one))

@@ -100,6 +100,8 @@ impl WorkerError {
             ),
             // What cannot be forked from a template is forked from the zygote.
             Self::Inspect(InspectError::Ended) | Self::Template(_) => false,
+            // Its caller's own doing.
+            Self::Leaf(CgroupError::CallerFull { .. }) => false,
             Self::Prepare(_)
             | Self::Link(_)
             | Self::Leaf(_)

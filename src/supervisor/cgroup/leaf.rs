@@ -27,6 +27,8 @@ use super::{CgroupError, Controller, events};
 
 /// No file of a leaf is longer: `cgroup.procs` of a thousand processes is 8 KiB.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
+/// Period of `cpu.max`, µs; the kernel's own default.
+const CPU_PERIOD_US: u64 = 100_000;
 /// `cgroup.events` has two short lines; room for more to come.
 const EVENTS_BYTES_MAX: usize = 512;
 
@@ -37,8 +39,12 @@ pub struct LeafLimits {
     pub memory_bytes: u64,
     /// `pids.max`: threads count.
     pub pids_max: u64,
-    /// `cpu.weight`, 1 to 10000, against the other leaves.
+    /// `cpu.weight`, 1 to 10000, against the other leaves of the same group.
     pub cpu_weight: u64,
+    /// `cpu.max`, in hundredths of one processor; `None` leaves it at `max`.
+    pub cpu_max_percent: Option<u64>,
+    /// Whose group it is made in, where callers have groups; `None`: in the tree itself.
+    pub caller: Option<u32>,
 }
 
 /// What a leaf used since it was made. A figure whose file is absent is `None`.
@@ -51,8 +57,11 @@ pub struct LeafUsage {
     /// Most memory charged at once, bytes; the kernel's own for the worker (page tables, sockets) included. Linux
     /// 5.19.
     pub memory_peak_bytes: Option<u64>,
-    /// Processes the kernel killed because the leaf was at `memory.max`.
+    /// Processes the kernel killed for want of memory, whosever limit was reached.
     pub oom_kills: Option<u64>,
+    /// Times the leaf was at its own `memory.max` and had nothing left to give. Where there were kills and this is 0, a
+    /// limit above the leaf was reached.
+    pub ooms: Option<u64>,
     /// Most threads at once. Linux 6.1.
     pub pids_peak: Option<u64>,
     /// Forks refused because the leaf was at `pids.max`.
@@ -127,8 +136,7 @@ impl Leaf {
         if !self.controllers.contains(&Controller::Memory) {
             return Ok(());
         }
-        let value = kernel_number("memory.max", memory_bytes)?;
-        self.memory().set_limit(value).map_err(|source| self.refused("memory.max", memory_bytes, source))
+        set_memory_max(&self.path, memory_bytes)
     }
 
     /// Sends SIGKILL to every process in the leaf at once; those that are being forked die too. Does not wait.
@@ -167,6 +175,7 @@ impl Leaf {
             cpu_system_us: cpu.system_us,
             memory_peak_bytes: self.read("memory.peak")?.and_then(|text| events::single_value(&text)),
             oom_kills: memory.oom_kill,
+            ooms: memory.oom,
             pids_peak: self.read("pids.peak")?.and_then(|text| events::single_value(&text)),
             forks_refused: self.read("pids.events")?.and_then(|text| events::flat_value(&text, "max")),
         })
@@ -187,35 +196,17 @@ impl Leaf {
     fn set_limits(&self, limits: &LeafLimits) -> Result<(), CgroupError> {
         if self.controllers.contains(&Controller::Memory) {
             self.set_memory_max(limits.memory_bytes)?;
-            // Absent only in a kernel that cannot swap.
-            if self.path.join("memory.swap.max").exists() {
-                self.memory()
-                    .set_memswap_limit(0)
-                    .map_err(|error| self.refused("memory.swap.max", 0, error))?;
-            }
+            set_no_swap(&self.path)?;
             // A worker is one unit: half of one must not live on. cgroups-rs has no writer for this.
             write_file(&self.path.join("memory.oom.group"), "1")?;
         }
         if self.controllers.contains(&Controller::Pids) {
-            let maximum = MaxValue::Value(kernel_number("pids.max", limits.pids_max)?);
-            PidController::new(self.path.clone(), self.path.clone(), true)
-                .set_pid_max(maximum)
-                .map_err(|error| self.refused("pids.max", limits.pids_max, error))?;
+            set_pids_max(&self.path, limits.pids_max)?;
         }
         if self.controllers.contains(&Controller::Cpu) {
-            CpuController::new(self.path.clone(), self.path.clone(), true)
-                .set_shares(limits.cpu_weight)
-                .map_err(|error| self.refused("cpu.weight", limits.cpu_weight, error))?;
+            set_cpu(&self.path, Some(limits.cpu_weight), limits.cpu_max_percent)?;
         }
         Ok(())
-    }
-
-    fn memory(&self) -> MemController {
-        MemController::new(self.path.clone(), self.path.clone(), true)
-    }
-
-    fn refused(&self, file: &'static str, value: u64, source: cgroups_rs::fs::error::Error) -> CgroupError {
-        CgroupError::Limit { directory: self.path.clone(), file, value, source }
     }
 
     fn read(&self, name: &str) -> Result<Option<String>, CgroupError> {
@@ -239,6 +230,59 @@ fn open_directory(path: &Path) -> io::Result<File> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
     // The standard library adds O_CLOEXEC, and ignores the access mode with O_PATH, as the kernel does.
     OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
+}
+
+pub(super) fn set_memory_max(group: &Path, memory_bytes: u64) -> Result<(), CgroupError> {
+    let value = kernel_number("memory.max", memory_bytes)?;
+    memory(group).set_limit(value).map_err(|source| refused(group, "memory.max", memory_bytes, source))
+}
+
+pub(super) fn set_no_swap(group: &Path) -> Result<(), CgroupError> {
+    // Absent only in a kernel that cannot swap.
+    if !group.join("memory.swap.max").exists() {
+        return Ok(());
+    }
+    memory(group).set_memswap_limit(0).map_err(|source| refused(group, "memory.swap.max", 0, source))
+}
+
+pub(super) fn set_pids_max(group: &Path, pids_max: u64) -> Result<(), CgroupError> {
+    let maximum = MaxValue::Value(kernel_number("pids.max", pids_max)?);
+    PidController::new(group.to_owned(), group.to_owned(), true)
+        .set_pid_max(maximum)
+        .map_err(|source| refused(group, "pids.max", pids_max, source))
+}
+
+pub(super) fn set_cpu(
+    group: &Path,
+    weight: Option<u64>,
+    max_percent: Option<u64>,
+) -> Result<(), CgroupError> {
+    if let Some(weight) = weight {
+        CpuController::new(group.to_owned(), group.to_owned(), true)
+            .set_shares(weight)
+            .map_err(|source| refused(group, "cpu.weight", weight, source))?;
+    }
+    match max_percent {
+        // cgroups-rs writes quota and period of cgroup v1.
+        Some(percent) => {
+            let quota_us = percent.saturating_mul(CPU_PERIOD_US) / 100;
+            write_file(&group.join("cpu.max"), &format!("{quota_us} {CPU_PERIOD_US}"))
+        }
+        None => Ok(()),
+    }
+}
+
+fn memory(group: &Path) -> MemController {
+    MemController::new(group.to_owned(), group.to_owned(), true)
+}
+
+fn refused(
+    group: &Path,
+    file: &'static str,
+    value: u64,
+    source: cgroups_rs::fs::error::Error,
+) -> CgroupError {
+    CgroupError::Limit { directory: group.to_owned(), file, value, source }
 }
 
 /// The kernel's numbers are signed.

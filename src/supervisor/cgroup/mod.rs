@@ -6,10 +6,11 @@
 //! ```text
 //!   discover ──► Delegation ──prepare──► Tree ──create_leaf──► Leaf ──kill, remove──► gone
 //!
-//!   DIRECTORY (delegated)          subtree_control: +memory +pids +cpu
-//!   ├── supervisor                 the supervisor and the zygote
-//!   ├── worker-NS-PID-START-0      one worker, cloned into it
-//!   └── worker-NS-PID-START-1
+//!   DIRECTORY (delegated)             subtree_control: +memory +pids +cpu
+//!   ├── supervisor                    the supervisor and the zygote
+//!   ├── worker-NS-PID-START-0         one worker, cloned into it
+//!   └── caller-NS-PID-START-UID       where callers have limits: all of one user's jobs
+//!       └── worker-NS-PID-START-1
 //! ```
 //!
 //! Every call here is a few operations on small files of a filesystem in memory, tens of microseconds each, and
@@ -21,6 +22,7 @@
 //! whatever hierarchy it is given, and `Cgroup::apply` passes over a memory limit that could not be set, which
 //! for us would be a wall that is not there.
 
+mod caller;
 mod discover;
 mod events;
 mod leaf;
@@ -178,6 +180,17 @@ pub enum CgroupError {
         directory: PathBuf,
         /// Some of the processes.
         pids: Vec<i32>,
+    },
+    /// A caller has as many processes as its group may.
+    #[error(
+        "the jobs of user {uid}, and what stands ready for them, have as many processes as cgroup.caller_pids_max allows, \
+         {pids_max}; let some end"
+    )]
+    CallerFull {
+        /// The user.
+        uid: u32,
+        /// The limit.
+        pids_max: u64,
     },
     /// Names for leaves ran out, which can only be when something else makes them.
     #[error("every name tried for a leaf of {} is taken; something else makes groups there", directory.display())]

@@ -16,8 +16,10 @@ use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
+use super::caller::Groups;
 use super::leaf::{self, Leaf, LeafLimits};
 use super::{CgroupError, Controller, Delegation, SUPERVISOR_LEAF, events};
+use crate::config::CallerLimits;
 use crate::observe::Causes;
 
 /// How long all of the sweep may wait for leftover processes to die.
@@ -29,6 +31,7 @@ const NAMES_TRIED_MAX: u32 = 16;
 /// Processes an error names.
 const PIDS_NAMED_MAX: usize = 5;
 const LEAF_PREFIX: &str = "worker";
+const CALLER_PREFIX: &str = "caller";
 
 /// A tree that is ours. Leaves can be made in it as long as it lives; dropping it touches nothing.
 #[derive(Debug)]
@@ -38,6 +41,8 @@ pub struct Tree {
     owner: Owner,
     next_leaf: u64,
     swept: usize,
+    /// Those of callers, where callers have limits.
+    groups: Option<Groups>,
 }
 
 impl Tree {
@@ -59,21 +64,53 @@ impl Tree {
         self.swept
     }
 
-    /// Makes a leaf with these limits.
+    /// The same tree in which each caller's leaves are made in a group of its own with `limits`, if there are any.
+    #[must_use]
+    pub fn with_callers(mut self, limits: CallerLimits) -> Self {
+        self.groups = limits.any().then(|| Groups::new(limits));
+        self
+    }
+
+    /// Whether callers have groups of their own.
+    #[must_use]
+    pub fn has_callers(&self) -> bool {
+        self.groups.is_some()
+    }
+
+    /// Makes a leaf with these limits, in its caller's group where callers have groups.
     ///
     /// # Errors
     /// When the kernel refuses the group (`cgroup.max.descendants` of a parent, a tree that was taken away) or a
-    /// limit. A leaf without its limits is not left behind.
+    /// limit, or when the caller has no process left to use. A leaf without its limits is not left behind.
     pub fn create_leaf(&mut self, limits: &LeafLimits) -> Result<Leaf, CgroupError> {
+        let directory = self.directory_for(limits.caller)?;
         for _ in 0..NAMES_TRIED_MAX {
-            let path = self.directory.join(self.owner.leaf_name(self.next_leaf));
+            let path = directory.join(self.owner.leaf_name(self.next_leaf));
             self.next_leaf = self.next_leaf.wrapping_add(1);
             match Leaf::create(path, &self.controllers, limits) {
                 Err(CgroupError::Create { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {}
                 result => return result,
             }
         }
-        Err(CgroupError::NamesTaken { directory: self.directory.clone() })
+        Err(CgroupError::NamesTaken { directory })
+    }
+
+    /// Removes callers' groups in which nothing is. To be called now and then, and at the end.
+    pub fn tidy(&mut self) {
+        let (directory, owner) = (&self.directory, &self.owner);
+        if let Some(groups) = &mut self.groups {
+            groups.tidy(|uid| directory.join(owner.caller_name(uid)));
+        }
+    }
+
+    fn directory_for(&mut self, caller: Option<u32>) -> Result<PathBuf, CgroupError> {
+        if self.groups.as_ref().is_some_and(Groups::are_many) {
+            self.tidy();
+        }
+        let (Some(groups), Some(uid)) = (&mut self.groups, caller) else { return Ok(self.directory.clone()) };
+        let path = self.directory.join(self.owner.caller_name(uid));
+        groups.ensure(uid, &path, &self.controllers)?;
+        Ok(path)
     }
 }
 
@@ -85,7 +122,7 @@ pub(super) fn prepare(delegation: Delegation) -> Result<Tree, CgroupError> {
     }
     let swept = sweep(&directory, &owner)?;
     enable(&directory, &controllers)?;
-    Ok(Tree { directory, controllers, owner, next_leaf: 0, swept })
+    Ok(Tree { directory, controllers, owner, next_leaf: 0, swept, groups: None })
 }
 
 /// The kernel hands controllers only to groups below one that holds no process itself.
@@ -131,7 +168,7 @@ fn sweep(directory: &Path, us: &Owner) -> Result<usize, CgroupError> {
     let mut leftovers = Vec::new();
     for entry in fs::read_dir(directory).map_err(failed)? {
         let entry = entry.map_err(failed)?;
-        let owner = entry.file_name().to_str().and_then(Owner::of_leaf);
+        let owner = entry.file_name().to_str().and_then(Owner::of_group);
         if owner.is_some_and(|owner| owner.is_dead_for(us)) {
             leftovers.push(entry.path());
         }
@@ -149,7 +186,7 @@ fn sweep(directory: &Path, us: &Owner) -> Result<usize, CgroupError> {
     let mut removed = 0;
     for leaf in &leftovers {
         let left = deadline.saturating_duration_since(Instant::now());
-        match leaf::wait_empty(leaf, left).and_then(|_| leaf::remove_group(leaf)) {
+        match leaf::wait_empty(leaf, left).and_then(|_| remove_with_leaves(leaf)) {
             Ok(()) => removed += 1,
             Err(error) => {
                 tracing::warn!(leaf = %leaf.display(), error = %Causes(&error), "cannot remove a leftover leaf")
@@ -157,6 +194,18 @@ fn sweep(directory: &Path, us: &Owner) -> Result<usize, CgroupError> {
         }
     }
     Ok(removed)
+}
+
+/// A caller's group goes after the leaves in it.
+fn remove_with_leaves(group: &Path) -> Result<(), CgroupError> {
+    let failed = |source| CgroupError::Read { file: group.to_owned(), source };
+    for entry in fs::read_dir(group).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            leaf::remove_group(&entry.path())?;
+        }
+    }
+    leaf::remove_group(group)
 }
 
 /// A supervisor, among all that ever ran on this boot.
@@ -188,9 +237,14 @@ impl Owner {
         format!("{LEAF_PREFIX}-{}-{}-{}-{number}", self.pid_namespace, self.pid, self.started_ticks)
     }
 
-    fn of_leaf(name: &str) -> Option<Self> {
+    fn caller_name(&self, uid: u32) -> String {
+        format!("{CALLER_PREFIX}-{}-{}-{}-{uid}", self.pid_namespace, self.pid, self.started_ticks)
+    }
+
+    /// Whose a leaf or a caller's group of that name is.
+    fn of_group(name: &str) -> Option<Self> {
         let mut parts = name.split('-');
-        if parts.next()? != LEAF_PREFIX {
+        if ![LEAF_PREFIX, CALLER_PREFIX].contains(&parts.next()?) {
             return None;
         }
         let pid_namespace = parts.next()?.parse().ok()?;
@@ -233,7 +287,10 @@ mod tests {
         let owner = Owner { pid_namespace: 4_026_531_836, pid: 1234, started_ticks: 5678 };
         let name = owner.leaf_name(9);
         assert_eq!(name, "worker-4026531836-1234-5678-9");
-        assert_eq!(Owner::of_leaf(&name), Some(owner));
+        assert_eq!(Owner::of_group(&name), Some(owner));
+        let name = owner.caller_name(1000);
+        assert_eq!(name, "caller-4026531836-1234-5678-1000");
+        assert_eq!(Owner::of_group(&name), Some(owner));
     }
 
     #[test]
@@ -245,9 +302,10 @@ mod tests {
             "worker-1--1-3-4",
             "worker-1-0-3-4",
             "x-1-2-3-4",
+            "caller-1-2-3",
         ];
         for name in names {
-            assert_eq!(Owner::of_leaf(name), None, "{name}");
+            assert_eq!(Owner::of_group(name), None, "{name}");
         }
     }
 

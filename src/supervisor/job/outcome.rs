@@ -25,6 +25,8 @@ pub(crate) struct Evidence<'a> {
     pub(crate) exit: Exit,
     /// OOM kills in its leaf, where there is a leaf with a memory controller.
     pub(crate) oom_kills: Option<u64>,
+    /// The leaf itself never reached its limit: where there were kills, one above it did.
+    pub(crate) oom_above: bool,
     /// Why and on which rung Stockade ended it, if it did.
     pub(crate) told: Option<(Cause, Stage)>,
     /// It wrote more output than allowed.
@@ -51,6 +53,9 @@ pub(crate) fn judge(evidence: &Evidence<'_>) -> Outcome {
         return jail_violation(evidence.forbidden);
     }
     if evidence.exit == Exit::Signal(SIGKILL) && evidence.oom_kills.is_some_and(|kills| kills > 0) {
+        if evidence.oom_above {
+            return shared_oom();
+        }
         return ended(
             Verdict::OutOfMemory,
             "cgroup_oom",
@@ -74,6 +79,14 @@ pub(crate) fn judge(evidence: &Evidence<'_>) -> Outcome {
         (None, Some(_)) => lost("died_after_reply", "the worker died after its reply".to_owned()),
         (None, None) => unexplained(evidence),
     }
+}
+
+/// The kernel's choice among all jobs below the limit that was reached: whose doing it was cannot be told.
+fn shared_oom() -> Outcome {
+    let message = "a memory limit above the job's own was reached, by the caller's jobs together \
+                   (cgroup.caller_memory_bytes), the service or the machine, and the kernel chose this worker to end; run \
+                   fewer jobs at once, or have that limit raised";
+    Outcome { retriable: true, ..ended(Verdict::OutOfMemory, "shared_oom", Blame::Ambiguous, message) }
 }
 
 /// The exit status of a command whose own end is what `outcome` says; `None` where that is something else: then what
@@ -390,6 +403,7 @@ mod tests {
         Evidence {
             exit,
             oom_kills: None,
+            oom_above: false,
             told: None,
             output_cut: false,
             report: None,
@@ -543,7 +557,13 @@ mod tests {
         let killed = evidence(Exit::Signal(SIGKILL));
         let oom = judge(&Evidence { oom_kills: Some(1), ..killed.clone() });
         assert_eq!((oom.verdict, oom.reason.as_deref()), (Verdict::OutOfMemory, Some("cgroup_oom")));
-        assert_eq!(judge(&Evidence { oom_kills: Some(0), ..killed.clone() }).verdict, Verdict::WorkerLost);
+        let above = judge(&Evidence { oom_kills: Some(1), oom_above: true, ..killed.clone() });
+        assert_eq!((above.verdict, above.reason.as_deref()), (Verdict::OutOfMemory, Some("shared_oom")));
+        assert!(above.retriable && !oom.retriable);
+        for oom_above in [false, true] {
+            let other = judge(&Evidence { oom_kills: Some(0), oom_above, ..killed.clone() });
+            assert_eq!(other.verdict, Verdict::WorkerLost);
+        }
         assert_eq!(judge(&killed).verdict, Verdict::WorkerLost);
     }
 

@@ -65,6 +65,9 @@ pub(crate) struct Pool {
     zygote: Zygote,
     tree: Option<RefCell<Tree>>,
     controllers: Vec<Controller>,
+    /// Callers have groups of their own in the tree. A worker is born in its caller's, so that none can be made before
+    /// the caller is known, but by a template, which is one caller's.
+    by_caller: bool,
     /// Why there are no leaves, when there are none.
     no_leaves: Option<MissingLayer>,
     identity: Option<Identity>,
@@ -110,6 +113,7 @@ impl Pool {
         Self {
             zygote,
             controllers: tree.as_ref().map(|tree| tree.controllers().to_vec()).unwrap_or_default(),
+            by_caller: tree.as_ref().is_some_and(Tree::has_callers),
             tree: tree.map(RefCell::new),
             no_leaves,
             identity,
@@ -200,9 +204,11 @@ impl Pool {
         std::iter::from_fn(|| idle.pop_front()).find(|worker| !worker.is_gone())
     }
 
-    /// Puts a worker that has had no order back among the idle ones.
+    /// Puts a worker that has had no order back among the idle ones, if it can be of use to anybody.
     pub(crate) fn keep(&self, worker: Worker) {
-        self.idle.borrow_mut().push_back(worker);
+        if !self.by_caller {
+            self.idle.borrow_mut().push_back(worker);
+        }
     }
 
     /// The layers this worker has.
@@ -212,7 +218,7 @@ impl Pool {
 
     /// Makes as many idle workers as are missing, in the background.
     pub(crate) fn refill(self: &Rc<Self>) {
-        let wanted = self.config.pool.warm;
+        let wanted = if self.by_caller { 0 } else { self.config.pool.warm };
         while !self.closed.get() && self.warm() + self.coming.get() < wanted {
             if self.unavailable(Instant::now()).is_some() {
                 return;
@@ -221,7 +227,7 @@ impl Pool {
             let pool = Rc::clone(self);
             let mut closing = self.zygote.closing();
             tokio::task::spawn_local(async move {
-                let birth = pool.birth_of_any(Role::Run);
+                let birth = pool.birth_of_any(Role::Run, None);
                 let made = tokio::select! {
                     biased;
                     () = closed(&mut closing) => return,
@@ -240,6 +246,7 @@ impl Pool {
     pub(crate) fn housekeep(self: &Rc<Self>) {
         self.idle.borrow_mut().retain(|worker| !worker.is_gone());
         self.graveyard.sweep();
+        self.tidy_leaves();
         self.refill();
     }
 
@@ -256,6 +263,13 @@ impl Pool {
             tracing::error!("processes are left that were killed; they go with this one");
         }
         self.graveyard.sweep();
+        self.tidy_leaves();
+    }
+
+    fn tidy_leaves(&self) {
+        if let Some(tree) = &self.tree {
+            tree.borrow_mut().tidy();
+        }
     }
 
     async fn make(&self, birth: &Birth) -> Result<Worker, PoolError> {
@@ -311,6 +325,8 @@ impl Pool {
                 memory_bytes,
                 pids_max: config.cgroup.pids_max,
                 cpu_weight: config.cgroup.cpu_weight,
+                cpu_max_percent: config.cgroup.cpu_max_percent,
+                caller: (need.caller != Caller::NOBODY).then_some(need.caller.uid),
             },
             lock_timeout: config.pool.lock_timeout,
             with_module: false,

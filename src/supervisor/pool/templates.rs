@@ -154,7 +154,7 @@ impl Pool {
         artifact: Rc<Artifact>,
         mut closing: watch::Receiver<bool>,
     ) {
-        let ended = self.tend(&stand, &artifact, &mut closing).await;
+        let ended = self.tend(holder.uid, &stand, &artifact, &mut closing).await;
         self.templates.remove(&holder, &stand);
         let mut heat = self.templates.heat.borrow_mut();
         heat.cool(&holder);
@@ -175,6 +175,7 @@ impl Pool {
 
     async fn tend(
         &self,
+        uid: u32,
         stand: &Stand,
         artifact: &Artifact,
         closing: &mut watch::Receiver<bool>,
@@ -183,7 +184,7 @@ impl Pool {
         let template = tokio::select! {
             biased;
             () = closed(closing) => return Ok(()),
-            template = self.template(artifact) => template?,
+            template = self.template(artifact, uid) => template?,
         };
         let ready_max = self.config.pool.template_ready;
         let mut portion = ready_max;
@@ -197,7 +198,7 @@ impl Pool {
             if *closing.borrow() {
                 return Ok(());
             }
-            let worker = self.branch(&template, group).await?;
+            let worker = self.branch(&template, group, uid).await?;
             stand.ready.borrow_mut().push_back(worker);
             portion = portion.saturating_sub(1);
         }
@@ -233,15 +234,15 @@ impl Pool {
         Ok(true)
     }
 
-    async fn template(&self, artifact: &Artifact) -> Result<Template, PoolError> {
-        let worker = self.make(&self.birth_of_any(Role::Template)).await?;
+    async fn template(&self, artifact: &Artifact, uid: u32) -> Result<Template, PoolError> {
+        let worker = self.make(&self.birth_of_any(Role::Template, Some(uid))).await?;
         Ok(Template::prepare(worker, artifact.fd()).await.map_err(WorkerError::from)?)
     }
 
     /// Forks a worker from a template.
-    async fn branch(&self, template: &Template, group: u32) -> Result<Worker, PoolError> {
+    async fn branch(&self, template: &Template, group: u32, uid: u32) -> Result<Worker, PoolError> {
         self.forks.set(self.forks.get() + 1);
-        let birth = Birth { with_module: true, ..self.birth_of_any(Role::Run) };
+        let birth = Birth { with_module: true, ..self.birth_of_any(Role::Run, Some(uid)) };
         let (ours, theirs) = Ends::make(&birth.leaf, self.tree.as_ref())?;
         let forked = template.fork(theirs, &self.graveyard).await;
         if forked.is_err() {
@@ -252,11 +253,12 @@ impl Pool {
         Ok(self.no_weaker(Worker::locked(&birth, ours, child, &self.zygote).await?)?)
     }
 
-    /// A birth for whatever job may come.
-    pub(super) fn birth_of_any(&self, role: Role) -> Birth {
+    /// A birth for whatever job may come, of that user if it is known whose.
+    pub(super) fn birth_of_any(&self, role: Role, uid: Option<u32>) -> Birth {
         let need = Need {
             directories: &[],
-            caller: Caller::NOBODY,
+            // Whose group it is that counts here; for the rest it is nobody's.
+            caller: uid.map_or(Caller::NOBODY, |uid| Caller { uid, ..Caller::NOBODY }),
             memory_bytes: self.config.ceilings.memory_bytes,
             module: None,
         };

@@ -21,6 +21,7 @@
 //! | `long-text` | reports a failure with a text above its limit |
 //! | `socket`, `exec`, `open`, `kill-parent` | makes one forbidden call |
 //! | `fork-bomb`, `thread` | tries to start a process, a thread |
+//! | `fork-bomb-unfiltered`, `thread-bomb-unfiltered` | where there is no filter: starts as many as it can, says `begun`, spins |
 //! | `flood-stderr`, `flood-output` | writes natively without end |
 //! | `flood-stderr:BYTES` | the same, so many bytes at a time |
 //! | `panic` | panics |
@@ -59,7 +60,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::unistd::getppid;
 use stockade_sys::prctl::exit_now;
+use stockade_sys::probe::call_after;
 use stockade_sys::signals::ignore;
+use stockade_sys::solo::SingleThreaded;
 use stockade_wire::job::{Layer, MissingLayer};
 use stockade_wire::limits::{GUEST_TEXT_BYTES_MAX, LINK_MESSAGE_BYTES_MAX};
 use stockade_wire::worker::{
@@ -67,6 +70,7 @@ use stockade_wire::worker::{
 };
 use stockade_worker::engine::Warm;
 use stockade_worker::jail::Locked;
+use stockade_worker::jail::seccomp::syscall_number;
 use stockade_worker::role::{Behaviour, CompileFds, Link, RunFds};
 
 use crate::probe;
@@ -237,6 +241,16 @@ fn act_of(entry: &str) -> Option<Act> {
         },
         "exit-0-without-reply" => |_| exit_now(0),
         "exit-7" => |_| exit_now(7),
+        "fork-bomb-unfiltered" => |fds| {
+            if let Ok(solo) = SingleThreaded::probe() {
+                fork_on(&solo, &fds);
+            }
+        },
+        "thread-bomb-unfiltered" => |fds| {
+            while std::thread::Builder::new().stack_size(64 << 10).spawn(|| sleep_for_ever()).is_ok() {}
+            say_begun(&fds);
+            spin()
+        },
         "panic" => panicked,
         "abort" => |_| std::process::abort(),
         "overflow-stack" => |_| exit_now(i32::from(dive(0) == 0)),
@@ -325,6 +339,16 @@ fn sleep_for_ever() -> ! {
 fn say_begun(fds: &RunFds) {
     // Nobody may be listening, which changes nothing.
     let _ = nix::unistd::write(&fds.stderr_log, b"begun\n");
+}
+
+/// Each generation forks the next and waits for it; the last, which cannot, says so.
+fn fork_on(solo: &SingleThreaded, fds: &RunFds) {
+    let Some(harmless) = syscall_number("getpid") else { return };
+    let forked = call_after(solo, |next| fork_on(&next, fds), harmless, [0; 6]);
+    if forked.is_err() {
+        say_begun(fds);
+        spin()
+    }
 }
 
 fn panicked(_fds: RunFds) {

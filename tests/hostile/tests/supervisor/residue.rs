@@ -1,14 +1,12 @@
 //! What is left after many jobs: nothing.
 
-use std::fs;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use stockade::config::CgroupRoot;
-use stockade::supervisor::cgroup::{SUPERVISOR_LEAF, own_group};
 use stockade_wire::job::Verdict;
 
 use crate::families::{children, open_fds, resident_kib, zombies};
+use crate::leaves::Leaves;
 use crate::rig::{Rig, SPIN, alone, config, eventually, honest, hostile, limited, submission};
 
 /// Growth of private memory that says nothing: the allocator's own.
@@ -151,49 +149,11 @@ fn nothing_is_left_of_200_misbehaving_workers() {
     });
 }
 
-/// A cgroup of its own, with the leaves that are in it.
-struct Leaves {
-    directory: PathBuf,
-}
-
-impl Leaves {
-    fn new() -> Option<Self> {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let base = std::env::var_os("STOCKADE_TEST_CGROUP")
-            .map(PathBuf::from)
-            .or_else(|| own_group("0::/\n", &mounts));
-        let base = base.filter(|base| nix::unistd::access(base, nix::unistd::AccessFlags::W_OK).is_ok());
-        let Some(base) = base else {
-            eprintln!("not run: writable cgroup v2 mount");
-            return None;
-        };
-        let directory = base.join(format!("stockade-test-residue-{}", std::process::id()));
-        fs::create_dir(&directory).unwrap();
-        Some(Self { directory })
-    }
-
-    fn count(&self) -> usize {
-        let entries = fs::read_dir(&self.directory).unwrap().map(|entry| entry.unwrap().path());
-        let groups = entries.filter(|path| path.is_dir() && !path.ends_with(SUPERVISOR_LEAF));
-        groups.count()
-    }
-}
-
-impl Drop for Leaves {
-    fn drop(&mut self) {
-        // The supervisor has moved its own process into the tree; nothing can be removed before it is out again.
-        let parent = self.directory.parent().unwrap();
-        let _ = fs::write(parent.join("cgroup.procs"), std::process::id().to_string());
-        let _ = fs::remove_dir(self.directory.join(SUPERVISOR_LEAF));
-        let _ = fs::remove_dir(&self.directory);
-    }
-}
-
 #[test]
 fn no_leaf_is_left_of_jobs_that_ended_were_killed_or_cancelled_while_their_worker_was_forked() {
     // Made in the process that uses it, which is where it says that it cannot.
     alone(async || {
-        let Some(leaves) = Leaves::new() else { return };
+        let Some(leaves) = Leaves::anywhere() else { return };
         let mut config = config();
         config.cgroup.root = CgroupRoot::Path(leaves.directory.clone());
         config.pool.warm = 0;
