@@ -70,6 +70,10 @@ pub enum Command {
     Ps(JsonArgs),
     /// Print a job's logs
     Logs(LogsArgs),
+    /// Print a job's result, as `submit` would have
+    ///
+    /// Waits for the end. The exit status is the job's.
+    Result(ResultArgs),
     /// End a job
     Cancel(CancelArgs),
     /// Print the daemon's figures
@@ -118,6 +122,16 @@ pub struct LogsArgs {
     pub follow: bool,
 }
 
+/// Flags of `result`.
+#[derive(Debug, Clone, Args)]
+pub struct ResultArgs {
+    /// The job's id
+    pub job: String,
+    /// How its end is told.
+    #[command(flatten)]
+    pub report: ReportArgs,
+}
+
 /// Flags of `cancel`.
 #[derive(Debug, Clone, Args)]
 pub struct CancelArgs {
@@ -149,6 +163,9 @@ pub struct SubmitArgs {
     /// Print the job's id and do not wait for its end
     #[arg(long, conflicts_with_all = ["json", "bill"])]
     pub detach: bool,
+    /// Have exactly one final record of the job, whatever crashes; `stockade result` asks for it
+    #[arg(long)]
+    pub durable: bool,
     /// How its end is told.
     #[command(flatten)]
     pub report: ReportArgs,

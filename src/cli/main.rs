@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use super::args::{Cli, Command, ConfigCommand};
 use super::output::Output;
 use super::{
-    Colour, cancel, completions, config_check, doctor, exit, explain_report, logs, ps, run, serve, socket,
-    stats, submit,
+    Colour, cancel, completions, config_check, doctor, exit, explain_report, logs, ps, result, run, serve,
+    socket, stats, submit,
 };
 use crate::config::{Config, ConfigError};
 use crate::supervisor::Startup;
@@ -41,6 +41,7 @@ fn dispatch(cli: Cli) -> ExitCode {
         Command::Submit(args) => daemon(exit::OWN_FAILURE, &|path| submit::submit(path, &args)),
         Command::Ps(args) => daemon(exit::USAGE, &|path| ps::ps(path, args.json).print()),
         Command::Logs(args) => daemon(exit::USAGE, &|path| logs::logs(path, &args)),
+        Command::Result(args) => daemon(exit::OWN_FAILURE, &|path| result::result(path, &args)),
         Command::Cancel(args) => daemon(exit::USAGE, &|path| cancel::cancel(path, &args.job).print()),
         Command::Stats(args) => daemon(exit::USAGE, &|path| stats::stats(path, args.json).print()),
         Command::Config(ConfigCommand::Check(args)) => {

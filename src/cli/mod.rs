@@ -23,6 +23,7 @@ mod ps;
 mod refused;
 mod remote;
 pub mod render;
+mod result;
 mod run;
 mod run_logs;
 mod serve;

@@ -102,7 +102,10 @@ async fn run_one(config: Config, RunArgs { report: told, job: args }: &RunArgs) 
         }
     };
     let submission = args.submission(module, bytes)?;
-    let supervisor = Startup::new(config).start().await?;
+    let mut startup = Startup::new(config);
+    // A job that ends with this command is not one to keep a record of for later.
+    startup.config.durable.directory = None;
+    let supervisor = startup.start().await?;
     let caller = Caller::own();
     let id = match supervisor.submit_with(&caller, submission, input) {
         Ok(id) => id,

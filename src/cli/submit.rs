@@ -16,7 +16,10 @@ use super::run::{on_this_thread, report};
 use super::{ArgsError, exit, refused};
 use crate::client::{Client, ClientError, Ticket};
 use crate::daemon::StopSignals;
-use crate::supervisor::logs::safe_for_terminal;
+use crate::supervisor::logs::{safe_for_terminal, safe_text};
+
+/// Longest id shown, bytes.
+const ID_BYTES_MAX: usize = 64;
 
 /// Submits the job to the daemon on `path`; the exit status is the job's.
 pub(super) fn submit(path: &Path, args: &SubmitArgs) -> ExitCode {
@@ -43,21 +46,32 @@ async fn try_submit(path: &Path, args: &SubmitArgs) -> Result<u8, RemoteError> {
     let mut client = Client::connect(path).await?;
     let submission = args.job.submission(module, args.job.read_input()?)?;
     if args.detach {
-        let job = client.submit(submission).await?;
+        let job = client.submit(submission, args.durable).await?;
         writeln!(std::io::stdout(), "{job}").map_err(RemoteError::Write)?;
         return Ok(exit::SUCCESS);
     }
     // Until here a signal ends this command alone, since there is no job yet.
     let mut signals = StopSignals::listen()?;
-    let ticket = match client.submit_and_wait(submission).await {
+    let ticket = match client.submit_and_wait(submission, args.durable).await {
         Err(ClientError::Refused(refusal)) => {
             return Ok(report(&refused::result(&refusal, &args.job), args.report)?);
         }
         submitted => submitted?,
     };
-    match result_or_end(&mut client, &ticket, &mut signals).await? {
+    let ended = result_or_end(&mut client, &ticket, &mut signals).await;
+    match ended.map_err(|error| of_durable(error, args.durable, &ticket))? {
         Some(result) => show(&result, args.report),
         None => Ok(exit::KILLED),
+    }
+}
+
+/// What was lost with the daemon is not, if the job is durable.
+fn of_durable(error: RemoteError, durable: bool, ticket: &Ticket) -> RemoteError {
+    match error {
+        RemoteError::Client(ClientError::Closed | ClientError::Io(_)) if durable => {
+            ClientError::ClosedDurable(safe_text(&ticket.job, ID_BYTES_MAX)).into()
+        }
+        error => error,
     }
 }
 
@@ -79,7 +93,7 @@ async fn result_or_end(
     }
 }
 
-fn show(result: &JobResult, args: ReportArgs) -> Result<u8, RemoteError> {
+pub(super) fn show(result: &JobResult, args: ReportArgs) -> Result<u8, RemoteError> {
     if args.json {
         return Ok(report(result, args)?);
     }

@@ -54,6 +54,12 @@ pub enum ClientError {
          see its log, and submit again"
     )]
     Closed,
+    /// The same, while a durable job was waited for.
+    #[error(
+        "the daemon closed the connection: it may have been stopped; the job {0} is durable, and `stockade result {0}` \
+         says how it ended once a daemon runs again"
+    )]
+    ClosedDurable(String),
     /// Reading or writing failed.
     #[error("the connection to the daemon failed")]
     Io(#[source] std::io::Error),
@@ -135,25 +141,34 @@ impl Client {
         }
     }
 
-    /// Submits a job without waiting for its end; its id.
+    /// Submits a job without waiting for its end; its id. A durable one has exactly one final record from then on.
     ///
     /// # Errors
     /// [`ClientError::Refused`] when it is not admitted.
-    pub async fn submit(&mut self, submission: Submission) -> Result<String, ClientError> {
-        Ok(self.submit_with(submission, false).await?.job)
+    pub async fn submit(&mut self, submission: Submission, durable: bool) -> Result<String, ClientError> {
+        Ok(self.submit_with(submission, false, durable).await?.job)
     }
 
     /// Submits a job whose result [`Client::finished`] then waits for.
     ///
     /// # Errors
     /// [`ClientError::Refused`] when it is not admitted.
-    pub async fn submit_and_wait(&mut self, submission: Submission) -> Result<Ticket, ClientError> {
-        self.submit_with(submission, true).await
+    pub async fn submit_and_wait(
+        &mut self,
+        submission: Submission,
+        durable: bool,
+    ) -> Result<Ticket, ClientError> {
+        self.submit_with(submission, true, durable).await
     }
 
-    async fn submit_with(&mut self, submission: Submission, wait: bool) -> Result<Ticket, ClientError> {
+    async fn submit_with(
+        &mut self,
+        submission: Submission,
+        wait: bool,
+        durable: bool,
+    ) -> Result<Ticket, ClientError> {
         let request = self.next_request();
-        let message = ToDaemon::Submit { request, wait, submission: Box::new(submission) };
+        let message = ToDaemon::Submit { request, wait, durable, submission: Box::new(submission) };
         self.stream.send_within(&message, self.frame_bytes_max).await?;
         match self.answer(request).await? {
             FromDaemon::Accepted { job, .. } => Ok(Ticket { job, request }),

@@ -14,12 +14,19 @@ use super::error::ConfigError;
 use super::layers::{Entry, Layers};
 use super::value::{Location, Value};
 use super::{
-    Cache, CallerLimits, Ceilings, Cgroup, CgroupRoot, Clients, Compile, Config, Grants, Jail, Kill, Log,
-    LogFormat, Mode, Pool, Profile, Queue, Results, RunAs,
+    Cache, CallerLimits, Ceilings, Cgroup, CgroupRoot, Clients, Compile, Config, Durable, Grants, Jail, Kill,
+    Log, LogFormat, Mode, Pool, Profile, Queue, Results, RunAs,
 };
 
+/// Directories that are chosen where the configuration says `auto`.
+#[derive(Debug, Default)]
+pub(super) struct Automatic {
+    pub(super) cache: Option<PathBuf>,
+    pub(super) state: Option<PathBuf>,
+}
+
 /// The configuration these settings make, its rules checked.
-pub(super) fn config(layers: &Layers, automatic_cache: Option<PathBuf>) -> Result<Config, ConfigError> {
+pub(super) fn config(layers: &Layers, automatic: Automatic) -> Result<Config, ConfigError> {
     let of = Typed(layers);
     let config = Config {
         mode: if of.choice("mode")? == "in-process" { Mode::InProcess } else { Mode::Jailed },
@@ -59,7 +66,7 @@ pub(super) fn config(layers: &Layers, automatic_cache: Option<PathBuf>) -> Resul
         },
         cache: Cache {
             directory: match of.location("cache.directory")? {
-                Location::Auto => automatic_cache,
+                Location::Auto => automatic.cache,
                 Location::Off => None,
                 Location::Path(path) => Some(path),
             },
@@ -71,6 +78,14 @@ pub(super) fn config(layers: &Layers, automatic_cache: Option<PathBuf>) -> Resul
             kept_max: of.count("results.kept_max")?,
             bytes_max: of.size("results.bytes_max")?,
             kept_for: of.duration("results.kept_for")?,
+        },
+        durable: Durable {
+            directory: match of.location("durable.directory")? {
+                Location::Auto => automatic.state,
+                Location::Off => None,
+                Location::Path(path) => Some(path),
+            },
+            bytes_max: of.size("durable.bytes_max")?,
         },
         clients: clients(&of)?,
         grants: Grants { directories: of.paths("grants.directories")? },

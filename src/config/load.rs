@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use super::build::Automatic;
 use super::error::{ConfigError, FileRole, Origin};
 use super::layers::{self, Layers};
 use super::schema::FILE_VARIABLE;
@@ -49,7 +50,7 @@ impl Config {
     /// # Errors
     /// Never, unless the defaults built into this executable are at fault.
     pub fn defaults() -> Result<Self, ConfigError> {
-        build::config(&Layers::defaults()?, None)
+        build::config(&Layers::defaults()?, Automatic::default())
     }
 
     /// The configuration: defaults, `file` (else `STOCKADE_CONFIG`, else the system's file if there is one), and the
@@ -82,7 +83,9 @@ pub fn inspect(
     }
     let ignored = layers.add_environment(&variables)?;
     let root = nix::unistd::geteuid().is_root();
-    let config = build::config(&layers, automatic_cache(&variables, root))?;
+    let automatic =
+        Automatic { cache: automatic_cache(&variables, root), state: automatic_state(&variables) };
+    let config = build::config(&layers, automatic)?;
     let settings = layers.all().map(|(key, entry)| Effective {
         key: key.to_owned(),
         value: entry.value.shown(),
@@ -137,6 +140,13 @@ fn automatic_cache(variables: &[(OsString, OsString)], root: bool) -> Option<Pat
     base("HOME").map(|home| home.join(".cache/stockade"))
 }
 
+/// Where `durable.directory = "auto"` is: where the service manager says that this service's state belongs
+/// (`StateDirectory=`), of several places the first; `None` where it says nothing.
+fn automatic_state(variables: &[(OsString, OsString)]) -> Option<PathBuf> {
+    let all = variable(variables, "STATE_DIRECTORY")?.to_str()?;
+    all.split(':').map(PathBuf::from).next().filter(|path| path.is_absolute())
+}
+
 fn variable<'a>(variables: &'a [(OsString, OsString)], name: &str) -> Option<&'a OsStr> {
     let found = variables.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_os_str());
     found.filter(|value| !value.is_empty())
@@ -148,6 +158,15 @@ mod tests {
 
     fn variables(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
         pairs.iter().map(|(name, value)| (name.into(), value.into())).collect()
+    }
+
+    #[test]
+    fn state_directory_automatic_is_the_service_managers_first_or_none() {
+        let at = |text| automatic_state(&variables(&[("STATE_DIRECTORY", text), ("HOME", "/home/a")]));
+        assert_eq!(at("/var/lib/stockade"), Some("/var/lib/stockade".into()));
+        assert_eq!(at("/var/lib/a:/var/lib/b"), Some("/var/lib/a".into()));
+        assert_eq!((at(""), at("relative")), (None, None));
+        assert_eq!(automatic_state(&[]), None);
     }
 
     #[test]

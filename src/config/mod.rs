@@ -60,6 +60,8 @@ pub struct Config {
     pub cache: Cache,
     /// Results of ended jobs kept.
     pub results: Results,
+    /// The journal of durable jobs.
+    pub durable: Durable,
     /// Limits of the daemon's clients.
     pub clients: Clients,
     /// What clients may grant to their jobs.
@@ -273,6 +275,15 @@ pub struct Results {
     pub bytes_max: u64,
     /// Longest time.
     pub kept_for: Duration,
+}
+
+/// The journal of durable jobs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Durable {
+    /// Where it is kept; `None` keeps none, and refuses durable jobs.
+    pub directory: Option<PathBuf>,
+    /// Most bytes of it.
+    pub bytes_max: u64,
 }
 
 /// Limits of the daemon's clients.

@@ -119,6 +119,8 @@ pub(super) const SETTINGS: &[Setting] = &[
     set("results.kept_max", count(0, 1_000_000)),
     set("results.bytes_max", size(0, TIB)),
     set("results.kept_for", time(0, 24 * HOUR)),
+    set("durable.directory", Kind::Location),
+    set("durable.bytes_max", size(MIB, TIB)),
     set("clients.connections_max", count(1, 65_536)),
     set("clients.connections_per_uid_max", count(1, 65_536)),
     set("clients.frame_timeout", time(10 * MS, HOUR)),

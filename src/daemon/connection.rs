@@ -15,8 +15,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use stockade_wire::CLIENT_PROTOCOL_VERSION;
-use stockade_wire::client::{FromDaemon, ToDaemon};
-use stockade_wire::job::{JobResult, Submission};
+use stockade_wire::client::{FromDaemon, Refusal, ToDaemon};
+use stockade_wire::job::JobResult;
 use stockade_wire::limits::{HELLO_FRAME_BYTES_MAX, LOG_CHUNK_BYTES_MAX, NAME_BYTES_MAX};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -156,7 +156,13 @@ impl<J: Jobs> Connection<J> {
     async fn request(&mut self, message: ToDaemon) -> Result<(), Ending> {
         match message {
             ToDaemon::Hello { .. } => return Err(Ending::HelloTwice),
-            ToDaemon::Submit { request, wait, submission } => self.submit(request, wait, *submission).await?,
+            ToDaemon::Submit { request, wait, durable, submission } => {
+                let job = match durable {
+                    false => self.shared.jobs.submit(&self.caller, *submission),
+                    true => self.shared.jobs.submit_durable(&self.caller, *submission),
+                };
+                self.answer_submission(request, wait, job).await?;
+            }
             ToDaemon::Result { request, job, wait } => self.result(request, job, wait).await?,
             ToDaemon::Logs { request, job, follow } => match self.shared.jobs.logs(&self.caller, &job) {
                 None => self.send(FromDaemon::NotFound { request }).await?,
@@ -183,13 +189,21 @@ impl<J: Jobs> Connection<J> {
         Ok(())
     }
 
-    async fn submit(&mut self, request: u64, wait: bool, submission: Submission) -> Result<(), Gone> {
-        match self.shared.jobs.submit(&self.caller, submission) {
+    async fn answer_submission(
+        &mut self,
+        request: u64,
+        wait: bool,
+        job: Result<String, Refusal>,
+    ) -> Result<(), Gone> {
+        match job {
             Err(refusal) => self.send(FromDaemon::Refused { request, refusal }).await,
             Ok(job) => {
                 // Taken hold of at once: by the time a slow client has taken the first answer, the job may be over and
                 // forgotten.
                 let end = if wait { self.shared.jobs.end_of(&self.caller, &job) } else { None };
+                if let Err(refusal) = self.shared.jobs.recorded(&self.caller, &job).await {
+                    return self.send(FromDaemon::Refused { request, refusal }).await;
+                }
                 // Accepted goes out first: answers leave in the order in which they ask for room.
                 self.send(FromDaemon::Accepted { request, job }).await?;
                 match end {

@@ -25,6 +25,16 @@ pub trait Jobs: Clone + 'static {
     /// When the job is not admitted; nothing of it is kept.
     fn submit(&self, caller: &Caller, submission: Submission) -> Result<String, Refusal>;
 
+    /// The same of a job that is to have exactly one final record, whatever crashes; see [`Jobs::recorded`].
+    ///
+    /// # Errors
+    /// As [`Jobs::submit`], and where that cannot be had.
+    fn submit_durable(&self, caller: &Caller, submission: Submission) -> Result<String, Refusal>;
+
+    /// Whether a job is accepted, once that is sure: at once, unless it is durable and on its way to the disk. After a
+    /// refusal nothing of it is kept.
+    fn recorded(&self, caller: &Caller, job: &str) -> impl Future<Output = Result<(), Refusal>>;
+
     /// Where a job is. Never blocks.
     fn result(&self, caller: &Caller, job: &str) -> Option<Lookup>;
 
@@ -63,6 +73,14 @@ impl Jobs for Supervisor {
 
     fn submit(&self, caller: &Caller, submission: Submission) -> Result<String, Refusal> {
         self.submit(caller, submission)
+    }
+
+    fn submit_durable(&self, caller: &Caller, submission: Submission) -> Result<String, Refusal> {
+        self.submit_durable(caller, submission)
+    }
+
+    fn recorded(&self, caller: &Caller, job: &str) -> impl Future<Output = Result<(), Refusal>> {
+        self.recorded(caller, job)
     }
 
     fn result(&self, caller: &Caller, job: &str) -> Option<Lookup> {

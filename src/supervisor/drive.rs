@@ -166,6 +166,7 @@ pub(super) async fn drive(core: Rc<Core>, job: Rc<Job>, payload: Payload) {
         jail: record.walls,
         ..blank_result(&job)
     };
+    core.record_end(&job, &result).await;
     core.finish(&job, result);
 }
 

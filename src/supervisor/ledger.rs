@@ -3,7 +3,7 @@
 //! Owns: the table of jobs, how long results are kept, and whose go first.
 //! Never: holds more than its bounds, tells one caller of another's job.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -85,9 +85,34 @@ impl Ledger {
         self.jobs.insert(job.id.clone(), Entry { job, held_bytes, live: true });
     }
 
+    /// Forgets a live job as if it had never been.
+    pub(crate) fn withdraw(&mut self, id: &str) {
+        if self.jobs.get(id).is_some_and(|entry| entry.live) {
+            self.leave(id);
+            self.jobs.remove(id);
+        }
+    }
+
+    /// The ids of all jobs that are known.
+    pub(crate) fn ids(&self) -> BTreeSet<String> {
+        self.jobs.keys().cloned().collect()
+    }
+
     /// Notes that a job is over and keeps its result as long as there is room.
     pub(crate) fn end(&mut self, id: &str, result_bytes: u64, now: Instant) {
-        let Some(entry) = self.jobs.get_mut(id).filter(|entry| entry.live) else { return };
+        let Some(uid) = self.leave(id) else { return };
+        let ended = self.ended.entry(uid).or_default();
+        ended.jobs.push_back(EndedJob { when: now, id: id.to_owned(), bytes: result_bytes });
+        ended.bytes += result_bytes;
+        self.ended_jobs += 1;
+        self.ended_bytes += result_bytes;
+        self.newest = Some(uid);
+        self.forget(now);
+    }
+
+    /// Counts a job among the live no more. Whose it was.
+    fn leave(&mut self, id: &str) -> Option<u32> {
+        let entry = self.jobs.get_mut(id).filter(|entry| entry.live)?;
         entry.live = false;
         let uid = entry.job.admitted.caller.uid;
         if let Some(count) = self.live_by_uid.get_mut(&uid) {
@@ -98,13 +123,7 @@ impl Ledger {
         }
         self.live -= 1;
         self.held_bytes -= entry.held_bytes;
-        let ended = self.ended.entry(uid).or_default();
-        ended.jobs.push_back(EndedJob { when: now, id: id.to_owned(), bytes: result_bytes });
-        ended.bytes += result_bytes;
-        self.ended_jobs += 1;
-        self.ended_bytes += result_bytes;
-        self.newest = Some(uid);
-        self.forget(now);
+        Some(uid)
     }
 
     /// Forgets what is past its bounds: what is too old, and, where there is too much, the oldest of the user who has

@@ -25,6 +25,7 @@ mod follow;
 mod in_process;
 mod inspect;
 mod job;
+mod journal;
 mod ledger;
 mod link;
 pub mod logs;
@@ -47,7 +48,7 @@ use std::time::{Duration, Instant};
 
 use stockade_sys::memfd;
 use stockade_wire::bytes::ByteBuf;
-use stockade_wire::client::{Refusal, Statistics};
+use stockade_wire::client::{Refusal, RefusalReason, Statistics};
 use stockade_wire::job::{
     Bill, Isolation, JobResult, JobSummary, Layer, Logs, ModuleSource, Submission, Walls,
 };
@@ -58,15 +59,18 @@ pub use self::follow::{LogFollower, LogPiece, OutputFollower};
 pub use self::in_process::InProcessError;
 pub use self::job::Caller;
 pub use self::job::outcome::{denied, refusal_code, syscall_name};
+pub use self::journal::JournalError;
 pub use self::start::{FirstWorker, StartError, Startup};
 pub use self::vitals::{NoWorker, Vitals};
 
 use self::drive::{Executor, Payload};
 use self::job::Job;
 use self::job::ladder::Cause;
+use self::journal::{Accepted, Journal};
 use self::ledger::Ledger;
 use self::places::Places;
 use crate::config::Config;
+use crate::observe::Causes;
 
 /// A job's id: a ULID, so that ids sort by time of admission.
 pub type JobId = String;
@@ -76,6 +80,9 @@ const WALL_SAMPLES_MAX: usize = 1024;
 
 /// How often dead idle workers are replaced and old results forgotten.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// Longest wait suggested to whoever wants a durable job while the journal is full, ms.
+const JOURNAL_RETRY_MS: u64 = 10_000;
 
 /// Time left, after a drain, for the kernel to end what was killed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -119,6 +126,8 @@ struct Core {
     started: Instant,
     draining: Cell<bool>,
     job_over: Notify,
+    /// Of durable jobs, where there is one.
+    journal: Option<Journal>,
     /// What jobs without input read: one sealed file for all, made when the first needs it.
     no_input: OnceCell<Rc<OwnedFd>>,
 }
@@ -142,6 +151,7 @@ impl Supervisor {
                 let Some(core) = weak.upgrade() else { return };
                 core.executor.housekeep();
                 core.ledger.borrow_mut().forget(Instant::now());
+                core.tidy_journal().await;
             }
         });
         Self { core }
@@ -155,6 +165,27 @@ impl Supervisor {
         self.submit_with(caller, submission, Input::Submitted)
     }
 
+    /// As [`Supervisor::submit`], of a job that is to have exactly one final record, whatever crashes. It is accepted once
+    /// [`Supervisor::recorded`] says so, and does not begin before.
+    ///
+    /// # Errors
+    /// As [`Supervisor::submit`], and where no journal is kept or it has no room.
+    pub fn submit_durable(&self, caller: &Caller, submission: Submission) -> Result<JobId, Refusal> {
+        self.admit(caller, submission, Input::Submitted, true)
+    }
+
+    /// Whether a job is accepted, once that is sure: at once, unless it is durable. A refusal means that nothing of it is
+    /// kept.
+    pub fn recorded(&self, caller: &Caller, job: &str) -> impl Future<Output = Result<(), Refusal>> + use<> {
+        let job = self.job(caller, job);
+        async move {
+            match job {
+                Some(job) => job.recorded().await,
+                None => Ok(()),
+            }
+        }
+    }
+
     /// As [`Supervisor::submit`], with the input from somewhere else.
     ///
     /// # Errors
@@ -165,10 +196,23 @@ impl Supervisor {
         submission: Submission,
         input: Input,
     ) -> Result<JobId, Refusal> {
+        self.admit(caller, submission, input, false)
+    }
+
+    fn admit(
+        &self,
+        caller: &Caller,
+        submission: Submission,
+        input: Input,
+        durable: bool,
+    ) -> Result<JobId, Refusal> {
         let core = &self.core;
         let admitted =
             admission::admit(&submission, *caller, &core.config, &core.load(caller)).and_then(|admitted| {
                 core.executor.knows(&submission.module, admitted.limits.fuel.is_some())?;
+                if durable {
+                    core.can_be_durable()?;
+                }
                 Ok(admitted)
             });
         let admitted = admitted.inspect_err(|refusal| {
@@ -184,11 +228,16 @@ impl Supervisor {
             tenant = %admitted.tenant,
             trace = admitted.trace_id.as_deref(),
         );
-        let job = Rc::new(Job::new(id.clone(), admitted, Instant::now()));
+        let job = Rc::new(Job::new(id.clone(), admitted, Instant::now(), durable));
         core.ledger.borrow_mut().add(Rc::clone(&job), held_bytes);
         core.counters.borrow_mut().accepted += 1;
         let payload = Payload::new(submission.module, submission.input, input);
-        let driven = drive::drive(Rc::clone(core), job, payload);
+        let core = Rc::clone(core);
+        let driven = async move {
+            if core.record_acceptance(&job).await {
+                drive::drive(core, job, payload).await;
+            }
+        };
         tokio::task::spawn_local(tracing::Instrument::instrument(driven, span));
         Ok(id)
     }
@@ -324,6 +373,72 @@ impl Core {
         Ok(Rc::clone(self.no_input.get_or_init(|| empty)))
     }
 
+    fn can_be_durable(&self) -> Result<(), Refusal> {
+        let Some(journal) = &self.journal else {
+            return Err(Refusal {
+                reason: RefusalReason::NotDurable,
+                message:
+                    "this daemon keeps no journal of durable jobs: set durable.directory, or submit the job \
+                          without --durable"
+                        .to_owned(),
+                retry_after_ms: None,
+            });
+        };
+        if journal.has_room() {
+            return Ok(());
+        }
+        Err(Refusal {
+            reason: RefusalReason::QueueFull,
+            message:
+                "the journal of durable jobs is full (durable.bytes_max) until results are not kept any more"
+                    .to_owned(),
+            retry_after_ms: Some(JOURNAL_RETRY_MS),
+        })
+    }
+
+    /// Has a durable job on the disk before it begins. `false` when it was refused after all, and is forgotten.
+    async fn record_acceptance(&self, job: &Job) -> bool {
+        let (true, Some(journal)) = (job.durable, &self.journal) else { return true };
+        let accepted = Accepted {
+            job: job.id.clone(),
+            uid: job.admitted.caller.uid,
+            gid: job.admitted.caller.gid,
+            tenant: job.admitted.tenant.clone(),
+            name: job.admitted.name.clone(),
+            at_ms: journal::now_ms(),
+        };
+        let written = journal.accept(accepted).await;
+        if let Err(error) = &written {
+            tracing::error!(error = %Causes(error), "durable job not accepted");
+            self.ledger.borrow_mut().withdraw(&job.id);
+            self.counters.borrow_mut().refused += 1;
+            self.job_over.notify_waiters();
+        }
+        let refused = |error: JournalError| Refusal {
+            reason: RefusalReason::NotDurable,
+            message: error.to_string(),
+            retry_after_ms: None,
+        };
+        job.note_recorded(written.map_err(refused))
+    }
+
+    /// Has a durable job's end on the disk before anybody is told of it.
+    async fn record_end(&self, job: &Job, result: &JobResult) {
+        let (true, Some(journal)) = (job.durable, &self.journal) else { return };
+        if let Err(error) = journal.end(result).await {
+            tracing::error!(job = %job.id, error = %Causes(&error), "the end of a durable job is not in the journal");
+        }
+    }
+
+    /// Makes room in the journal, if it needs some, by forgetting what nobody can ask for any more.
+    async fn tidy_journal(&self) {
+        let Some(journal) = self.journal.as_ref().filter(|journal| journal.is_full()) else { return };
+        let kept = self.ledger.borrow().ids();
+        if let Err(error) = journal.keep_only(kept).await {
+            tracing::error!(error = %Causes(&error), "the journal of durable jobs is not tidied");
+        }
+    }
+
     async fn all_over(&self) {
         loop {
             let over = self.job_over.notified();
@@ -354,12 +469,16 @@ impl Core {
             }
             counters.wall_us.push_back(wall_us);
         }
-        // The rings keep the logs for followers beside the result's copy. At most Ceilings::kept_bytes_max.
-        let log_bytes = result.logs.stdout.0.len() + result.logs.stderr.0.len();
-        let result_bytes = (result.output.0.len() + 2 * log_bytes) as u64;
-        self.ledger.borrow_mut().end(&job.id, result_bytes, Instant::now());
+        self.ledger.borrow_mut().end(&job.id, kept_bytes(result), Instant::now());
         self.job_over.notify_waiters();
     }
+}
+
+/// What keeping a result takes: the rings keep the logs for followers beside the result's copy. At most
+/// `Ceilings::kept_bytes_max`.
+fn kept_bytes(result: &JobResult) -> u64 {
+    let log_bytes = result.logs.stdout.0.len() + result.logs.stderr.0.len();
+    (result.output.0.len() + 2 * log_bytes) as u64
 }
 
 /// A job's result before anything about it is known.

@@ -6,7 +6,7 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use stockade_wire::job::{Isolation, Layer, MissingLayer, Walls};
 use stockade_wire::zygote::ZygoteConfig;
@@ -19,7 +19,8 @@ use super::child::Graveyard;
 use super::drive::Executor;
 use super::in_process::{InProcess, InProcessError};
 use super::inspect::filters_around;
-use super::job::Caller;
+use super::job::{Caller, Job};
+use super::journal::{Journal, JournalError, Known};
 use super::ledger::Ledger;
 use super::places::Places;
 use super::pool::{Need, Pool, PoolError, has_other_ids};
@@ -46,6 +47,9 @@ pub enum StartError {
     /// The artifact cache cannot be used.
     #[error("the cache of compiled modules cannot be used")]
     Cache(#[from] DiskError),
+    /// The journal of durable jobs cannot be used.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// The developer's mode did not start.
     #[error(transparent)]
     InProcess(#[from] InProcessError),
@@ -82,12 +86,14 @@ impl Startup {
             Mode::InProcess => in_process(&config)?,
         };
         warn_of_links(&config.grants.directories);
+        let (journal, known) = journal(&config)?.unzip();
         let core = Core {
             own_uid: Caller::own().uid,
             own_files: own_files(&config, &self.own_files),
             executor,
             places: Places::new(config.pool.workers_max),
-            ledger: RefCell::new(Ledger::new(config.results.clone())),
+            ledger: RefCell::new(remembering(Ledger::new(config.results.clone()), known.unwrap_or_default())),
+            journal,
             layers,
             counters: RefCell::new(Counters::default()),
             started: Instant::now(),
@@ -130,12 +136,40 @@ pub struct FirstWorker {
     pub walls: Walls,
 }
 
-/// What is no guest's business: the cache with its key, and `others`. Paths without links, as granted ones are.
+/// The journal of durable jobs, and what it knows, where one is kept.
+fn journal(config: &Config) -> Result<Option<(Journal, Vec<Known>)>, StartError> {
+    let Some(directory) = &config.durable.directory else { return Ok(None) };
+    Ok(Some(Journal::open(directory, config.durable.bytes_max)?))
+}
+
+/// The ledger with what the journal knows of jobs that ended before this start, as if they had just ended: whoever was
+/// cut off has the same time to ask as always.
+fn remembering(mut ledger: Ledger, known: Vec<Known>) -> Ledger {
+    let now = Instant::now();
+    for Known { accepted, ended, result, .. } in known {
+        let result = result.map(|result| *result).or_else(|| {
+            let ended = ended?;
+            Some(super::journal::bare(&accepted, ended.outcome, ended.exit_code))
+        });
+        let Some(result) = result else { continue };
+        let age = Duration::from_millis(super::journal::now_ms().saturating_sub(accepted.at_ms));
+        let job = Rc::new(Job::remembered(&accepted, now.checked_sub(age).unwrap_or(now)));
+        let bytes = super::kept_bytes(&result);
+        let id = job.id.clone();
+        job.finish(result);
+        ledger.add(job, 0);
+        ledger.end(&id, bytes, now);
+    }
+    ledger
+}
+
+/// What is no guest's business: the cache with its key, the journal, and `others`. Paths without links, as granted ones are.
 fn own_files(config: &Config, others: &[PathBuf]) -> Rc<[PathBuf]> {
     let cache = config.cache.directory.as_deref();
     let key = cache.and(config.cache.key_file.as_deref());
+    let journal = config.durable.directory.as_deref();
     let others = others.iter().map(PathBuf::as_path);
-    cache.into_iter().chain(key).chain(others).map(resolved).collect()
+    cache.into_iter().chain(key).chain(journal).chain(others).map(resolved).collect()
 }
 
 /// The path without links; of a file that is not there yet, its directory's.

@@ -201,7 +201,7 @@ def submit_and_wait(path, *job):
         hello.end()
 
         request = 42
-        body = u32(TO_SUBMIT) + u64(request) + b"\x01" + submission(*job)
+        body = u32(TO_SUBMIT) + u64(request) + b"\x01" + b"\x00" + submission(*job)
         if len(body) > frame_bytes_max:
             raise ValueError(f"the daemon takes at most {frame_bytes_max} bytes")
         send(connection, body)

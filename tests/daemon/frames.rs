@@ -164,7 +164,12 @@ fn unknown_tag_and_trailing_bytes_are_refused() {
 #[test]
 fn collection_longer_than_its_frame_is_refused() {
     let daemon = Daemon::start(limits());
-    let message = ToDaemon::Submit { request: 1, wait: false, submission: Box::new(submission("echo", b"")) };
+    let message = ToDaemon::Submit {
+        request: 1,
+        wait: false,
+        durable: false,
+        submission: Box::new(submission("echo", b"")),
+    };
     let body = frame::encode(&message, 1000).unwrap()[4..].to_vec();
     // Where the lengths lie: tag 4, request 8, wait 1, source tag 4, then the module.
     let module_at = 17;

@@ -110,6 +110,15 @@ impl Remembered {
 }
 
 impl Jobs for Remembered {
+    fn submit_durable(&self, _caller: &Caller, _submission: Submission) -> Result<String, Refusal> {
+        let message = "it keeps no journal".to_owned();
+        Err(Refusal { reason: RefusalReason::NotDurable, message, retry_after_ms: None })
+    }
+
+    async fn recorded(&self, _caller: &Caller, _job: &str) -> Result<(), Refusal> {
+        Ok(())
+    }
+
     type Logs = Reader;
 
     fn submit(&self, caller: &Caller, submission: Submission) -> Result<String, Refusal> {

@@ -140,7 +140,7 @@ impl Peer {
 
     pub fn submit(&mut self, request: u64, name: &str, input: &[u8], wait: bool) {
         let submission = Box::new(submission(name, input));
-        self.send(&ToDaemon::Submit { request, wait, submission });
+        self.send(&ToDaemon::Submit { request, wait, durable: false, submission });
     }
 
     /// Submits without waiting; the job's id.

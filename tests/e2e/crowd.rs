@@ -70,7 +70,12 @@ impl Connection {
     }
 
     fn run_one(&mut self, request: u64, submission: &Submission) -> String {
-        self.send(&ToDaemon::Submit { request, wait: true, submission: Box::new(submission.clone()) });
+        self.send(&ToDaemon::Submit {
+            request,
+            wait: true,
+            durable: false,
+            submission: Box::new(submission.clone()),
+        });
         let accepted = match self.next() {
             Some(FromDaemon::Accepted { request: answered, job }) if answered == request => job,
             other => panic!("{other:?}"),

@@ -10,6 +10,7 @@
 )]
 
 mod activated;
+mod durable;
 mod environment;
 mod family;
 mod inherited;

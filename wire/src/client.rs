@@ -27,6 +27,8 @@ pub enum ToDaemon {
         request: u64,
         /// Send the result on this connection when it is there.
         wait: bool,
+        /// Have exactly one final record of it, whatever crashes; `Accepted` then means that this is sure.
+        durable: bool,
         /// What to run.
         submission: Box<Submission>,
     },
@@ -208,6 +210,8 @@ pub enum RefusalReason {
     Malformed,
     /// The pool is broken and not taking jobs.
     Unavailable,
+    /// It was to be durable, and there is no journal, or it cannot be written.
+    NotDurable,
 }
 
 /// Figures of a running daemon.

@@ -10,10 +10,12 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::time::Instant;
 
+use stockade_wire::client::Refusal;
 use stockade_wire::job::{DirectoryGrant, JobResult, JobSummary, LogStream, Logs, Phase};
 use tokio::sync::Notify;
 
 use self::ladder::Cause;
+use super::journal::Accepted;
 use super::logs::LogRing;
 use crate::config::Limits;
 
@@ -67,10 +69,14 @@ pub(crate) struct Job {
     stop_asked: Notify,
     progress: Notify,
     result: OnceCell<Rc<JobResult>>,
+    /// It is to have exactly one final record.
+    pub(crate) durable: bool,
+    /// Whether its acceptance is on the disk, once that is known.
+    recorded: OnceCell<Result<(), Refusal>>,
 }
 
 impl Job {
-    pub(crate) fn new(id: String, admitted: Admitted, submitted: Instant) -> Self {
+    pub(crate) fn new(id: String, admitted: Admitted, submitted: Instant, durable: bool) -> Self {
         let bytes = usize::try_from(admitted.limits.log_bytes).unwrap_or(usize::MAX);
         let lines = usize::try_from(admitted.limits.log_lines).unwrap_or(usize::MAX);
         Self {
@@ -85,6 +91,55 @@ impl Job {
             stop_asked: Notify::new(),
             progress: Notify::new(),
             result: OnceCell::new(),
+            durable,
+            recorded: OnceCell::new(),
+        }
+    }
+
+    /// A durable job of an earlier daemon's, which is over; nothing of its submission is left.
+    pub(crate) fn remembered(accepted: &Accepted, submitted: Instant) -> Self {
+        let nothing = std::time::Duration::ZERO;
+        let admitted = Admitted {
+            caller: Caller { uid: accepted.uid, gid: accepted.gid, pid: 0 },
+            tenant: accepted.tenant.clone(),
+            name: accepted.name.clone(),
+            entry: None,
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            directories: Vec::new(),
+            limits: Limits {
+                timeout: nothing,
+                grace: nothing,
+                memory_bytes: 0,
+                fuel: None,
+                cpu: None,
+                output_bytes: 0,
+                log_bytes: 0,
+                log_lines: 0,
+            },
+            trace_id: None,
+        };
+        Self::new(accepted.job.clone(), admitted, submitted, true)
+    }
+
+    /// Notes whether a durable job's acceptance is on the disk; says whether it is.
+    pub(crate) fn note_recorded(&self, recorded: Result<(), Refusal>) -> bool {
+        let accepted = self.recorded.get_or_init(|| recorded).is_ok();
+        self.progress.notify_waiters();
+        accepted
+    }
+
+    /// Returns once it is sure that the job is accepted, or that it is not.
+    pub(crate) async fn recorded(&self) -> Result<(), Refusal> {
+        if !self.durable {
+            return Ok(());
+        }
+        loop {
+            let progress = self.progress();
+            if let Some(recorded) = self.recorded.get() {
+                return recorded.clone();
+            }
+            progress.await;
         }
     }
 
@@ -237,6 +292,6 @@ impl Job {
             },
             trace_id: None,
         };
-        Self::new(id.to_owned(), admitted, Instant::now())
+        Self::new(id.to_owned(), admitted, Instant::now(), false)
     }
 }

@@ -20,6 +20,6 @@ impl Pool {
     /// # Errors
     /// When none can be made.
     pub(crate) async fn try_one(&self) -> Result<(), PoolError> {
-        self.make(&self.birth_of_any(Role::Run)).await.map(drop)
+        self.make(&self.birth_of_any(Role::Run, None)).await.map(drop)
     }
 }

@@ -101,7 +101,8 @@ fn document_examples_are_the_bytes_of_the_codec() {
         require: Vec::new(),
         traceparent: None,
     };
-    let submit = ToDaemon::Submit { request: 1, wait: true, submission: Box::new(submission) };
+    let submit =
+        ToDaemon::Submit { request: 1, wait: true, durable: false, submission: Box::new(submission) };
     assert_eq!(example("submit"), frame(&submit));
 
     let accepted = FromDaemon::Accepted { request: 1, job: "01JD8GQ0V7XJ5W3T9C0N4R6M2K".into() };
