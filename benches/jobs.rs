@@ -208,7 +208,12 @@ impl Connection {
     }
 
     fn run(&mut self, submission: &Submission) -> Box<JobResult> {
-        self.send(&ToDaemon::Submit { request: 1, wait: true, submission: Box::new(submission.clone()) });
+        self.send(&ToDaemon::Submit {
+            request: 1,
+            wait: true,
+            durable: false,
+            submission: Box::new(submission.clone()),
+        });
         loop {
             match self.receive() {
                 FromDaemon::Accepted { .. } => {}

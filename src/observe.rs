@@ -19,6 +19,9 @@ pub enum ObserveError {
     /// The filter is not one.
     #[error("log.filter cannot be used; it takes what RUST_LOG takes, such as `info` or `stockade=debug`")]
     Filter(#[from] ParseError),
+    /// The log has gone.
+    #[error("the log cannot be changed any more")]
+    Gone(#[source] tracing_subscriber::reload::Error),
     /// Another log has been set up in this process.
     #[error("the log is already set up")]
     Twice(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -51,18 +54,40 @@ impl fmt::Display for Causes<'_> {
 ///
 /// # Errors
 /// When the filter is malformed or there is a log already.
-pub fn to_stderr(log: &Log) -> Result<(), ObserveError> {
+pub fn to_stderr(log: &Log) -> Result<LogControl, ObserveError> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_new(&log.filter)?)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
     match log.format {
-        LogFormat::Text => builder.try_init(),
+        LogFormat::Text => {
+            let builder = builder.with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.try_init().map_err(ObserveError::Twice)?;
+            Ok(LogControl(Box::new(move |filter| handle.reload(filter))))
+        }
         // A job's whole way is one span; its end is an event with the time it took.
-        LogFormat::Json => builder.json().with_span_events(FmtSpan::CLOSE).try_init(),
+        LogFormat::Json => {
+            let builder = builder.json().with_span_events(FmtSpan::CLOSE).with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.try_init().map_err(ObserveError::Twice)?;
+            Ok(LogControl(Box::new(move |filter| handle.reload(filter))))
+        }
     }
-    .map_err(ObserveError::Twice)
+}
+
+/// Changes the log that was set up.
+pub struct LogControl(Box<dyn Fn(EnvFilter) -> Result<(), tracing_subscriber::reload::Error>>);
+
+impl LogControl {
+    /// Has another filter from now on.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn set_filter(&self, filter: &str) -> Result<(), ObserveError> {
+        (self.0)(EnvFilter::try_new(filter)?).map_err(ObserveError::Gone)
+    }
 }
 
 #[cfg(test)]

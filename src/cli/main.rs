@@ -12,7 +12,7 @@ use super::{
     Colour, cancel, completions, config_check, doctor, exit, explain_report, logs, ps, result, run, serve,
     socket, stats, submit,
 };
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, InForce};
 use crate::supervisor::Startup;
 
 /// Runs the command line of this process. Blocks until it is done.
@@ -37,7 +37,10 @@ fn dispatch(cli: Cli) -> ExitCode {
     };
     match cli.command {
         Command::Run(job) => with_config(file, exit::OWN_FAILURE, |config| run::run(config, &job)),
-        Command::Serve => with_config(file, exit::OWN_FAILURE, |config| serve::serve(config, socket)),
+        Command::Serve => match InForce::load(file, std::env::vars_os()) {
+            Ok(in_force) => serve::serve(in_force, socket),
+            Err(error) => Output::error(&error, exit::OWN_FAILURE).print(),
+        },
         Command::Submit(args) => daemon(exit::OWN_FAILURE, &|path| submit::submit(path, &args)),
         Command::Ps(args) => daemon(exit::USAGE, &|path| ps::ps(path, args.json).print()),
         Command::Logs(args) => daemon(exit::USAGE, &|path| logs::logs(path, &args)),

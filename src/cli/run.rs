@@ -70,7 +70,7 @@ pub(super) fn run(mut config: Config, args: &RunArgs) -> ExitCode {
     }
     let outcome = begin_afresh()
         .map_err(RunError::from)
-        .and_then(|()| Ok(observe::to_stderr(&config.log)?))
+        .and_then(|()| Ok(observe::to_stderr(&config.log).map(drop)?))
         .and_then(|()| on_this_thread(run_one(config, args)).map_err(RunError::Runtime)?);
     match outcome {
         Ok(status) => ExitCode::from(status),

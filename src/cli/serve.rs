@@ -3,7 +3,7 @@
 //! Owns: the order of its start: log, socket, walls, then clients.
 //! Never: serves a client before the walls were tried.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use tokio::time::timeout;
 use super::output::Output;
 use super::signals::{InheritedSignalsError, begin_afresh};
 use super::{exit, socket};
-use crate::config::Config;
+use crate::config::{Config, InForce, Reload};
 use crate::daemon::{
-    self, ActivationError, DaemonError, Listener, ServiceManager, SignalError, SocketError, StopSignals,
-    handed,
+    self, ActivationError, DaemonError, Listener, ReloadSignal, ServiceManager, SignalError, SocketError,
+    StopSignals, handed,
 };
-use crate::observe::{self, ObserveError};
-use crate::supervisor::{StartError, Startup};
+use crate::observe::{self, Causes, LogControl, ObserveError};
+use crate::supervisor::{StartError, Startup, Supervisor};
 
 /// Time what is left has to be gone once the daemon has closed. Nothing is, unless it was told twice to stop.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
@@ -45,18 +45,20 @@ enum ServeError {
 }
 
 /// Runs the daemon until it is told to stop.
-pub(super) fn serve(config: Config, socket_flag: Option<&Path>) -> ExitCode {
-    match try_serve(config, socket_flag) {
+pub(super) fn serve(in_force: InForce, socket_flag: Option<&Path>) -> ExitCode {
+    match try_serve(in_force, socket_flag) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => Output::error(&error, exit::OWN_FAILURE).print(),
     }
 }
 
-fn try_serve(config: Config, socket_flag: Option<&Path>) -> Result<(), ServeError> {
+fn try_serve(in_force: InForce, socket_flag: Option<&Path>) -> Result<(), ServeError> {
     begin_afresh()?;
-    observe::to_stderr(&config.log)?;
+    let config = in_force.config().clone();
+    let log = observe::to_stderr(&config.log)?;
     super::run::on_this_thread(async {
         let mut stop = StopSignals::listen()?;
+        let reload = ReloadSignal::listen()?;
         // Before the zygote: a second daemon is refused without having started anything.
         let listener = listen(&config, socket_flag)?;
         let path = listener.path().to_owned();
@@ -66,6 +68,8 @@ fn try_serve(config: Config, socket_flag: Option<&Path>) -> Result<(), ServeErro
         tracing::info!(socket = %path.display(), "ready");
         let manager = ServiceManager::of_this_process();
         manager.ready(&path);
+        let reloads = Reloads { in_force, log, supervisor: supervisor.clone(), manager, socket: path };
+        tokio::task::spawn_local(reloads.serve(reload));
         if let Some(watchdog) = manager.watchdog() {
             // To the end of this process: it is watched while it drains, too.
             tokio::task::spawn_local(daemon::watch(supervisor.clone(), manager, watchdog));
@@ -82,6 +86,44 @@ fn try_serve(config: Config, socket_flag: Option<&Path>) -> Result<(), ServeErro
         Ok(())
     })
     .map_err(ServeError::Runtime)?
+}
+
+/// What it takes to read the configuration anew.
+struct Reloads {
+    in_force: InForce,
+    log: LogControl,
+    supervisor: Supervisor,
+    manager: ServiceManager,
+    socket: PathBuf,
+}
+
+impl Reloads {
+    /// Reads it anew whenever it is told to, to the end of this process.
+    async fn serve(mut self, mut signal: ReloadSignal) {
+        loop {
+            signal.next().await;
+            self.manager.reloading();
+            self.reload();
+            self.manager.ready(&self.socket);
+        }
+    }
+
+    fn reload(&mut self) {
+        let Reload { config, applied, at_restart } = match self.in_force.reload(std::env::vars_os()) {
+            Ok(reload) => reload,
+            Err(error) => {
+                return tracing::error!(error = %Causes(&error), "configuration not reloaded: the old one stays in force");
+            }
+        };
+        if let Err(error) = self.log.set_filter(&config.log.filter) {
+            tracing::error!(error = %Causes(&error), "log.filter stays as it was");
+        }
+        self.supervisor.reconfigure(config);
+        tracing::info!(changed = applied.join(", "), "configuration reloaded");
+        if !at_restart.is_empty() {
+            tracing::warn!(changed = at_restart.join(", "), "these settings take effect at the next start");
+        }
+    }
 }
 
 /// On the socket this process was started with, else on one of its own.

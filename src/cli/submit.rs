@@ -46,13 +46,20 @@ async fn try_submit(path: &Path, args: &SubmitArgs) -> Result<u8, RemoteError> {
     let mut client = Client::connect(path).await?;
     let submission = args.job.submission(module, args.job.read_input()?)?;
     if args.detach {
-        let job = client.submit(submission, args.durable).await?;
+        let job = match args.durable {
+            true => client.submit_durable(submission).await?,
+            false => client.submit(submission).await?,
+        };
         writeln!(std::io::stdout(), "{job}").map_err(RemoteError::Write)?;
         return Ok(exit::SUCCESS);
     }
     // Until here a signal ends this command alone, since there is no job yet.
     let mut signals = StopSignals::listen()?;
-    let ticket = match client.submit_and_wait(submission, args.durable).await {
+    let submitted = match args.durable {
+        true => client.submit_durable_and_wait(submission).await,
+        false => client.submit_and_wait(submission).await,
+    };
+    let ticket = match submitted {
         Err(ClientError::Refused(refusal)) => {
             return Ok(report(&refused::result(&refusal, &args.job), args.report)?);
         }

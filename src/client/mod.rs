@@ -141,24 +141,36 @@ impl Client {
         }
     }
 
-    /// Submits a job without waiting for its end; its id. A durable one has exactly one final record from then on.
+    /// Submits a job without waiting for its end; its id.
     ///
     /// # Errors
     /// [`ClientError::Refused`] when it is not admitted.
-    pub async fn submit(&mut self, submission: Submission, durable: bool) -> Result<String, ClientError> {
-        Ok(self.submit_with(submission, false, durable).await?.job)
+    pub async fn submit(&mut self, submission: Submission) -> Result<String, ClientError> {
+        Ok(self.submit_with(submission, false, false).await?.job)
+    }
+
+    /// The same of a job that has exactly one final record from then on, whatever crashes.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when it is not admitted.
+    pub async fn submit_durable(&mut self, submission: Submission) -> Result<String, ClientError> {
+        Ok(self.submit_with(submission, false, true).await?.job)
     }
 
     /// Submits a job whose result [`Client::finished`] then waits for.
     ///
     /// # Errors
     /// [`ClientError::Refused`] when it is not admitted.
-    pub async fn submit_and_wait(
-        &mut self,
-        submission: Submission,
-        durable: bool,
-    ) -> Result<Ticket, ClientError> {
-        self.submit_with(submission, true, durable).await
+    pub async fn submit_and_wait(&mut self, submission: Submission) -> Result<Ticket, ClientError> {
+        self.submit_with(submission, true, false).await
+    }
+
+    /// The same of a job that has exactly one final record from then on, whatever crashes.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when it is not admitted.
+    pub async fn submit_durable_and_wait(&mut self, submission: Submission) -> Result<Ticket, ClientError> {
+        self.submit_with(submission, true, true).await
     }
 
     async fn submit_with(

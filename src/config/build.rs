@@ -19,7 +19,7 @@ use super::{
 };
 
 /// Directories that are chosen where the configuration says `auto`.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Automatic {
     pub(super) cache: Option<PathBuf>,
     pub(super) state: Option<PathBuf>,

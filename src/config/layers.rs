@@ -3,7 +3,7 @@
 //! Owns: precedence, and which names are refused.
 //! Never: looks at more than one setting at a time; `build.rs` does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
@@ -116,6 +116,25 @@ impl Layers {
     /// The setting of that name.
     pub(super) fn get(&self, key: &str) -> Result<&Entry, ConfigError> {
         self.entries.get(key).ok_or_else(|| ConfigError::NoDefault { key: key.to_owned() })
+    }
+
+    /// Names of the settings that have another value in `other`, or are in one of the two alone.
+    pub(super) fn differing(&self, other: &Self) -> Vec<String> {
+        let value = |layers: &Self, key: &str| layers.entries.get(key).map(|entry| entry.value.clone());
+        let all: BTreeSet<&String> = self.entries.keys().chain(other.entries.keys()).collect();
+        all.into_iter().filter(|key| value(self, key) != value(other, key)).cloned().collect()
+    }
+
+    /// These settings, with those of the names `kept` as they are in `old`.
+    pub(super) fn with(&self, old: &Self, kept: &[String]) -> Self {
+        let mut entries = self.entries.clone();
+        for key in kept {
+            match old.entries.get(key) {
+                Some(entry) => drop(entries.insert(key.clone(), entry.clone())),
+                None => drop(entries.remove(key)),
+            }
+        }
+        Self { entries }
     }
 
     /// Every setting, in the order of the schema, profiles last.

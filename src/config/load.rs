@@ -75,6 +75,37 @@ pub fn inspect(
     file: Option<&Path>,
     environment: impl Iterator<Item = (OsString, OsString)>,
 ) -> Result<Inspection, ConfigError> {
+    let read = read_layers(file, environment)?;
+    let config = build::config(&read.layers, read.automatic)?;
+    let settings = read.layers.all().map(|(key, entry)| Effective {
+        key: key.to_owned(),
+        value: entry.value.shown(),
+        origin: entry.origin.clone(),
+    });
+    Ok(Inspection { config, file: read.file, settings: settings.collect(), ignored: read.ignored })
+}
+
+/// The settings alone, as [`inspect`] reads them, and what is chosen where they say `auto`.
+pub(super) fn layers(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<(Layers, Automatic), ConfigError> {
+    let read = read_layers(file, environment)?;
+    Ok((read.layers, read.automatic))
+}
+
+/// Every source, read.
+struct ReadLayers {
+    layers: Layers,
+    automatic: Automatic,
+    file: Option<PathBuf>,
+    ignored: Vec<String>,
+}
+
+fn read_layers(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<ReadLayers, ConfigError> {
     let variables: Vec<(OsString, OsString)> = environment.collect();
     let mut layers = Layers::defaults()?;
     let file = chosen_file(file, &variables);
@@ -85,13 +116,7 @@ pub fn inspect(
     let root = nix::unistd::geteuid().is_root();
     let automatic =
         Automatic { cache: automatic_cache(&variables, root), state: automatic_state(&variables) };
-    let config = build::config(&layers, automatic)?;
-    let settings = layers.all().map(|(key, entry)| Effective {
-        key: key.to_owned(),
-        value: entry.value.shown(),
-        origin: entry.origin.clone(),
-    });
-    Ok(Inspection { config, file, settings: settings.collect(), ignored })
+    Ok(ReadLayers { layers, automatic, file, ignored })
 }
 
 fn chosen_file(named: Option<&Path>, variables: &[(OsString, OsString)]) -> Option<PathBuf> {

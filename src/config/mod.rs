@@ -13,6 +13,7 @@ mod layers;
 mod limits;
 mod load;
 mod profile;
+mod reload;
 mod rules;
 mod schema;
 #[cfg(test)]
@@ -31,6 +32,7 @@ pub use error::{ConfigError, FileRole, Origin};
 pub use limits::{LimitError, effective_limits};
 pub use load::{Effective, Inspection, inspect};
 pub use profile::{ProfileFile, ProfileFileError};
+pub use reload::{InForce, Reload};
 pub(crate) use schema::nearest as nearest_name;
 
 /// The whole configuration. `docs/configuration.md` and `policies/stockade.toml` describe every setting.

@@ -44,10 +44,16 @@ pub(super) struct Setting {
     pub(super) key: &'static str,
     /// What it may be.
     pub(super) kind: Kind,
+    /// It can change while the daemon runs: it is looked at anew for each job. Others are built into what runs already.
+    pub(super) live: bool,
 }
 
 const fn set(key: &'static str, kind: Kind) -> Setting {
-    Setting { key, kind }
+    Setting { key, kind, live: false }
+}
+
+const fn live(key: &'static str, kind: Kind) -> Setting {
+    Setting { key, kind, live: true }
 }
 
 const fn time(min_us: u64, max_us: u64) -> Kind {
@@ -67,7 +73,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     set("mode", Kind::Choice(&["jailed", "in-process"])),
     set("production", Kind::Flag),
     set("socket", Kind::Path),
-    set("default_profile", Kind::Text),
+    live("default_profile", Kind::Text),
     set("pool.warm", count(0, 1024)),
     set("pool.workers_max", count(1, 4096)),
     set("pool.compilers_max", count(1, 64)),
@@ -80,9 +86,9 @@ pub(super) const SETTINGS: &[Setting] = &[
     set("pool.restart_burst", count(1, 1000)),
     set("pool.restart_window", time(SECOND, HOUR)),
     set("pool.worker_failures_max", count(1, 100_000)),
-    set("queue.jobs_max", count(1, 1_000_000)),
-    set("queue.bytes_max", size(MIB, TIB)),
-    set("queue.jobs_per_caller_max", count(1, 1_000_000)),
+    live("queue.jobs_max", count(1, 1_000_000)),
+    live("queue.bytes_max", size(MIB, TIB)),
+    live("queue.jobs_per_caller_max", count(1, 1_000_000)),
     set("jail.require", Kind::Layers),
     set("jail.landlock_abi_min", count(0, 9)),
     set("jail.namespaces", Kind::Choice(&["auto", "off"])),
@@ -99,15 +105,15 @@ pub(super) const SETTINGS: &[Setting] = &[
     set("cgroup.caller_pids_max", Kind::MaybeCount { min: 2, max: 1_000_000 }),
     set("cgroup.caller_cpu_max_percent", PERCENT),
     set("cgroup.caller_cpu_weight", Kind::MaybeCount { min: 1, max: 10_000 }),
-    set("ceilings.timeout", time(MS, 24 * HOUR)),
-    set("ceilings.grace", time(0, HOUR)),
+    live("ceilings.timeout", time(MS, 24 * HOUR)),
+    live("ceilings.grace", time(0, HOUR)),
     set("ceilings.memory_bytes", size(64 * KIB, GUEST_MEMORY_MAX)),
-    set("ceilings.output_bytes", size(1, FRAME_BODY_BYTES_MAX as u64)),
-    set("ceilings.log_bytes", size(4 * KIB, FRAME_BODY_BYTES_MAX as u64)),
-    set("ceilings.module_bytes", size(KIB, MODULE_BYTES_MAX as u64)),
-    set("ceilings.input_bytes", size(0, INPUT_BYTES_MAX as u64)),
-    set("ceilings.cpu", time(MS, 24 * HOUR)),
-    set("ceilings.fuel", count(1, u64::MAX)),
+    live("ceilings.output_bytes", size(1, FRAME_BODY_BYTES_MAX as u64)),
+    live("ceilings.log_bytes", size(4 * KIB, FRAME_BODY_BYTES_MAX as u64)),
+    live("ceilings.module_bytes", size(KIB, MODULE_BYTES_MAX as u64)),
+    live("ceilings.input_bytes", size(0, INPUT_BYTES_MAX as u64)),
+    live("ceilings.cpu", time(MS, 24 * HOUR)),
+    live("ceilings.fuel", count(1, u64::MAX)),
     set("compile.timeout", time(10 * MS, HOUR)),
     set("compile.cpu", time(10 * MS, HOUR)),
     set("compile.memory_bytes", size(64 * MIB, 64 * GIB)),
@@ -116,9 +122,9 @@ pub(super) const SETTINGS: &[Setting] = &[
     set("cache.disk_bytes", size(0, 16 * TIB)),
     set("cache.memory_bytes", size(0, TIB)),
     set("cache.key_file", Kind::Path),
-    set("results.kept_max", count(0, 1_000_000)),
-    set("results.bytes_max", size(0, TIB)),
-    set("results.kept_for", time(0, 24 * HOUR)),
+    live("results.kept_max", count(0, 1_000_000)),
+    live("results.bytes_max", size(0, TIB)),
+    live("results.kept_for", time(0, 24 * HOUR)),
     set("durable.directory", Kind::Location),
     set("durable.bytes_max", size(MIB, TIB)),
     set("clients.connections_max", count(1, 65_536)),
@@ -130,22 +136,22 @@ pub(super) const SETTINGS: &[Setting] = &[
     set("clients.requests_in_flight_max", count(1, 65_536)),
     set("clients.drain_timeout", time(0, HOUR)),
     set("clients.socket_mode", Kind::SocketMode),
-    set("grants.directories", Kind::Paths),
-    set(FILTER, Kind::Text),
+    live("grants.directories", Kind::Paths),
+    live(FILTER, Kind::Text),
     set("log.format", Kind::Choice(&["text", "json"])),
-    set("kill.epoch_head_start", time(0, SECOND)),
+    live("kill.epoch_head_start", time(0, SECOND)),
 ];
 
 /// Every setting of a profile.
 pub(super) const PROFILE_SETTINGS: &[Setting] = &[
-    set("timeout", time(MS, 24 * HOUR)),
-    set("grace", time(0, HOUR)),
-    set("memory_bytes", size(64 * KIB, GUEST_MEMORY_MAX)),
-    set("fuel", Kind::MaybeCount { min: 1, max: u64::MAX }),
-    set("cpu", Kind::MaybeDuration { min_us: MS, max_us: 24 * HOUR }),
-    set("output_bytes", size(1, FRAME_BODY_BYTES_MAX as u64)),
-    set("log_bytes", size(4 * KIB, FRAME_BODY_BYTES_MAX as u64)),
-    set("log_lines", count(1, 1_000_000)),
+    live("timeout", time(MS, 24 * HOUR)),
+    live("grace", time(0, HOUR)),
+    live("memory_bytes", size(64 * KIB, GUEST_MEMORY_MAX)),
+    live("fuel", Kind::MaybeCount { min: 1, max: u64::MAX }),
+    live("cpu", Kind::MaybeDuration { min_us: MS, max_us: 24 * HOUR }),
+    live("output_bytes", size(1, FRAME_BODY_BYTES_MAX as u64)),
+    live("log_bytes", size(4 * KIB, FRAME_BODY_BYTES_MAX as u64)),
+    live("log_lines", count(1, 1_000_000)),
 ];
 
 /// The kind of the setting with that dotted name.
@@ -155,6 +161,15 @@ pub(super) fn kind_of(key: &str) -> Option<Kind> {
         None => (SETTINGS, key),
     };
     settings.iter().find(|setting| setting.key == name).map(|setting| setting.kind)
+}
+
+/// Whether the setting with that dotted name can change while the daemon runs.
+pub(super) fn is_live(key: &str) -> bool {
+    let (settings, name) = match profile_key(key) {
+        Some((_, name)) => (PROFILE_SETTINGS, name),
+        None => (SETTINGS, key),
+    };
+    settings.iter().any(|setting| setting.key == name && setting.live)
 }
 
 /// `profiles.NAME.KEY` taken apart.

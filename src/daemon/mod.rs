@@ -35,7 +35,7 @@ use tokio::time::{sleep, timeout};
 pub use self::activation::{ActivationError, Handed, handed};
 pub use self::jobs::{FollowLogs, Jobs};
 pub use self::notify::ServiceManager;
-pub use self::signals::{SignalError, StopSignals};
+pub use self::signals::{ReloadSignal, SignalError, StopSignals};
 pub use self::socket::{Listener, SocketError};
 pub use self::watchdog::watch;
 

@@ -27,6 +27,14 @@ impl ServiceManager {
         tell(&[NotifyState::Ready, NotifyState::Status(&status)]);
     }
 
+    /// The configuration is being read anew; [`ServiceManager::ready`] says when that is over.
+    pub fn reloading(self) {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => tell(&[NotifyState::Reloading, now]),
+            Err(error) => tracing::warn!(%error, "the service manager is not told of the reload"),
+        }
+    }
+
     /// No more jobs are taken.
     pub fn stopping(self) {
         tell(&[NotifyState::Stopping, NotifyState::Status("stopping: jobs that were taken are finished")]);

@@ -1,15 +1,42 @@
-//! The signals that ask the daemon to stop.
+//! The signals that ask the daemon to stop, or to read its configuration anew.
 //!
-//! Owns: SIGTERM and SIGINT once listened for.
-//! Never: decides what stopping means.
+//! Owns: SIGTERM, SIGINT and SIGHUP once listened for.
+//! Never: decides what stopping or reading anew means.
 
 use nix::sys::signal::{SigSet, Signal as Number};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Listening is not possible.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen for SIGTERM and SIGINT")]
+#[error("cannot listen for SIGTERM, SIGINT and SIGHUP")]
 pub struct SignalError(#[source] std::io::Error);
+
+/// SIGHUP, which tells a daemon without a terminal to read its configuration anew.
+#[derive(Debug)]
+pub struct ReloadSignal(Option<Signal>);
+
+impl ReloadSignal {
+    /// Begins to listen, where there is no terminal: in one, SIGHUP says that it is gone, and ends the process as ever. To
+    /// be called on a runtime.
+    ///
+    /// # Errors
+    /// When the handler cannot be installed.
+    pub fn listen() -> Result<Self, SignalError> {
+        // Opens for whoever has a controlling terminal, and for nobody else.
+        if std::fs::File::open("/dev/tty").is_ok() {
+            return Ok(Self(None));
+        }
+        signal(SignalKind::hangup()).map(|signal| Self(Some(signal))).map_err(SignalError)
+    }
+
+    /// Waits for the next one; for ever where none is listened for.
+    pub async fn next(&mut self) {
+        match &mut self.0 {
+            Some(signal) => drop(signal.recv().await),
+            None => std::future::pending().await,
+        }
+    }
+}
 
 /// SIGTERM and SIGINT held back from this thread. Dropped, they are delivered, those that came meanwhile first; also
 /// when whoever started this process had them blocked, since here is who waits for them.

@@ -201,7 +201,7 @@ async fn attempt(
     };
     let outcome = match input {
         Ok(input) => {
-            let data_bytes = core.config.jail.data_bytes(job.admitted.limits.memory_bytes);
+            let data_bytes = core.config().jail.data_bytes(job.admitted.limits.memory_bytes);
             let work = Work { key, artifact, input, input_bytes, deadline, data_bytes };
             execute(core, job, work, record).await
         }
@@ -279,7 +279,7 @@ async fn execute(core: &Core, job: &Rc<Job>, work: Work, record: &mut Record) ->
             let rules = StopRules {
                 deadline: work.deadline,
                 waits: Waits {
-                    head_start: core.config.kill.epoch_head_start,
+                    head_start: core.config().kill.epoch_head_start,
                     grace: job.admitted.limits.grace,
                 },
                 cpu: job.admitted.limits.cpu,

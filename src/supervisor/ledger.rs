@@ -63,6 +63,12 @@ impl Ledger {
         }
     }
 
+    /// Has other bounds from now on.
+    pub(crate) fn rebound(&mut self, bounds: config::Results, now: Instant) {
+        self.bounds = bounds;
+        self.forget(now);
+    }
+
     /// Jobs admitted and not over.
     pub(crate) fn live(&self) -> usize {
         self.live

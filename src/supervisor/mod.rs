@@ -113,7 +113,8 @@ pub enum Input {
 }
 
 struct Core {
-    config: Rc<Config>,
+    /// Exchanged as a whole when the daemon is told to read its configuration anew.
+    config: RefCell<Rc<Config>>,
     own_uid: u32,
     /// What no job is granted, by resolved paths.
     own_files: Rc<[PathBuf]>,
@@ -208,7 +209,7 @@ impl Supervisor {
     ) -> Result<JobId, Refusal> {
         let core = &self.core;
         let admitted =
-            admission::admit(&submission, *caller, &core.config, &core.load(caller)).and_then(|admitted| {
+            admission::admit(&submission, *caller, &core.config(), &core.load(caller)).and_then(|admitted| {
                 core.executor.knows(&submission.module, admitted.limits.fuel.is_some())?;
                 if durable {
                     core.can_be_durable()?;
@@ -319,6 +320,13 @@ impl Supervisor {
         statistics
     }
 
+    /// Has another configuration from now on, for jobs that are not admitted yet. What cannot change while it runs has to
+    /// be the same, see [`crate::config::InForce`].
+    pub fn reconfigure(&self, config: Config) {
+        self.core.ledger.borrow_mut().rebound(config.results.clone(), Instant::now());
+        *self.core.config.borrow_mut() = Rc::new(config);
+    }
+
     /// Refuses new jobs, lets the admitted ones end within `within`, ends those that have not by then, and
     /// returns when no worker is left.
     pub async fn drain(&self, within: Duration) {
@@ -346,6 +354,10 @@ impl Supervisor {
 }
 
 impl Core {
+    fn config(&self) -> Rc<Config> {
+        Rc::clone(&self.config.borrow())
+    }
+
     fn load(&self, caller: &Caller) -> admission::Load {
         let ledger = self.ledger.borrow();
         admission::Load {

@@ -100,7 +100,7 @@ impl Startup {
             draining: Cell::new(false),
             job_over: Notify::new(),
             no_input: OnceCell::new(),
-            config,
+            config: RefCell::new(config),
         };
         Ok(Supervisor::new(core))
     }

@@ -15,6 +15,7 @@ mod environment;
 mod family;
 mod inherited;
 mod killed;
+mod reload;
 mod rig;
 mod stopped;
 mod terminal;
