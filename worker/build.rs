@@ -62,8 +62,10 @@ fn generate() -> Result<(), PolicyError> {
         }
     }
     let mut text = String::from("// Made from policies/seccomp by build.rs.\n");
-    for ((_, constant), policy) in POLICIES.iter().zip(&policies) {
-        filter::write(&mut text, constant, policy, &architecture)?;
+    for ((name, constant), policy) in POLICIES.iter().zip(&policies) {
+        let outer =
+            STACKED.iter().find(|(inner, _)| inner == name).and_then(|(_, outer)| named(&policies, outer));
+        filter::write(&mut text, constant, policy, outer, &architecture)?;
     }
     write_names(&mut text, &names);
     let out = Path::new(&variable("OUT_DIR")?).join("seccomp.rs");

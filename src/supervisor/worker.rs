@@ -326,7 +326,7 @@ pub(crate) fn layers_held(report: &JailReport, controllers: &[Controller]) -> Ve
             Layer::Namespaces => report.namespaces.iter().any(|one| one == "net"),
             Layer::NoNewPrivs => report.no_new_privs,
             Layer::Rlimits => {
-                NAMED_LIMITS.iter().all(|(name, _)| report.rlimits.iter().any(|(read, _)| read == name))
+                NAMED_LIMITS.iter().all(|(name, ..)| report.rlimits.iter().any(|(read, _)| read == name))
             }
             Layer::Capabilities => report.capabilities_empty,
             // Known only after the module is loaded; whoever has no kernel for it is told at the lock.

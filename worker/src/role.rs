@@ -322,8 +322,9 @@ fn announce_panics(link: Link) {
 
 /// Waits for the one order. Without one the worker was not needed, and ends.
 fn take_order(link: Link) -> (ToWorker, Vec<OwnedFd>) {
-    let mut buffer = vec![0; HEADER_BYTES + LINK_MESSAGE_BYTES_MAX];
-    let Ok(Received { length, fds }) = link::receive(link.0, &mut buffer, LINK_FDS_MAX) else {
+    // Never given back: that would be a system call in the way of the job, and there is one order.
+    let buffer = Box::leak(vec![0; HEADER_BYTES + LINK_MESSAGE_BYTES_MAX].into_boxed_slice());
+    let Ok(Received { length, fds }) = link::receive(link.0, buffer, LINK_FDS_MAX) else {
         exit_now(ORDER_STATUS)
     };
     if length == 0 {

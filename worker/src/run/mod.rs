@@ -16,6 +16,7 @@ mod host;
 mod ledger;
 mod poll;
 mod prepared;
+mod stack;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,7 @@ pub(crate) use ending::cut;
 pub use host::HostError;
 pub(crate) use host::{Host, link_component, link_core};
 pub(crate) use prepared::Prepared;
+pub(crate) use stack::thread_has_room;
 
 use crate::engine::{Variant, Warm};
 use crate::grants::Grants;
@@ -51,6 +53,7 @@ use entry::{Entry, NoEntry};
 use host::Streams;
 use ledger::Ledger;
 use prepared::Live;
+use stack::{Stack, at_once};
 
 /// A deadline further away than this is as good as none.
 const DEADLINE_MAX: Duration = Duration::from_hours(24 * 365);
@@ -106,7 +109,7 @@ pub struct Loaded {
 }
 
 enum Program {
-    Core { pre: InstancePre<Host>, entry: Entry },
+    Core { pre: InstancePre<Host>, entry: Entry, stack: Stack },
     Component(CommandPre<Host>),
 }
 
@@ -115,6 +118,13 @@ impl Program {
         match self {
             Self::Core { pre, .. } => pre.module().engine(),
             Self::Component(command) => command.engine(),
+        }
+    }
+
+    const fn stack(&self) -> Stack {
+        match self {
+            Self::Core { stack, .. } => *stack,
+            Self::Component(_) => Stack::Fiber,
         }
     }
 
@@ -164,8 +174,7 @@ pub fn load(warm: &Warm, order: &RunOrder, artifact: OwnedFd) -> Result<Loaded, 
     let received = Instant::now();
     let wanted = Duration::from_micros(order.limits.deadline_us).min(DEADLINE_MAX);
     let build = || -> Result<Loaded, Ending> {
-        let variant = warm.variant(order.limits.fuel.is_some());
-        let program = link(variant, order, artifact)?;
+        let program = link(warm, order, artifact)?;
         let memory_bytes_max = order.limits.memory_bytes.min(warm.settings().memory_bytes_max);
         let largest_memory_bytes = program.largest_memory_bytes();
         // The pool makes a memory accessible before it asks the ledger, and the process's own limit may be in the
@@ -236,7 +245,7 @@ fn run(
     };
     let began = Instant::now();
     let live = loaded.live.take();
-    let (mut store, instance, rest) = match furnish(&loaded, live, &interruption, given, order) {
+    let (mut store, instance, mut exchange) = match furnish(&loaded, live, &interruption, given, order) {
         Ok(furnished) => furnished,
         Err(ending) => {
             report.ending = ending;
@@ -246,8 +255,13 @@ fn run(
     let mut instantiated = None;
     if !already_over(&interruption, loaded.deadline) {
         let Loaded { program, runtime, deadline, .. } = &loaded;
-        let work = drive(program, &mut store, instance, rest, &mut instantiated);
-        report.ending = match runtime.block_on(until(work, *deadline, &interruption)) {
+        let work = drive(program, &mut store, instance, &mut exchange, &mut instantiated);
+        let done = match (program.stack(), &interruption) {
+            // Nothing waits, so only the guest has to be stopped, and the signals do that.
+            (Stack::Thread, Interruption::Signals) => at_once(work),
+            _ => runtime.block_on(until(work, *deadline, &interruption)),
+        };
+        report.ending = match done {
             Some(Ok(ending)) => ending,
             Some(Err(error)) => ending::of_error(&error, &store.data().ledger),
             None => Ending::Interrupted,
@@ -265,6 +279,11 @@ fn run(
     report.fuel = order.limits.fuel.map(|given| given.saturating_sub(store.get_fuel().unwrap_or_default()));
     report.wasm_memory_peak_bytes = store.data().ledger.peak_bytes();
     report.growth_refused = store.data().ledger.growth_refused();
+    if matches!(interruption, Interruption::Signals) {
+        // This process ends next, and the kernel takes all of it back at once: taking it apart here first would copy
+        // page after page that it shares with its zygote.
+        std::mem::forget((store, exchange, loaded));
+    }
     report
 }
 
@@ -375,7 +394,7 @@ async fn drive(
     program: &Program,
     store: &mut Store<Host>,
     instance: Option<Instance>,
-    exchange: Exchange,
+    exchange: &mut Exchange,
     instantiated: &mut Option<Instant>,
 ) -> wasmtime::Result<Ending> {
     match program {
@@ -386,14 +405,14 @@ async fn drive(
             let result = command.wasi_cli_run().call_run(store).await?;
             Ok(Ending::Exited(i32::from(result.is_err())))
         }
-        Program::Core { pre, entry } => {
+        Program::Core { pre, entry, stack } => {
             let instance = match instance {
                 Some(instance) => instance,
-                None => pre.instantiate_async(&mut *store).await?,
+                None => stack.instantiate(pre, &mut *store).await?,
             };
             store.data_mut().ledger.instantiated();
             *instantiated = Some(Instant::now());
-            enter(entry, store, instance, exchange).await
+            enter(entry, store, (*stack, instance), exchange).await
         }
     }
 }
@@ -401,23 +420,23 @@ async fn drive(
 async fn enter(
     entry: &Entry,
     store: &mut Store<Host>,
-    instance: Instance,
-    exchange: Exchange,
+    (stack, instance): (Stack, Instance),
+    exchange: &mut Exchange,
 ) -> wasmtime::Result<Ending> {
     match (entry, exchange) {
         (Entry::Start, _) => {
             let start = instance.get_typed_func::<(), ()>(&mut *store, entry::START)?;
-            start.call_async(store, ()).await?;
+            stack.call(&start, store, ()).await?;
             Ok(Ending::Exited(0))
         }
-        (Entry::Bytes { name }, Exchange { input: Some(input), output: Some(mut output) }) => {
-            function::initialize(store, instance).await?;
-            function::call_bytes(store, instance, name, input, &mut output).await
+        (Entry::Bytes { name }, Exchange { input: Some(input), output: Some(output) }) => {
+            function::initialize(store, stack, instance).await?;
+            function::call_bytes(store, stack, instance, name, input, output).await
         }
-        (Entry::Numbers { name, arguments, results }, Exchange { output: Some(mut output), .. }) => {
-            function::initialize(store, instance).await?;
-            let text = function::call_numbers(store, instance, name, arguments, *results).await?;
-            Ok(function::deliver(&mut output, text.as_bytes()))
+        (Entry::Numbers { name, arguments, results }, Exchange { output: Some(output), .. }) => {
+            function::initialize(store, stack, instance).await?;
+            let text = function::call_numbers(store, stack, instance, name, arguments, *results).await?;
+            Ok(function::deliver(output, text.as_bytes()))
         }
         (Entry::Bytes { .. } | Entry::Numbers { .. }, _) => {
             Ok(Ending::SetupFailed("a function was given no output".to_owned()))
@@ -425,14 +444,15 @@ async fn enter(
     }
 }
 
-fn link(variant: &Variant, order: &RunOrder, artifact: OwnedFd) -> Result<Program, Ending> {
+fn link(warm: &Warm, order: &RunOrder, artifact: OwnedFd) -> Result<Program, Ending> {
+    let variant = warm.variant(order.limits.fuel.is_some());
     let artifact = SealedArtifact::from_fd(artifact).map_err(|error| setup(&error))?;
     let engine = match artifact.kind() {
         Precompiled::Module => &variant.modules,
         Precompiled::Component => &variant.components,
     };
     match artifact.load(engine) {
-        Ok(LoadedArtifact::Module(module)) => link_module(variant, order, &module),
+        Ok(LoadedArtifact::Module(module)) => link_module(warm, order, &module),
         Ok(LoadedArtifact::Component(component)) => link_command(variant, order, &component),
         Err(ArtifactError::Load(error)) if ending::beyond_the_pool(&error) => {
             Err(Ending::Unlinkable(LinkFault::TooLarge, guest_text(&format!("{error:#}"))))
@@ -441,11 +461,12 @@ fn link(variant: &Variant, order: &RunOrder, artifact: OwnedFd) -> Result<Progra
     }
 }
 
-fn link_module(variant: &Variant, order: &RunOrder, module: &Module) -> Result<Program, Ending> {
+fn link_module(warm: &Warm, order: &RunOrder, module: &Module) -> Result<Program, Ending> {
+    let variant = warm.variant(order.limits.fuel.is_some());
     let entry = entry::choose(module, order.entry.as_deref(), &order.arguments)
         .map_err(|NoEntry { fault, message }| Ending::Unlinkable(fault, guest_text(&message)))?;
     let pre = variant.core.instantiate_pre(module).map_err(|error| unknown_import(&error))?;
-    Ok(Program::Core { pre, entry })
+    Ok(Program::Core { pre, entry, stack: Stack::of(module, warm.thread_has_room()) })
 }
 
 fn link_command(variant: &Variant, order: &RunOrder, component: &Component) -> Result<Program, Ending> {
