@@ -217,8 +217,8 @@ impl Pool {
 
     fn take_idle(&self) -> Option<Worker> {
         let mut idle = self.idle.borrow_mut();
-        // One that died while idle is dropped here, which reaps it.
-        std::iter::from_fn(|| idle.pop_front()).find(|worker| !worker.is_gone())
+        // One that died while idle, or said something unasked, is dropped here, which ends and reaps it.
+        std::iter::from_fn(|| idle.pop_front()).find(Worker::is_quiet)
     }
 
     /// Puts a worker that has had no order back among the idle ones.

@@ -207,7 +207,8 @@ fn job_that_is_stopped_ends_its_process_and_not_the_next_job() {
         let (reused, result) = reused(&rig, short(entry("spins"))).await;
         assert!(reused);
         assert_eq!(result.outcome.verdict, Verdict::TimedOut, "{:?}", result.outcome);
-        assert_eq!(result.outcome.stage, Some(Stage::Epoch));
+        // On a machine with much else to do the head start may be over by then.
+        assert!(matches!(result.outcome.stage, Some(Stage::Epoch | Stage::Sigterm)), "{:?}", result.outcome);
         assert_next(&rig, false, "after the epoch").await;
         // Its native code never looks at the epoch.
         let result = rig.run(short(entry("spin-before"))).await;
@@ -361,10 +362,8 @@ fn worker_that_dies_between_jobs_or_stops_costs_no_job() {
             let workers = named("stockade:run");
             assert_eq!(workers.len(), 1);
             signal(workers[0], killer);
-            if killer == Signal::SIGTERM {
-                eventually("it to end", || named("stockade:run").is_empty()).await;
-            }
-            // After SIGKILL at once, whether it is gone by then or not.
+            // Dead, and not seen to be: nothing was to be read from it since.
+            eventually("it to end", || named("stockade:run").is_empty()).await;
             let (_, result) = reused(&rig, entry("ends")).await;
             assert_eq!(result.outcome.verdict, Verdict::Completed, "{:?}", result.outcome);
             let _ = rig.run(entry("reads_outside")).await;
