@@ -13,9 +13,11 @@ mod ending;
 mod entry;
 mod function;
 mod host;
+mod kept;
 mod ledger;
 mod poll;
 mod prepared;
+mod sink;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -41,7 +43,9 @@ pub use developer::{CpuLimit, DeveloperMode, Ticker, TickerError};
 pub(crate) use ending::cut;
 pub use host::HostError;
 pub(crate) use host::{Host, link_component, link_core};
+pub(crate) use kept::Kept;
 pub(crate) use prepared::Prepared;
+pub use sink::Sink;
 
 use crate::engine::{Variant, Warm};
 use crate::grants::Grants;
@@ -67,11 +71,11 @@ pub struct Stdio {
     /// Standard input of a command, the bytes handed to a function.
     pub input: OwnedFd,
     /// The job's output: a command's standard output, a function's result.
-    pub output: OwnedFd,
+    pub output: Sink,
     /// A function's standard output.
-    pub stdout: OwnedFd,
+    pub stdout: Sink,
     /// Standard error.
-    pub stderr: OwnedFd,
+    pub stderr: Sink,
 }
 
 /// By what right guest code is run.
@@ -194,7 +198,7 @@ fn runtime() -> std::io::Result<Runtime> {
 }
 
 /// The report of a job whose module, received at `received`, does not suit it.
-fn not_loaded(ending: Ending, order: &RunOrder, received: Instant) -> RunReport {
+pub(crate) fn not_loaded(ending: Ending, order: &RunOrder, received: Instant) -> RunReport {
     RunReport {
         ending,
         fuel: order.limits.fuel.map(|_| 0),
@@ -234,44 +238,56 @@ fn run(
         mdwe: false,
         command: loaded.program.is_command(),
     };
+    perform(&mut loaded, &interruption, given, order, &mut report);
+    // Whatever way it ended: the process may have a next job, which this one's deadline is not to end.
+    if matches!(interruption, Interruption::Signals)
+        && let Err(error) = epoch::disarm()
+    {
+        report.ending = setup(&error);
+    }
+    report
+}
+
+/// Everything between the start of the deadline and its end. What it says goes into `report`.
+fn perform(
+    loaded: &mut Loaded,
+    interruption: &Interruption,
+    given: (Stdio, Grants),
+    order: &RunOrder,
+    report: &mut RunReport,
+) {
     let began = Instant::now();
     let live = loaded.live.take();
-    let (mut store, instance, rest) = match furnish(&loaded, live, &interruption, given, order) {
+    let (mut store, instance, rest) = match furnish(loaded, live, interruption, given, order) {
         Ok(furnished) => furnished,
         Err(ending) => {
             report.ending = ending;
-            return report;
+            return;
         }
     };
     let mut instantiated = None;
-    if !already_over(&interruption, loaded.deadline) {
-        let Loaded { program, runtime, deadline, .. } = &loaded;
+    if !already_over(interruption, loaded.deadline) {
+        let Loaded { program, runtime, deadline, .. } = &*loaded;
         let work = drive(program, &mut store, instance, rest, &mut instantiated);
-        report.ending = match runtime.block_on(until(work, *deadline, &interruption)) {
+        report.ending = match runtime.block_on(until(work, *deadline, interruption)) {
             Some(Ok(ending)) => ending,
             Some(Err(error)) => ending::of_error(&error, &store.data().ledger),
             None => Ending::Interrupted,
         };
     }
     let ended = Instant::now();
-    if matches!(interruption, Interruption::Signals)
-        && let Err(error) = epoch::disarm()
-    {
-        report.ending = setup(&error);
-    }
     let called = instantiated.unwrap_or(ended);
     report.load_us = micros(loaded.load.saturating_add(called.duration_since(began)));
     report.run_us = micros(ended.duration_since(called));
     report.fuel = order.limits.fuel.map(|given| given.saturating_sub(store.get_fuel().unwrap_or_default()));
     report.wasm_memory_peak_bytes = store.data().ledger.peak_bytes();
     report.growth_refused = store.data().ledger.growth_refused();
-    report
 }
 
 /// What a function reads and writes besides its standard streams.
 struct Exchange {
     input: Option<File>,
-    output: Option<File>,
+    output: Option<Sink>,
 }
 
 /// Makes the store with its limits, or takes over the one that is there, and gives each stream to whom it belongs.
@@ -282,8 +298,8 @@ fn furnish(
     (stdio, grants): (Stdio, Grants),
     order: &RunOrder,
 ) -> Result<(Store<Host>, Option<Instance>, Exchange), Ending> {
-    let [input, output, stdout, stderr] =
-        [stdio.input, stdio.output, stdio.stdout, stdio.stderr].map(File::from);
+    let Stdio { input, output, stdout, stderr } = stdio;
+    let input = File::from(input);
     let (streams, exchange) = match &loaded.program {
         Program::Component(_) | Program::Core { entry: Entry::Start, .. } => {
             (Streams { stdin: Some(input), stdout: output, stderr }, Exchange { input: None, output: None })
@@ -410,14 +426,14 @@ async fn enter(
             start.call_async(store, ()).await?;
             Ok(Ending::Exited(0))
         }
-        (Entry::Bytes { name }, Exchange { input: Some(input), output: Some(mut output) }) => {
+        (Entry::Bytes { name }, Exchange { input: Some(input), output: Some(output) }) => {
             function::initialize(store, instance).await?;
-            function::call_bytes(store, instance, name, input, &mut output).await
+            function::call_bytes(store, instance, name, input, &output).await
         }
-        (Entry::Numbers { name, arguments, results }, Exchange { output: Some(mut output), .. }) => {
+        (Entry::Numbers { name, arguments, results }, Exchange { output: Some(output), .. }) => {
             function::initialize(store, instance).await?;
             let text = function::call_numbers(store, instance, name, arguments, *results).await?;
-            Ok(function::deliver(&mut output, text.as_bytes()))
+            Ok(function::deliver(&output, text.as_bytes()))
         }
         (Entry::Bytes { .. } | Entry::Numbers { .. }, _) => {
             Ok(Ending::SetupFailed("a function was given no output".to_owned()))
@@ -426,41 +442,56 @@ async fn enter(
 }
 
 fn link(variant: &Variant, order: &RunOrder, artifact: OwnedFd) -> Result<Program, Ending> {
+    match open(variant, artifact)? {
+        LoadedArtifact::Module(module) => link_module(variant, order, &module),
+        LoadedArtifact::Component(component) => {
+            command_may_be_entered(order)?;
+            Ok(Program::Component(link_command(variant, &component)?))
+        }
+    }
+}
+
+fn open(variant: &Variant, artifact: OwnedFd) -> Result<LoadedArtifact, Ending> {
     let artifact = SealedArtifact::from_fd(artifact).map_err(|error| setup(&error))?;
     let engine = match artifact.kind() {
         Precompiled::Module => &variant.modules,
         Precompiled::Component => &variant.components,
     };
-    match artifact.load(engine) {
-        Ok(LoadedArtifact::Module(module)) => link_module(variant, order, &module),
-        Ok(LoadedArtifact::Component(component)) => link_command(variant, order, &component),
-        Err(ArtifactError::Load(error)) if ending::beyond_the_pool(&error) => {
-            Err(Ending::Unlinkable(LinkFault::TooLarge, guest_text(&format!("{error:#}"))))
+    artifact.load(engine).map_err(|error| match error {
+        ArtifactError::Load(error) if ending::beyond_the_pool(&error) => {
+            Ending::Unlinkable(LinkFault::TooLarge, guest_text(&format!("{error:#}")))
         }
-        Err(error) => Err(setup(&error)),
-    }
+        error => setup(&error),
+    })
 }
 
 fn link_module(variant: &Variant, order: &RunOrder, module: &Module) -> Result<Program, Ending> {
-    let entry = entry::choose(module, order.entry.as_deref(), &order.arguments)
-        .map_err(|NoEntry { fault, message }| Ending::Unlinkable(fault, guest_text(&message)))?;
+    let entry = choose_entry(module, order)?;
     let pre = variant.core.instantiate_pre(module).map_err(|error| unknown_import(&error))?;
     Ok(Program::Core { pre, entry })
 }
 
-fn link_command(variant: &Variant, order: &RunOrder, component: &Component) -> Result<Program, Ending> {
-    if let Some(wanted) = &order.entry
-        && !COMMAND_ENTRIES.contains(&wanted.as_str())
-    {
-        let message = format!("a component is entered by wasi:cli/run, not by {wanted:?}");
-        return Err(Ending::Unlinkable(LinkFault::NoEntry, guest_text(&message)));
+fn choose_entry(module: &Module, order: &RunOrder) -> Result<Entry, Ending> {
+    entry::choose(module, order.entry.as_deref(), &order.arguments)
+        .map_err(|NoEntry { fault, message }| Ending::Unlinkable(fault, guest_text(&message)))
+}
+
+fn command_may_be_entered(order: &RunOrder) -> Result<(), Ending> {
+    match &order.entry {
+        Some(wanted) if !COMMAND_ENTRIES.contains(&wanted.as_str()) => {
+            let message = format!("a component is entered by wasi:cli/run, not by {wanted:?}");
+            Err(Ending::Unlinkable(LinkFault::NoEntry, guest_text(&message)))
+        }
+        Some(_) | None => Ok(()),
     }
+}
+
+fn link_command(variant: &Variant, component: &Component) -> Result<CommandPre<Host>, Ending> {
     let pre = variant.component.instantiate_pre(component).map_err(|error| unknown_import(&error))?;
-    let command = CommandPre::new(pre).map_err(|error| {
+    CommandPre::new(pre).map_err(|error| {
         let message = format!("the component does not export wasi:cli/run: {error:#}");
         Ending::Unlinkable(LinkFault::NoEntry, guest_text(&message))
-    })?;
-    Ok(Program::Component(command))
+    })
 }
 
 fn unknown_import(error: &wasmtime::Error) -> Ending {

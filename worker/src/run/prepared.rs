@@ -12,11 +12,10 @@ use stockade_wire::worker::{Ending, RunOrder, RunReport};
 use tokio::runtime::Runtime;
 use wasmtime::{Instance, InstancePre, Precompiled, Store};
 
-use super::entry::{self, NoEntry};
 use super::host::Streams;
 use super::ledger::Ledger;
 use super::{
-    DEADLINE_MAX, Host, Loaded, Program, guest_text, largest_memory_bytes, not_loaded, runtime, setup,
+    DEADLINE_MAX, Host, Loaded, Program, choose_entry, largest_memory_bytes, not_loaded, runtime, setup,
 };
 use crate::engine::Warm;
 use crate::grants::Grants;
@@ -86,8 +85,7 @@ impl Prepared {
         if order.limits.fuel.is_some() {
             return Err(Ending::SetupFailed("a template's module does not count fuel".to_owned()));
         }
-        let entry = entry::choose(pre.module(), order.entry.as_deref(), &order.arguments)
-            .map_err(|NoEntry { fault, message }| Ending::Unlinkable(fault, guest_text(&message)))?;
+        let entry = choose_entry(pre.module(), order)?;
         let memory_bytes_max = order.limits.memory_bytes.min(memory_bytes_max);
         if largest_memory_bytes > memory_bytes_max {
             return Err(Ending::MemoryRefused(largest_memory_bytes));
