@@ -1,6 +1,5 @@
 //! Tenant workers: who shares one, when it is not used again, and what one job leaves to the next.
 
-use std::collections::HashSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -320,15 +319,17 @@ fn worker_that_does_anything_after_its_reply_is_not_used_again() {
     alone(async || {
         let rig = Rig::start().await;
         for name in ["then-reply-again", "then-say-garbage", "then-write", "then-flood", "then-die"] {
-            let known: HashSet<u32> = named("stockade:run").into_iter().collect();
             let result = rig.run(entry(name)).await;
-            assert_eq!(result.outcome.verdict, Verdict::Completed, "{name}: {:?}", result.outcome);
-            assert!(result.logs.stderr.0.is_empty(), "{name}");
+            // One that is seen to be dead together with its reply is believed no more than any other.
+            let died = result.outcome.reason.as_deref() == Some("died_after_reply");
+            let done = result.outcome.verdict == Verdict::Completed;
+            assert!(done || (died && name == "then-die"), "{name}: {:?}", result.outcome);
+            // What came before its reply was taken is in its own job's log, and no more than a pipe holds.
+            assert!(result.bill.log_bytes.unwrap() <= 64 << 10, "{name}");
             // Seen at the latest when the idle ones are looked over.
             eventually("the stray to be seen", || statistics(&rig).tenant_workers == 0).await;
             assert_next(&rig, false, name).await;
             assert!(rig.run(entry("reads_outside")).await.outcome.verdict == Verdict::Trapped);
-            drop(known);
         }
         rig.end().await;
         assert!(children().is_empty());
@@ -360,7 +361,10 @@ fn worker_that_dies_between_jobs_or_stops_costs_no_job() {
             let workers = named("stockade:run");
             assert_eq!(workers.len(), 1);
             signal(workers[0], killer);
-            // At once, whether it is gone by then or not.
+            if killer == Signal::SIGTERM {
+                eventually("it to end", || named("stockade:run").is_empty()).await;
+            }
+            // After SIGKILL at once, whether it is gone by then or not.
             let (_, result) = reused(&rig, entry("ends")).await;
             assert_eq!(result.outcome.verdict, Verdict::Completed, "{:?}", result.outcome);
             let _ = rig.run(entry("reads_outside")).await;
@@ -396,7 +400,7 @@ fn each_job_is_billed_for_its_own_share_of_the_process() {
                    (br_if $again (i64.ne (local.get $left) (i64.const 0)))))
                (func (export "idle")))"#,
         ));
-        let job = |name: &str| limited(Submission { entry: Some(name.to_owned()), ..busy.clone() }, PATIENCE, PATIENCE);
+        let job = |name: &str| limited(Submission { entry: Some(name.to_owned()), ..busy.clone() }, PATIENCE, Duration::ZERO);
         let _ = rig.run(job("idle")).await;
         let (mut idle, mut worked) = (Vec::new(), Vec::new());
         for _ in 0..3 {
