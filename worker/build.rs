@@ -16,10 +16,11 @@ use policy::{Policy, PolicyError};
 
 /// File name, constant, and the policies every one of whose rules must be admitted there too, because their
 /// filters stack.
-const POLICIES: [(&str, &str); 7] = [
+const POLICIES: [(&str, &str); 8] = [
     ("zygote", "ZYGOTE"),
     ("lock", "LOCK"),
     ("run", "RUN"),
+    ("tenant-run", "TENANT_RUN"),
     ("run-files", "RUN_FILES"),
     ("compile", "COMPILE"),
     ("template", "TEMPLATE"),
@@ -27,8 +28,9 @@ const POLICIES: [(&str, &str); 7] = [
 ];
 
 /// Inner filters are installed on top of outer ones; the kernel takes the strictest answer.
-const STACKED: [(&str, &str); 6] = [
+const STACKED: [(&str, &str); 7] = [
     ("run", "lock"),
+    ("tenant-run", "lock"),
     ("run-files", "lock"),
     ("lock", "zygote"),
     ("compile", "zygote"),

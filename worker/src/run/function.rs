@@ -13,6 +13,7 @@ use wasmtime::{Instance, Memory, Store, Val};
 use super::Host;
 use super::ending::guest_text;
 use super::entry::{ALLOC, INITIALIZE, MEMORY, print};
+use super::sink::Sink;
 use super::stack::Stack;
 
 /// Set in the length of a reply that is a message of failure.
@@ -80,7 +81,7 @@ pub(super) async fn call_bytes(
     instance: Instance,
     name: &str,
     input: &mut File,
-    output: &mut File,
+    output: &Sink,
 ) -> wasmtime::Result<Ending> {
     let input = match read_input(input) {
         Ok(input) => input,
@@ -108,7 +109,7 @@ pub(super) async fn call_bytes(
 }
 
 /// Writes what a function returned; the job's whole output.
-pub(super) fn deliver(output: &mut File, bytes: &[u8]) -> Ending {
+pub(super) fn deliver(mut output: &Sink, bytes: &[u8]) -> Ending {
     match output.write_all(bytes) {
         Ok(()) => Ending::Exited(0),
         Err(error) => Ending::SetupFailed(format!("output cannot be written: {error}")),

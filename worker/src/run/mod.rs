@@ -13,9 +13,11 @@ mod ending;
 mod entry;
 mod function;
 mod host;
+mod kept;
 mod ledger;
 mod poll;
 mod prepared;
+mod sink;
 mod stack;
 mod streams;
 #[cfg(test)]
@@ -42,7 +44,9 @@ pub use developer::{CpuLimit, DeveloperMode, Ticker, TickerError};
 pub(crate) use ending::cut;
 pub use host::HostError;
 pub(crate) use host::{Host, link_component, link_core};
+pub(crate) use kept::Kept;
 pub(crate) use prepared::Prepared;
+pub use sink::Sink;
 pub(crate) use stack::thread_has_room;
 
 use crate::engine::{Variant, Warm};
@@ -70,11 +74,11 @@ pub struct Stdio {
     /// Standard input of a command, the bytes handed to a function.
     pub input: OwnedFd,
     /// The job's output: a command's standard output, a function's result.
-    pub output: OwnedFd,
+    pub output: Sink,
     /// A function's standard output.
-    pub stdout: OwnedFd,
+    pub stdout: Sink,
     /// Standard error.
-    pub stderr: OwnedFd,
+    pub stderr: Sink,
 }
 
 /// By what right guest code is run.
@@ -90,9 +94,18 @@ pub enum Confinement {
 /// How a guest is stopped.
 enum Interruption {
     /// The handlers of [`epoch`] move the epoch on, once.
-    Signals,
+    Signals {
+        /// Once the report is sent: there is no next job, and nothing needs to be taken apart.
+        process_ends: bool,
+    },
     /// The ticker moves it on again and again, and the guest looks.
     Flag { stop: Arc<AtomicBool>, cpu: Option<CpuLimit> },
+}
+
+impl Interruption {
+    const fn ends_with_the_process(&self) -> bool {
+        matches!(self, Self::Signals { process_ends: true })
+    }
 }
 
 /// A guest that is ready to be instantiated. Nothing of it has run.
@@ -203,7 +216,7 @@ fn runtime() -> std::io::Result<Runtime> {
 }
 
 /// The report of a job whose module, received at `received`, does not suit it.
-fn not_loaded(ending: Ending, order: &RunOrder, received: Instant) -> RunReport {
+pub(crate) fn not_loaded(ending: Ending, order: &RunOrder, received: Instant) -> RunReport {
     RunReport {
         ending,
         fuel: order.limits.fuel.map(|_| 0),
@@ -221,7 +234,7 @@ fn not_loaded(ending: Ending, order: &RunOrder, received: Instant) -> RunReport 
 #[must_use]
 pub fn execute(loaded: Loaded, confinement: Confinement, stdio: Stdio, order: &RunOrder) -> RunReport {
     let (interruption, grants) = match confinement {
-        Confinement::Sealed(sealed) => (Interruption::Signals, sealed.into_grants()),
+        Confinement::Sealed(sealed) => (Interruption::Signals { process_ends: true }, sealed.into_grants()),
         Confinement::Developer(mode) => (Interruption::Flag { stop: mode.stop, cpu: mode.cpu }, mode.grants),
     };
     run(loaded, interruption, (stdio, grants), order)
@@ -243,23 +256,44 @@ fn run(
         mdwe: false,
         command: loaded.program.is_command(),
     };
+    perform(&mut loaded, &interruption, given, order, &mut report);
+    // Whatever way it ended: the process may have a next job, which this one's deadline is not to end.
+    if matches!(interruption, Interruption::Signals { .. })
+        && let Err(error) = epoch::disarm()
+    {
+        report.ending = setup(&error);
+    }
+    if interruption.ends_with_the_process() {
+        std::mem::forget(loaded);
+    }
+    report
+}
+
+/// Everything between the start of the deadline and its end. What it says goes into `report`.
+fn perform(
+    loaded: &mut Loaded,
+    interruption: &Interruption,
+    given: (Stdio, Grants),
+    order: &RunOrder,
+    report: &mut RunReport,
+) {
     let began = Instant::now();
     let live = loaded.live.take();
-    let (mut store, instance, mut exchange) = match furnish(&loaded, live, &interruption, given, order) {
+    let (mut store, instance, mut exchange) = match furnish(loaded, live, interruption, given, order) {
         Ok(furnished) => furnished,
         Err(ending) => {
             report.ending = ending;
-            return report;
+            return;
         }
     };
     let mut instantiated = None;
-    if !already_over(&interruption, loaded.deadline) {
-        let Loaded { program, runtime, deadline, .. } = &loaded;
+    if !already_over(interruption, loaded.deadline) {
+        let Loaded { program, runtime, deadline, .. } = &*loaded;
         let work = drive(program, &mut store, instance, &mut exchange, &mut instantiated);
-        let done = match (program.stack(), &interruption) {
+        let done = match (program.stack(), interruption) {
             // Nothing waits, so only the guest has to be stopped, and the signals do that.
-            (Stack::Thread, Interruption::Signals) => at_once(work),
-            _ => runtime.block_on(until(work, *deadline, &interruption)),
+            (Stack::Thread, Interruption::Signals { .. }) => at_once(work),
+            _ => runtime.block_on(until(work, *deadline, interruption)),
         };
         report.ending = match done {
             Some(Ok(ending)) => ending,
@@ -268,29 +302,23 @@ fn run(
         };
     }
     let ended = Instant::now();
-    if matches!(interruption, Interruption::Signals)
-        && let Err(error) = epoch::disarm()
-    {
-        report.ending = setup(&error);
-    }
     let called = instantiated.unwrap_or(ended);
     report.load_us = micros(loaded.load.saturating_add(called.duration_since(began)));
     report.run_us = micros(ended.duration_since(called));
     report.fuel = order.limits.fuel.map(|given| given.saturating_sub(store.get_fuel().unwrap_or_default()));
     report.wasm_memory_peak_bytes = store.data().ledger.peak_bytes();
     report.growth_refused = store.data().ledger.growth_refused();
-    if matches!(interruption, Interruption::Signals) {
-        // This process ends next, and the kernel takes all of it back at once: taking it apart here first would copy
-        // page after page that it shares with its zygote.
-        std::mem::forget((store, exchange, loaded));
+    if interruption.ends_with_the_process() {
+        // The kernel takes all of it back at once: taking it apart here first would copy page after page that this
+        // process shares with its zygote.
+        std::mem::forget((store, exchange));
     }
-    report
 }
 
 /// What a function reads and writes besides its standard streams.
 struct Exchange {
     input: Option<File>,
-    output: Option<File>,
+    output: Option<Sink>,
 }
 
 /// Makes the store with its limits, or takes over the one that is there, and gives each stream to whom it belongs.
@@ -301,8 +329,8 @@ fn furnish(
     (stdio, grants): (Stdio, Grants),
     order: &RunOrder,
 ) -> Result<(Store<Host>, Option<Instance>, Exchange), Ending> {
-    let [input, output, stdout, stderr] =
-        [stdio.input, stdio.output, stdio.stdout, stdio.stderr].map(File::from);
+    let Stdio { input, output, stdout, stderr } = stdio;
+    let input = File::from(input);
     let (streams, exchange) = match &loaded.program {
         Program::Component(_) | Program::Core { entry: Entry::Start, .. } => {
             (Streams { stdin: Some(input), stdout: output, stderr }, Exchange { input: None, output: None })
@@ -346,7 +374,7 @@ fn set_limits(
     // Before instantiating: start functions run there.
     store.set_epoch_deadline(1);
     match interruption {
-        Interruption::Signals => store.epoch_deadline_trap(),
+        Interruption::Signals { .. } => store.epoch_deadline_trap(),
         Interruption::Flag { stop, cpu } => {
             let stop = Arc::clone(stop);
             let cpu_is_up = cpu.clone().map(CpuLimit::begun);
@@ -366,7 +394,7 @@ fn set_limits(
 fn already_over(interruption: &Interruption, deadline: Instant) -> bool {
     Instant::now() >= deadline
         || match interruption {
-            Interruption::Signals => epoch::deadline_passed() || epoch::stopping(),
+            Interruption::Signals { .. } => epoch::deadline_passed() || epoch::stopping(),
             Interruption::Flag { stop, .. } => stop.load(Ordering::Relaxed),
         }
 }
@@ -377,7 +405,7 @@ async fn until<F: Future>(work: F, deadline: Instant, interruption: &Interruptio
     let mut work = pin!(work);
     loop {
         let next = match interruption {
-            Interruption::Signals => deadline,
+            Interruption::Signals { .. } => deadline,
             Interruption::Flag { .. } => deadline.min(Instant::now() + developer::TICK * 10),
         };
         if let Ok(done) = tokio::time::timeout_at(next.into(), &mut work).await {
@@ -446,42 +474,57 @@ async fn enter(
 
 fn link(warm: &Warm, order: &RunOrder, artifact: OwnedFd) -> Result<Program, Ending> {
     let variant = warm.variant(order.limits.fuel.is_some());
+    match open(variant, artifact)? {
+        LoadedArtifact::Module(module) => link_module(warm, order, &module),
+        LoadedArtifact::Component(component) => {
+            command_may_be_entered(order)?;
+            Ok(Program::Component(link_command(variant, &component)?))
+        }
+    }
+}
+
+fn open(variant: &Variant, artifact: OwnedFd) -> Result<LoadedArtifact, Ending> {
     let artifact = SealedArtifact::from_fd(artifact).map_err(|error| setup(&error))?;
     let engine = match artifact.kind() {
         Precompiled::Module => &variant.modules,
         Precompiled::Component => &variant.components,
     };
-    match artifact.load(engine) {
-        Ok(LoadedArtifact::Module(module)) => link_module(warm, order, &module),
-        Ok(LoadedArtifact::Component(component)) => link_command(variant, order, &component),
-        Err(ArtifactError::Load(error)) if ending::beyond_the_pool(&error) => {
-            Err(Ending::Unlinkable(LinkFault::TooLarge, guest_text(&format!("{error:#}"))))
+    artifact.load(engine).map_err(|error| match error {
+        ArtifactError::Load(error) if ending::beyond_the_pool(&error) => {
+            Ending::Unlinkable(LinkFault::TooLarge, guest_text(&format!("{error:#}")))
         }
-        Err(error) => Err(setup(&error)),
-    }
+        error => setup(&error),
+    })
 }
 
 fn link_module(warm: &Warm, order: &RunOrder, module: &Module) -> Result<Program, Ending> {
     let variant = warm.variant(order.limits.fuel.is_some());
-    let entry = entry::choose(module, order.entry.as_deref(), &order.arguments)
-        .map_err(|NoEntry { fault, message }| Ending::Unlinkable(fault, guest_text(&message)))?;
+    let entry = choose_entry(module, order)?;
     let pre = variant.core.instantiate_pre(module).map_err(|error| unknown_import(&error))?;
     Ok(Program::Core { pre, entry, stack: Stack::of(module, warm.thread_has_room()) })
 }
 
-fn link_command(variant: &Variant, order: &RunOrder, component: &Component) -> Result<Program, Ending> {
-    if let Some(wanted) = &order.entry
-        && !COMMAND_ENTRIES.contains(&wanted.as_str())
-    {
-        let message = format!("a component is entered by wasi:cli/run, not by {wanted:?}");
-        return Err(Ending::Unlinkable(LinkFault::NoEntry, guest_text(&message)));
+fn choose_entry(module: &Module, order: &RunOrder) -> Result<Entry, Ending> {
+    entry::choose(module, order.entry.as_deref(), &order.arguments)
+        .map_err(|NoEntry { fault, message }| Ending::Unlinkable(fault, guest_text(&message)))
+}
+
+fn command_may_be_entered(order: &RunOrder) -> Result<(), Ending> {
+    match &order.entry {
+        Some(wanted) if !COMMAND_ENTRIES.contains(&wanted.as_str()) => {
+            let message = format!("a component is entered by wasi:cli/run, not by {wanted:?}");
+            Err(Ending::Unlinkable(LinkFault::NoEntry, guest_text(&message)))
+        }
+        Some(_) | None => Ok(()),
     }
+}
+
+fn link_command(variant: &Variant, component: &Component) -> Result<CommandPre<Host>, Ending> {
     let pre = variant.component.instantiate_pre(component).map_err(|error| unknown_import(&error))?;
-    let command = CommandPre::new(pre).map_err(|error| {
+    CommandPre::new(pre).map_err(|error| {
         let message = format!("the component does not export wasi:cli/run: {error:#}");
         Ending::Unlinkable(LinkFault::NoEntry, guest_text(&message))
-    })?;
-    Ok(Program::Component(command))
+    })
 }
 
 fn unknown_import(error: &wasmtime::Error) -> Ending {

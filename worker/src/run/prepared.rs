@@ -12,13 +12,12 @@ use stockade_wire::worker::{Ending, RunOrder, RunReport};
 use tokio::runtime::Runtime;
 use wasmtime::{Instance, InstancePre, Precompiled, Store};
 
-use super::entry::Entry;
-use super::entry::{self, NoEntry};
+use super::entry::{self, Entry};
 use super::host::Streams;
 use super::ledger::Ledger;
 use super::stack::Stack;
 use super::{
-    DEADLINE_MAX, Host, Loaded, Program, guest_text, largest_memory_bytes, not_loaded, runtime, setup,
+    DEADLINE_MAX, Host, Loaded, Program, choose_entry, largest_memory_bytes, not_loaded, runtime, setup,
 };
 use crate::engine::Warm;
 use crate::grants::Grants;
@@ -97,8 +96,7 @@ impl Prepared {
         }
         let entry = match usual_entry {
             Some(entry) if order.entry.is_none() && order.arguments.is_empty() => entry,
-            _ => entry::choose(pre.module(), order.entry.as_deref(), &order.arguments)
-                .map_err(|NoEntry { fault, message }| Ending::Unlinkable(fault, guest_text(&message)))?,
+            _ => choose_entry(pre.module(), order)?,
         };
         let memory_bytes_max = order.limits.memory_bytes.min(memory_bytes_max);
         if largest_memory_bytes > memory_bytes_max {
