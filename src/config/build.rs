@@ -14,8 +14,8 @@ use super::error::ConfigError;
 use super::layers::{Entry, Layers};
 use super::value::{Location, Value};
 use super::{
-    Cache, CallerLimits, Ceilings, Cgroup, CgroupRoot, Clients, Compile, Config, Durable, Grants, Jail, Kill,
-    Log, LogFormat, Mode, Pool, Profile, Queue, Results, RunAs,
+    Cache, CallerLimits, Ceilings, Cgroup, CgroupRoot, Clients, Compile, Config, Durable, Grants,
+    IsolationFloor, Jail, Kill, Log, LogFormat, Mode, Pool, Profile, Queue, Results, RunAs,
 };
 
 /// Directories that are chosen where the configuration says `auto`.
@@ -109,6 +109,16 @@ fn pool(of: &Typed<'_>) -> Result<Pool, ConfigError> {
         template_ready: of.count("pool.template_ready")?,
         template_after: of.small("pool.template_after")?,
         template_idle: of.duration("pool.template_idle")?,
+        isolation_floor: if of.choice("pool.isolation_floor")? == "fresh" {
+            IsolationFloor::Fresh
+        } else {
+            IsolationFloor::Tenant
+        },
+        tenant_workers_max: of.count("pool.tenant_workers_max")?,
+        tenant_workers_per_user_max: of.count("pool.tenant_workers_per_user_max")?,
+        tenant_jobs_max: of.number("pool.tenant_jobs_max")?,
+        tenant_age: of.duration("pool.tenant_age")?,
+        tenant_idle: of.duration("pool.tenant_idle")?,
         lock_timeout: of.duration("pool.lock_timeout")?,
         zygote_forks_max: of.number("pool.zygote_forks_max")?,
         restart_burst: of.small("pool.restart_burst")?,

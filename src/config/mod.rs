@@ -102,6 +102,19 @@ pub struct Pool {
     pub template_after: u32,
     /// Time after which a template nobody asked for is given up.
     pub template_idle: Duration,
+    /// The least isolation a job is given, whatever it would accept.
+    pub isolation_floor: IsolationFloor,
+    /// Most tenant workers: processes that run one job after another of one tenant with one module. None: never make
+    /// one.
+    pub tenant_workers_max: usize,
+    /// Of those, one user's.
+    pub tenant_workers_per_user_max: usize,
+    /// Jobs after which a tenant worker is replaced.
+    pub tenant_jobs_max: u64,
+    /// Age at which a tenant worker is replaced.
+    pub tenant_age: Duration,
+    /// Time after which a tenant worker nobody asked for is given up.
+    pub tenant_idle: Duration,
     /// Time a worker has from its fork to its report that it is locked.
     pub lock_timeout: Duration,
     /// Forks after which the zygote is exec'd afresh, for a new address layout.
@@ -112,6 +125,15 @@ pub struct Pool {
     pub restart_window: Duration,
     /// Workers lost before or while locking, in `restart_window`, that open the circuit.
     pub worker_failures_max: u32,
+}
+
+/// How little isolation a job may be given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IsolationFloor {
+    /// Every job has a process of its own.
+    Fresh,
+    /// A job that asks for it may share a process with others of its tenant and module, one after another.
+    Tenant,
 }
 
 /// Jobs that wait.

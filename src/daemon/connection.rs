@@ -205,7 +205,12 @@ impl<J: Jobs> Connection<J> {
                     return self.send(FromDaemon::Refused { request, refusal }).await;
                 }
                 // Accepted goes out first: answers leave in the order in which they ask for room.
-                self.send(FromDaemon::Accepted { request, job }).await?;
+                let accepted = FromDaemon::Accepted { request, job };
+                if wait {
+                    self.outbound.send_ahead(&accepted).await?;
+                } else {
+                    self.outbound.send(&accepted).await?;
+                }
                 match end {
                     Some(end) => self.start_waiting(request, end),
                     None if wait => self.send(FromDaemon::NotFound { request }).await?,

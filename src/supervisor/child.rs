@@ -7,10 +7,10 @@
 //! exited: whoever stops waiting for one, at whatever point, leaves neither a process nor a zombie nor a leaf. A child
 //! nobody was told of, because its zygote died before it could tell, is found by its process group and reaped too.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::future::poll_fn;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::time::ClockId;
 use nix::unistd::Pid;
 use stockade_sys::pidfd::{self, Ended};
 use tokio::io::unix::AsyncFd;
@@ -35,6 +36,8 @@ pub(crate) struct Child {
     pid: u32,
     pidfd: Option<AsyncFd<OwnedFd>>,
     leaf: Option<Leaf>,
+    /// Of its CPU time, once that was asked for.
+    cpu_clock: Cell<Option<ClockId>>,
     graveyard: Rc<Graveyard>,
 }
 
@@ -53,7 +56,13 @@ impl Child {
         // own: it is ours, and not reaped.
         let pidfd = watch(pidfd).inspect_err(|_| end_by_pid(pid))?;
         graveyard.unreaped.borrow_mut().insert(pid);
-        Ok(Self { pid, pidfd: Some(pidfd), leaf, graveyard: Rc::clone(graveyard) })
+        Ok(Self {
+            pid,
+            pidfd: Some(pidfd),
+            leaf,
+            cpu_clock: Cell::new(None),
+            graveyard: Rc::clone(graveyard),
+        })
     }
 
     /// Its process id.
@@ -81,6 +90,24 @@ impl Child {
         poll(&mut polled, PollTimeout::ZERO).map_or(true, |ready| ready > 0)
     }
 
+    /// Whether it lives and none of these descriptors has anything to be read, or is closed at its other end.
+    pub(crate) fn is_quiet_with(&self, others: [BorrowedFd<'_>; 4]) -> bool {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        let Some(pidfd) = &self.pidfd else { return false };
+        let [a, b, c, d] = others;
+        let mut polled = [pidfd.as_fd(), a, b, c, d].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        poll(&mut polled, PollTimeout::ZERO).is_ok_and(|ready| ready == 0)
+    }
+
+    /// What of its memory is resident, from the kernel, bytes; shared pages are counted. `None` when it cannot be read.
+    pub(crate) fn resident_bytes(&self) -> Option<u64> {
+        // The pid is still its own: it is not reaped.
+        let pages = std::fs::read_to_string(format!("/proc/{}/statm", self.pid)).ok()?;
+        let pages: u64 = pages.split_whitespace().nth(1)?.parse().ok()?;
+        let page_bytes = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
+        pages.checked_mul(u64::try_from(page_bytes).ok()?)
+    }
+
     /// Returns when it has exited. Dropping the future loses nothing.
     pub(crate) async fn exited(&self) {
         if let Some(pidfd) = &self.pidfd {
@@ -101,9 +128,13 @@ impl Child {
 
     /// CPU time it has used so far, user and system, from the kernel.
     pub(crate) fn cpu_time(&self) -> Option<Duration> {
-        let clock = nix::time::ClockId::pid_cpu_clock_id(as_pid(self.pid)).ok()?;
-        let time = clock.now().ok()?;
-        Some(Duration::from(time))
+        // The same for as long as its pid is its own, which is until it is reaped.
+        let clock = match self.cpu_clock.get() {
+            Some(clock) => clock,
+            None => ClockId::pid_cpu_clock_id(as_pid(self.pid)).ok()?,
+        };
+        self.cpu_clock.set(Some(clock));
+        Some(Duration::from(clock.now().ok()?))
     }
 
     /// Reaps it. To be called once [`Child::exited`] has returned.

@@ -4,10 +4,10 @@
 //! Never: knows the job it runs.
 
 use std::cell::RefCell;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::OFlag;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 use nix::unistd::pipe2;
 use stockade_sys::link as packets;
@@ -143,7 +143,7 @@ pub(crate) struct Worker {
     pub(crate) stdout: Receiver,
     pub(crate) stderr: Receiver,
     pub(crate) report: JailReport,
-    /// A template forked it, and so its job's module is there already.
+    /// Its job's module is there already: a template forked it, or it stays.
     pub(crate) has_module: bool,
     child: Child,
 }
@@ -260,6 +260,22 @@ impl Worker {
         self.child.is_gone()
     }
 
+    /// Whether it lives, and there is nothing to be read from it. Seen without waiting, as it is now: past Tokio, which
+    /// knows only what the kernel had told it by the last turn.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let (output, stdout, stderr) = (self.output.as_fd(), self.stdout.as_fd(), self.stderr.as_fd());
+        let quiet = self.child.is_quiet_with([self.link.as_fd(), output, stdout, stderr]);
+        if quiet {
+            self.link.is_empty_now();
+        }
+        quiet
+    }
+
+    /// What of its memory is resident, from the kernel, bytes. Not to be asked once it is reaped.
+    pub(crate) fn resident_bytes(&self) -> Option<u64> {
+        self.child.resident_bytes()
+    }
+
     /// Returns when it has exited. Dropping the future loses nothing.
     pub(crate) async fn exited(&self) {
         self.child.exited().await;
@@ -311,8 +327,11 @@ async fn locked(link: &Link<ToWorker, FromWorker>) -> Result<JailReport, WorkerE
 
 /// A pipe: our non-blocking end, and the worker's blocking one.
 fn pipe() -> Result<(Receiver, OwnedFd), WorkerError> {
-    let (ours, theirs) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| WorkerError::Prepare(errno.into()))?;
-    let ours = Receiver::from_owned_fd(ours).map_err(WorkerError::Prepare)?;
+    let failed = |errno: nix::errno::Errno| WorkerError::Prepare(errno.into());
+    let (ours, theirs) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
+    fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_RDONLY | OFlag::O_NONBLOCK)).map_err(failed)?;
+    // Of what Tokio would check, this much is known of a pipe that was just made.
+    let ours = Receiver::from_owned_fd_unchecked(ours).map_err(WorkerError::Prepare)?;
     Ok((ours, theirs))
 }
 
@@ -328,7 +347,7 @@ pub(crate) fn layers_held(report: &JailReport, controllers: &[Controller]) -> Ve
             Layer::Namespaces => report.namespaces.iter().any(|one| one == "net"),
             Layer::NoNewPrivs => report.no_new_privs,
             Layer::Rlimits => {
-                NAMED_LIMITS.iter().all(|(name, _)| report.rlimits.iter().any(|(read, _)| read == name))
+                NAMED_LIMITS.iter().all(|(name, ..)| report.rlimits.iter().any(|(read, _)| read == name))
             }
             Layer::Capabilities => report.capabilities_empty,
             // Known only after the module is loaded; whoever has no kernel for it is told at the lock.

@@ -52,6 +52,8 @@ pub(crate) struct Admitted {
     pub(crate) arguments: Vec<String>,
     pub(crate) environment: Vec<(String, String)>,
     pub(crate) directories: Vec<DirectoryGrant>,
+    /// It may be run by a process that ran, or is to run, other jobs of its tenant with its module.
+    pub(crate) shares: bool,
     pub(crate) limits: Limits,
     pub(crate) trace_id: Option<String>,
 }
@@ -117,6 +119,7 @@ impl Job {
                 log_bytes: 0,
                 log_lines: 0,
             },
+            shares: false,
             trace_id: None,
         };
         Self::new(accepted.job.clone(), admitted, submitted, true)
@@ -280,6 +283,7 @@ impl Job {
             arguments: Vec::new(),
             environment: Vec::new(),
             directories: Vec::new(),
+            shares: false,
             limits: Limits {
                 timeout: std::time::Duration::from_secs(1),
                 grace: std::time::Duration::from_secs(1),

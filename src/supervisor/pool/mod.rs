@@ -1,17 +1,21 @@
-//! Workers: forked ahead of need, taken once, never given back.
+//! Workers: forked ahead of need, taken once, and never given back but by jobs that may share one.
 //!
 //! Owns: the idle workers, how many there are, and what happens when they cannot be had.
-//! Never: runs a job, reuses a worker.
+//! Never: runs a job.
 
 mod circuit;
 mod compile;
+mod growth;
 mod heat;
 mod template;
 mod templates;
+mod tenancy;
+mod tenants;
 mod trial;
 
 pub(crate) use self::compile::is_text;
 pub(crate) use self::template::TemplateError;
+pub(crate) use self::tenants::{Lent, Stay};
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -24,6 +28,7 @@ use stockade_wire::zygote::{Identity, ProcessLimits};
 
 use self::circuit::Circuit;
 use self::templates::Templates;
+use self::tenants::Tenants;
 use super::artifact::{Artifact, Key};
 use super::cgroup::{Controller, LeafLimits, Tree};
 use super::child::Graveyard;
@@ -58,6 +63,8 @@ pub(crate) struct Need<'a> {
     pub(crate) memory_bytes: u64,
     /// The module it runs, when it runs one.
     pub(crate) module: Option<(Key, &'a Rc<Artifact>)>,
+    /// Whose it is, when it may share a process with others of theirs.
+    pub(crate) tenant: Option<&'a str>,
 }
 
 /// The pool.
@@ -83,12 +90,15 @@ pub(crate) struct Pool {
     last_worker: Cell<Option<Instant>>,
     starts: Starts,
     templates: Templates,
+    tenants: Tenants,
     closed: Cell<bool>,
 }
 
 /// How many jobs got which kind of worker.
 #[derive(Debug, Default)]
 pub(crate) struct Starts {
+    /// A tenant worker that had run jobs before.
+    pub(crate) reused: Cell<u64>,
     /// One that had the job's module.
     pub(crate) prepared: Cell<u64>,
     /// One that was forked and locked ahead of need.
@@ -128,6 +138,7 @@ impl Pool {
             last_worker: Cell::new(None),
             starts: Starts::default(),
             templates: Templates::new(&config.pool),
+            tenants: Tenants::new(),
             closed: Cell::new(false),
             config,
         }
@@ -151,6 +162,11 @@ impl Pool {
     /// Modules held ready, and workers that have one.
     pub(crate) fn templates(&self) -> (usize, usize) {
         self.templates.count()
+    }
+
+    /// Tenant workers.
+    pub(crate) fn tenant_workers(&self) -> usize {
+        self.tenants.count()
     }
 
     /// Times a zygote was started.
@@ -179,6 +195,11 @@ impl Pool {
             self.fit(&worker, need.memory_bytes)?;
             return Ok(worker);
         }
+        self.take_blank(need).await
+    }
+
+    /// An idle worker without a module, or one forked now.
+    async fn take_blank(self: &Rc<Self>, need: &Need<'_>) -> Result<Worker, PoolError> {
         if let Some(worker) = self.take_idle() {
             count(&self.starts.warm);
             self.refill();
@@ -203,8 +224,8 @@ impl Pool {
 
     fn take_idle(&self) -> Option<Worker> {
         let mut idle = self.idle.borrow_mut();
-        // One that died while idle is dropped here, which reaps it.
-        std::iter::from_fn(|| idle.pop_front()).find(|worker| !worker.is_gone())
+        // One that died while idle, or said something unasked, is dropped here, which ends and reaps it.
+        std::iter::from_fn(|| idle.pop_front()).find(Worker::is_quiet)
     }
 
     /// Puts a worker that has had no order back among the idle ones, if it can be of use to anybody.
@@ -248,6 +269,7 @@ impl Pool {
     /// Drops idle workers that died, refills, and reaps children nobody was told of. Called regularly.
     pub(crate) fn housekeep(self: &Rc<Self>) {
         self.idle.borrow_mut().retain(|worker| !worker.is_gone());
+        self.tenants.tidy(Instant::now(), &self.config.pool);
         self.graveyard.sweep();
         self.tidy_leaves();
         self.refill();
@@ -258,6 +280,7 @@ impl Pool {
         self.closed.set(true);
         self.idle.borrow_mut().clear();
         self.templates.close();
+        self.tenants.close();
         let gone = async {
             self.zygote.close().await;
             self.graveyard.deserted().await;

@@ -53,8 +53,8 @@ impl Stand {
     fn take(&self, now: Instant) -> Option<Worker> {
         self.used.set(now);
         let mut ready = self.ready.borrow_mut();
-        // One that died while idle is dropped here, which buries it.
-        let worker = std::iter::from_fn(|| ready.pop_front()).find(|worker| !worker.is_gone());
+        // One that died while idle, or said something unasked, is dropped here, which ends and buries it.
+        let worker = std::iter::from_fn(|| ready.pop_front()).find(Worker::is_quiet);
         self.taken.notify_one();
         worker
     }
@@ -261,6 +261,7 @@ impl Pool {
             caller: uid.map_or(Caller::NOBODY, |uid| Caller { uid, ..Caller::NOBODY }),
             memory_bytes: self.config.ceilings.memory_bytes,
             module: None,
+            tenant: None,
         };
         self.birth(role, &need)
     }

@@ -18,7 +18,7 @@ use stockade_sys::solo::SingleThreaded;
 use stockade_worker::jail::seccomp::{Condition, Policy, Rule, apply, syscall_number};
 
 /// Filters as they lie on one another in a worker's life.
-const STACKS: [(&str, &[Policy]); 7] = [
+const STACKS: [(&str, &[Policy]); 8] = [
     ("zygote", &[Policy::Zygote]),
     ("lock", &[Policy::Zygote, Policy::Lock]),
     ("run", &[Policy::Zygote, Policy::Lock, Policy::Run]),
@@ -26,6 +26,7 @@ const STACKS: [(&str, &[Policy]); 7] = [
     ("compile", &[Policy::Zygote, Policy::Compile]),
     ("template", &[Policy::Zygote, Policy::Template]),
     ("forked-run", &[Policy::Zygote, Policy::Template, Policy::ForkedRun]),
+    ("tenant-run", &[Policy::Zygote, Policy::Lock, Policy::TenantRun]),
 ];
 
 /// Open in a template, which forks and answers with pidfds as the zygote does. It runs no guest code.
@@ -258,7 +259,8 @@ fn check_exempt(solo: &SingleThreaded, stack: &[Policy], number: u32) {
 }
 
 fn check_doors(solo: &SingleThreaded, name: &str, stack: &[Policy], tally: &mut Tally) {
-    let sealed_without_files = matches!(stack.last(), Some(Policy::Run | Policy::ForkedRun));
+    let sealed_without_files =
+        matches!(stack.last(), Some(Policy::Run | Policy::ForkedRun | Policy::TenantRun));
     let doors = match name {
         // It forks and answers.
         "zygote" => Vec::new(),
@@ -308,6 +310,7 @@ fn check_prot(solo: &SingleThreaded, tally: &mut Tally) {
         ("compile", STACKS[4].1, false),
         ("template", STACKS[5].1, true),
         ("forked-run", STACKS[6].1, false),
+        ("tenant-run", STACKS[7].1, false),
     ] {
         let cases = [(read | write, true), (read | execute, executable), (read | write | execute, false)];
         for (protection, allowed) in cases {

@@ -19,7 +19,7 @@ pub(super) const MEMORY: &str = "memory";
 const CANDIDATES_MAX: usize = 16;
 
 /// How a core module is entered.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Entry {
     /// `_start`, with the job's input and output as its standard streams.
     Start,

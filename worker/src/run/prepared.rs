@@ -12,11 +12,12 @@ use stockade_wire::worker::{Ending, RunOrder, RunReport};
 use tokio::runtime::Runtime;
 use wasmtime::{Instance, InstancePre, Precompiled, Store};
 
-use super::entry::{self, NoEntry};
+use super::entry::{self, Entry};
 use super::host::Streams;
 use super::ledger::Ledger;
+use super::stack::Stack;
 use super::{
-    DEADLINE_MAX, Host, Loaded, Program, guest_text, largest_memory_bytes, not_loaded, runtime, setup,
+    DEADLINE_MAX, Host, Loaded, Program, choose_entry, largest_memory_bytes, not_loaded, runtime, setup,
 };
 use crate::engine::Warm;
 use crate::grants::Grants;
@@ -27,6 +28,9 @@ pub(crate) struct Prepared {
     runtime: Runtime,
     memory_bytes_max: u64,
     largest_memory_bytes: u64,
+    stack: Stack,
+    /// What a job that names no entry and has no arguments gets: most do.
+    usual_entry: Option<Entry>,
     live: Option<Live>,
 }
 
@@ -34,6 +38,8 @@ pub(crate) struct Prepared {
 pub(super) struct Live {
     store: Store<Host>,
     instance: Instance,
+    /// Nothing of the host is ever seen from it.
+    imports_nothing: bool,
 }
 
 impl Prepared {
@@ -57,13 +63,15 @@ impl Prepared {
         let memory_bytes_max = warm.settings().memory_bytes_max;
         let largest_memory_bytes = largest_memory_bytes(Some(module.resources_required()));
         let runtime = runtime().map_err(|error| error.to_string())?;
+        let stack = Stack::of(&module, warm.thread_has_room());
         let live = if largest_memory_bytes <= memory_bytes_max {
-            runtime.block_on(Live::new(&pre, memory_bytes_max, largest_memory_bytes))
+            runtime.block_on(Live::new(&pre, stack, memory_bytes_max, largest_memory_bytes))
         } else {
             None
         };
         epoch::install(module.engine()).map_err(|error| error.to_string())?;
-        Ok(Self { pre, runtime, memory_bytes_max, largest_memory_bytes, live })
+        let usual_entry = entry::choose(&module, None, &[]).ok();
+        Ok(Self { pre, runtime, memory_bytes_max, largest_memory_bytes, stack, usual_entry, live })
     }
 
     /// Whether there is an instance.
@@ -82,12 +90,14 @@ impl Prepared {
     }
 
     fn fit(self, order: &RunOrder, received: Instant, deadline: Instant) -> Result<Loaded, Ending> {
-        let Self { pre, runtime, memory_bytes_max, largest_memory_bytes, live } = self;
+        let Self { pre, runtime, memory_bytes_max, largest_memory_bytes, stack, usual_entry, live } = self;
         if order.limits.fuel.is_some() {
             return Err(Ending::SetupFailed("a template's module does not count fuel".to_owned()));
         }
-        let entry = entry::choose(pre.module(), order.entry.as_deref(), &order.arguments)
-            .map_err(|NoEntry { fault, message }| Ending::Unlinkable(fault, guest_text(&message)))?;
+        let entry = match usual_entry {
+            Some(entry) if order.entry.is_none() && order.arguments.is_empty() => entry,
+            _ => choose_entry(pre.module(), order)?,
+        };
         let memory_bytes_max = order.limits.memory_bytes.min(memory_bytes_max);
         if largest_memory_bytes > memory_bytes_max {
             return Err(Ending::MemoryRefused(largest_memory_bytes));
@@ -95,13 +105,14 @@ impl Prepared {
         epoch::arm(deadline.saturating_duration_since(Instant::now())).map_err(|error| setup(&error))?;
         Ok(Loaded {
             engine: pre.module().engine().clone(),
-            program: Program::Core { pre, entry },
-            runtime,
+            program: Program::Core { pre, entry, stack },
+            runtime: Some(runtime),
             deadline,
             memory_bytes_max,
             largest_memory_bytes,
             load: received.elapsed(),
             live,
+            stays: false,
         })
     }
 }
@@ -109,16 +120,22 @@ impl Prepared {
 impl Live {
     /// `None` when an instance cannot be had without running guest code, or at all: each job makes its own then, and
     /// is told what is wrong.
-    async fn new(pre: &InstancePre<Host>, memory_bytes_max: u64, largest_memory_bytes: u64) -> Option<Self> {
+    async fn new(
+        pre: &InstancePre<Host>,
+        stack: Stack,
+        memory_bytes_max: u64,
+        largest_memory_bytes: u64,
+    ) -> Option<Self> {
         let host = Host::of_nobody(Ledger::new(memory_bytes_max, largest_memory_bytes));
         let mut store = Store::new(pre.module().engine(), host);
         store.limiter(|host| &mut host.ledger);
         // The deadline is past before it begins: a start function, which is guest code, traps at its first step.
         store.set_epoch_deadline(0);
         store.epoch_deadline_trap();
-        let instance = pre.instantiate_async(&mut store).await.ok()?;
+        let instance = stack.instantiate(pre, &mut store).await.ok()?;
         store.data_mut().ledger.instantiated();
-        Some(Self { store, instance })
+        let imports_nothing = pre.module().imports().len() == 0;
+        Some(Self { store, instance, imports_nothing })
     }
 
     /// Everything around the instance becomes the job's.
@@ -129,11 +146,17 @@ impl Live {
         streams: Streams,
         grants: Grants,
     ) -> Result<(Store<Host>, Instance), Ending> {
-        let Self { mut store, instance } = self;
+        let Self { mut store, instance, imports_nothing } = self;
         let nobodys = std::mem::replace(&mut store.data_mut().ledger, Ledger::new(0, 0));
         let held_bytes = nobodys.held_bytes();
         let ledger = nobodys.with_limit(memory_bytes_max).ok_or(Ending::MemoryRefused(held_bytes))?;
-        *store.data_mut() = Host::new(order, ledger, streams, grants).map_err(|error| setup(&error))?;
+        if imports_nothing {
+            store.data_mut().ledger = ledger;
+            // Open until the process ends: the ends of the pipes are not to be seen one by one.
+            std::mem::forget(streams);
+        } else {
+            *store.data_mut() = Host::new(order, ledger, streams, grants).map_err(|error| setup(&error))?;
+        }
         Ok((store, instance))
     }
 }

@@ -12,4 +12,5 @@ mod hostility;
 mod processes;
 mod rig;
 mod templates;
+mod tenants;
 mod walls;
