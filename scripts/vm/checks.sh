@@ -75,6 +75,8 @@ esac
 check landlock-abi-$abi says "\"landlock_abi\":$abi" stockade "${job[@]}" -- ./stockade run --json guests/hello.wat
 check landlock-abi-required says 'landlock' stockade "${job[@]}" \
     Environment=STOCKADE_JAIL_LANDLOCK_ABI_MIN=7 -- ./stockade run guests/hello.wat
+. ./checks-crippled.sh
+. ./checks-crash.sh
 # By what they execute: a worker's command line need not name the file.
 no_leftovers() { ! find /sys/fs/cgroup -name 'worker-*' | grep . && ! ls -l /proc/[0-9]*/exe 2>/dev/null | grep /job/stockade; }
 check no-leaf-and-no-process-left no_leftovers

@@ -10,8 +10,9 @@ use nix::unistd::geteuid;
 use stockade_sys::prctl::{landlock_abi, mdwe, seccomp_mode, seccomp_traps};
 use stockade_wire::job::Layer;
 
-use crate::jail::landlock::abi_in_force;
+use crate::jail::landlock::{FIX, FIX_AT_BOOT, abi_in_force};
 use crate::jail::namespaces::{FIX_OF_ROOT, ROOT_WITHOUT_PRIVILEGE, is_privileged, known_obstacle};
+use crate::jail::seccomp;
 
 /// One layer on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +42,7 @@ impl Finding {
 /// Looks at every layer but the cgroup. Reads a few files and asks the kernel; blocks on nothing else.
 #[must_use]
 pub fn survey() -> Vec<Finding> {
-    vec![seccomp(), landlock(), namespaces(), no_new_privs(), rlimits(), capabilities(), executable_memory()]
+    vec![filters(), landlock(), namespaces(), no_new_privs(), rlimits(), capabilities(), executable_memory()]
 }
 
 /// Release of the running kernel, as `uname -r` has it.
@@ -50,13 +51,13 @@ pub fn kernel_release() -> Option<String> {
     Some(uname().ok()?.release().to_string_lossy().into_owned())
 }
 
-fn seccomp() -> Finding {
+fn filters() -> Finding {
     match seccomp_traps() {
         Ok(()) => Finding::present(Layer::Seccomp, Some("filter, trap then kill".to_owned())),
         Err(errno) => Finding::absent(
             Layer::Seccomp,
             format!("seccomp(SECCOMP_GET_ACTION_AVAIL) failed: {errno}"),
-            "boot a kernel with CONFIG_SECCOMP_FILTER; in a systemd unit, add seccomp to SystemCallFilter=",
+            seccomp::FIX,
         ),
     }
 }
@@ -75,13 +76,11 @@ fn landlock() -> Finding {
         Err(Errno::EOPNOTSUPP) => Finding::absent(
             Layer::Landlock,
             "the kernel has Landlock but it was not enabled at boot".to_owned(),
-            "add landlock to the lsm= list of the kernel command line",
+            FIX_AT_BOOT,
         ),
-        Err(errno) => Finding::absent(
-            Layer::Landlock,
-            format!("landlock_create_ruleset failed: {errno}"),
-            "boot a kernel with CONFIG_SECURITY_LANDLOCK (Linux 5.13 or later); in a systemd unit, add the landlock_ calls to SystemCallFilter=",
-        ),
+        Err(errno) => {
+            Finding::absent(Layer::Landlock, format!("landlock_create_ruleset failed: {errno}"), FIX)
+        }
     }
 }
 

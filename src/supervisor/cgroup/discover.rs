@@ -136,7 +136,8 @@ impl Absence {
                  cgroup.root to a group that is yours"
             }
             Self::MissingControllers { .. } => {
-                "set Delegate=memory pids cpu in the unit; for a user's units, in user@.service too"
+                "set Delegate=memory pids cpu in the unit, for a user's units in user@.service too; one that the kernel \
+                 has switched off (/proc/cgroups) comes back without cgroup_disable= on its command line"
             }
             Self::NotAGroup { .. } => {
                 "make the group with mkdir below the cgroup2 mount, or set cgroup.root to \"auto\""

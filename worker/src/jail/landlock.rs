@@ -76,6 +76,13 @@ pub fn restrict(
     Ok(Walled { ledger, solo, landlock_abi: abi, grants })
 }
 
+/// What to do where the kernel has none, or whoever started this process keeps it from it.
+pub const FIX: &str = "boot a kernel with CONFIG_SECURITY_LANDLOCK (Linux 5.13 or later); in a systemd unit, add the \
+                       landlock_ calls to SystemCallFilter=";
+
+/// What to do where the kernel has it and does not use it.
+pub const FIX_AT_BOOT: &str = "add landlock to the lsm= list of the kernel command line";
+
 /// For a kernel that has Landlock and does not do what its ABI says.
 const UPDATE: &str = "boot a kernel with a later update";
 
@@ -86,14 +93,10 @@ fn shortfall(found: Result<u32, Errno>, abi_min: u32) -> (String, &'static str) 
             format!("the kernel has Landlock ABI {abi}, and jail.landlock_abi_min asks for {abi_min}"),
             "boot a newer kernel, or lower jail.landlock_abi_min",
         ),
-        Err(Errno::EOPNOTSUPP) => (
-            "the kernel has Landlock but it was not enabled at boot".to_owned(),
-            "boot it with landlock in its lsm= list",
-        ),
-        Err(errno) => (
-            format!("the kernel has no Landlock: {errno}"),
-            "boot a kernel built with Landlock, 5.13 or newer",
-        ),
+        Err(Errno::EOPNOTSUPP) => {
+            ("the kernel has Landlock but it was not enabled at boot".to_owned(), FIX_AT_BOOT)
+        }
+        Err(errno) => (format!("landlock_create_ruleset failed: {errno}"), FIX),
     }
 }
 
@@ -156,6 +159,6 @@ mod tests {
         let (reason, fix) = shortfall(Err(Errno::EOPNOTSUPP), 1);
         assert!(reason.contains("not enabled at boot") && fix.contains("lsm="), "{reason}; {fix}");
         let (reason, fix) = shortfall(Err(Errno::ENOSYS), 1);
-        assert!(reason.contains("no Landlock") && fix.contains("5.13"), "{reason}; {fix}");
+        assert!(reason.contains("ENOSYS") && fix.contains("5.13"), "{reason}; {fix}");
     }
 }

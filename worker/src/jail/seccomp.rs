@@ -190,7 +190,7 @@ fn notice() -> [u8; FRAME_BYTES] {
 
 /// What to do about seccomp that is missing.
 pub const FIX: &str =
-    "boot a kernel with CONFIG_SECCOMP_FILTER, and allow the daemon's unit the seccomp call";
+    "boot a kernel with CONFIG_SECCOMP_FILTER; in a systemd unit, add seccomp to SystemCallFilter=";
 
 /// Installs the first filter.
 ///
