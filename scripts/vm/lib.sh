@@ -49,9 +49,9 @@ says() {
     return 1
 }
 
-# eventually COMMAND...: until it succeeds, for at most half a minute.
+# eventually COMMAND...: until it succeeds, for at most a minute.
 eventually() {
-    local by=$((SECONDS + 30))
+    local by=$((SECONDS + 60))
     until "$@" >/dev/null 2>&1; do
         [ "$SECONDS" -lt "$by" ] || { echo "not in time: $*"; return 1; }
         sleep 0.1

@@ -175,8 +175,10 @@ impl Supervisor {
         self.admit(caller, submission, Input::Submitted, true)
     }
 
-    /// Whether a job is accepted, once that is sure: at once, unless it is durable. A refusal means that nothing of it is
-    /// kept.
+    /// Whether a job is accepted, once that is sure: at once, unless it is durable.
+    ///
+    /// # Errors
+    /// When it is not: nothing of it is kept.
     pub fn recorded(&self, caller: &Caller, job: &str) -> impl Future<Output = Result<(), Refusal>> + use<> {
         let job = self.job(caller, job);
         async move {
