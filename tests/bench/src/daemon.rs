@@ -36,9 +36,10 @@ pub struct Home {
     settings: Vec<(String, String)>,
 }
 
-/// A running daemon.
+/// A running daemon; its home has to outlive it.
 #[derive(Debug)]
-pub struct Daemon {
+pub struct Daemon<'home> {
+    _home: &'home Home,
     child: Child,
     socket: PathBuf,
     started: Duration,
@@ -72,7 +73,7 @@ impl Home {
     ///
     /// # Errors
     /// When it ends, or does not answer in time.
-    pub fn start(&self) -> io::Result<Daemon> {
+    pub fn start(&self) -> io::Result<Daemon<'_>> {
         let socket = self.directory.path().join("socket");
         let since = Instant::now();
         let child = Command::new(&self.program)
@@ -82,7 +83,7 @@ impl Home {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()?;
-        let mut daemon = Daemon { child, socket, started: Duration::ZERO };
+        let mut daemon = Daemon { _home: self, child, socket, started: Duration::ZERO };
         while UnixStream::connect(&daemon.socket).is_err() {
             if let Some(status) = daemon.child.try_wait()? {
                 return Err(io::Error::other(format!("the daemon ended: {status}")));
@@ -97,7 +98,7 @@ impl Home {
     }
 }
 
-impl Daemon {
+impl Daemon<'_> {
     /// Its socket.
     #[must_use]
     pub fn socket(&self) -> &Path {
@@ -154,7 +155,7 @@ impl Daemon {
     }
 }
 
-impl Drop for Daemon {
+impl Drop for Daemon<'_> {
     fn drop(&mut self) {
         // Workers and zygote end with it.
         let _ = self.child.kill();

@@ -202,10 +202,23 @@ fn summed_up(row: &Planned, measured: &[Measured], absent: Option<&Absent>) -> R
     let rounds: Vec<Figures> = measured.iter().map(|round| round.figures.clone()).collect();
     Row {
         id: row.id.clone(),
-        what: row.what.clone(),
+        what: named_as_given(row, measured),
         isolation: measured.iter().find_map(|round| round.isolation.clone()),
         missing: absent.map(ToString::to_string),
         figures: (absent.is_none() && !rounds.is_empty()).then(|| Figures::median_of(&rounds)),
+    }
+}
+
+/// The row's name, which does not call by an isolation what was given another.
+fn named_as_given(row: &Planned, measured: &[Measured]) -> String {
+    let asked =
+        row.id.strip_prefix("stockade.").and_then(|rest| rest.split_once('.')).map(|(asked, _)| asked);
+    let given = measured.iter().find_map(|round| round.isolation.as_deref()?.split(':').next());
+    match asked.zip(given) {
+        Some((asked, given)) if asked != given => {
+            row.what.replacen(&format!("{asked}:"), &format!("{asked} asked for, {given} given:"), 1)
+        }
+        _ => row.what.clone(),
     }
 }
 

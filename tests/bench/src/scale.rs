@@ -17,6 +17,7 @@ use crate::jobs::Job;
 use crate::load::{closed_loop, round};
 use crate::procfs;
 use crate::report::{Endurance, EnduranceSample, ScalePoint};
+use crate::stockade::DEFAULTS;
 
 /// Workers that stand ready with their module.
 pub const WORKERS: [u64; 4] = [1, 10, 100, 1_000];
@@ -84,7 +85,7 @@ fn settings(program: &Path, workers: u64) -> io::Result<Vec<(String, String)>> {
     Ok(taken.map(|(key, value)| (key.to_uppercase().replace('.', "_"), value.to_string())).collect())
 }
 
-fn point(daemon: &Daemon, workers: u64, clients: u64, time: Duration) -> io::Result<ScalePoint> {
+fn point(daemon: &Daemon<'_>, workers: u64, clients: u64, time: Duration) -> io::Result<ScalePoint> {
     let mut client = Connection::open(daemon.socket())?;
     let submission = client.introduce(&Job::Noop.submission(Some(Isolation::Fresh)), &[])?;
     let job = Prepared::new(&submission, Vec::new())?;
@@ -124,7 +125,8 @@ fn point(daemon: &Daemon, workers: u64, clients: u64, time: Duration) -> io::Res
 /// # Errors
 /// When a job does not end as it must, or it takes longer than an hour.
 pub fn endurance(program: &Path, jobs: u64, tell: &dyn Fn(&str)) -> io::Result<Endurance> {
-    let daemon = Home::new(program, crate::stockade::DEFAULTS)?.start()?;
+    let home = Home::new(program, DEFAULTS)?;
+    let daemon = home.start()?;
     let mut client = Connection::open(daemon.socket())?;
     let submission = client.introduce(&Job::Noop.submission(Some(Isolation::Fresh)), &[])?;
     let job = Prepared::new(&submission, Vec::new())?;
@@ -168,7 +170,7 @@ pub fn endurance(program: &Path, jobs: u64, tell: &dyn Fn(&str)) -> io::Result<E
     Ok(Endurance { jobs, seconds, clients: ENDURANCE_CLIENTS, samples })
 }
 
-fn look(daemon: &Daemon, jobs: u64) -> EnduranceSample {
+fn look(daemon: &Daemon<'_>, jobs: u64) -> EnduranceSample {
     EnduranceSample {
         jobs,
         supervisor_kib: procfs::resident_kib(daemon.pid()),

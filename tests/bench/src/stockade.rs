@@ -91,13 +91,13 @@ pub fn measure(program: &Path, effort: &Effort, asked: &Asked) -> io::Result<Mea
     Ok(Measured { figures, isolation: Some(given.words()) })
 }
 
-fn introduced(daemon: &Daemon, asked: &Asked) -> io::Result<Submission> {
+fn introduced(daemon: &Daemon<'_>, asked: &Asked) -> io::Result<Submission> {
     let submission = asked.job.submission(asked.isolation);
     Connection::open(daemon.socket())?.introduce(&submission, &asked.job.output())
 }
 
 /// One at a time; what a job costs all of the daemon's processes, and what an idle worker takes meanwhile.
-fn latency(daemon: &Daemon, effort: &Effort, asked: &Asked, given: &Given) -> io::Result<Figures> {
+fn latency(daemon: &Daemon<'_>, effort: &Effort, asked: &Asked, given: &Given) -> io::Result<Figures> {
     let mut client = Connection::open(daemon.socket())?;
     let expected = asked.job.output();
     let before = Cell::new(Duration::ZERO);
@@ -161,7 +161,8 @@ pub fn start(program: &Path, effort: &Effort) -> io::Result<Measured> {
 /// # Errors
 /// When such a job ends otherwise.
 pub fn lateness(program: &Path, effort: &Effort) -> io::Result<Measured> {
-    let daemon = Home::new(program, DEFAULTS)?.start()?;
+    let home = Home::new(program, DEFAULTS)?;
+    let daemon = home.start()?;
     let mut client = Connection::open(daemon.socket())?;
     let endless = of_text(ENDLESS, Some(DEADLINE));
     let given = Given::default();

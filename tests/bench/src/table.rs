@@ -23,6 +23,7 @@ pub fn render(report: &Report, style: Style) -> String {
     if !report.rows.is_empty() {
         parts.push(table(
             style,
+            2,
             &ROW_TITLES,
             report.rows.iter().filter(|row| row.figures.is_some()).map(|row| cells(report, row)),
         ));
@@ -31,6 +32,7 @@ pub fn render(report: &Report, style: Style) -> String {
         parts.push(missing(report, style));
         parts.push(table(
             style,
+            1,
             &["what", "found", "wanted", ""],
             report
                 .ratios
@@ -40,7 +42,7 @@ pub fn render(report: &Report, style: Style) -> String {
         ));
     }
     if !report.scale.is_empty() {
-        parts.push(table(style, &SCALE_TITLES, report.scale.iter().map(scale_cells)));
+        parts.push(table(style, 0, &SCALE_TITLES, report.scale.iter().map(scale_cells)));
     }
     parts.extend(report.endurance.as_ref().map(|long| endurance(long, style)));
     parts.retain(|part| !part.is_empty());
@@ -49,12 +51,12 @@ pub fn render(report: &Report, style: Style) -> String {
 
 const ROW_TITLES: [&str; 7] = [
     "what",
+    "a job has to itself",
     "median",
     "p99",
     "× two-hop echo",
     "jobs/s, 1 / 8 / 64 clients",
     "CPU a job",
-    "a job has to itself",
 ];
 
 const SCALE_TITLES: [&str; 8] = [
@@ -120,12 +122,12 @@ fn cells(report: &Report, row: &Row) -> Vec<String> {
     let isolation = row.isolation.as_deref().and_then(|text| text.split(':').next()).unwrap_or_default();
     vec![
         row.what.clone(),
+        isolation.to_owned(),
         time(figures.p50_us),
         time(figures.p99_us),
         ratio.unwrap_or_default(),
         clients,
         time(figures.cpu_us),
-        isolation.to_owned(),
     ]
 }
 
@@ -238,6 +240,7 @@ fn endurance(long: &Endurance, style: Style) -> String {
     });
     text.push_str(&table(
         style,
+        0,
         &["jobs so far", "supervisor, resident", "its descriptors", "its children"],
         rows,
     ));
@@ -269,12 +272,13 @@ fn count_of(number: f64) -> String {
     text
 }
 
-fn table(style: Style, titles: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+/// With so many columns of words first; the others are figures.
+fn table(style: Style, words: usize, titles: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let rows: Vec<Vec<String>> = rows.collect();
     let mut text = String::new();
     if style == Style::Markdown {
         let _ = writeln!(text, "| {} |", titles.join(" | "));
-        let rule = titles.iter().enumerate().map(|(column, _)| if column == 0 { "---" } else { "--:" });
+        let rule = titles.iter().enumerate().map(|(column, _)| if column < words { "---" } else { "--:" });
         let _ = writeln!(text, "|{}|", rule.collect::<Vec<_>>().join("|"));
         for row in rows {
             let _ = writeln!(text, "| {} |", row.join(" | "));
@@ -292,6 +296,7 @@ fn table(style: Style, titles: &[&str], rows: impl Iterator<Item = Vec<String>>)
         for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
             let _ = match column {
                 0 => write!(line, "{cell:<width$}"),
+                _ if column < words => write!(line, "  {cell:<width$}"),
                 _ => write!(line, "  {cell:>width$}"),
             };
         }

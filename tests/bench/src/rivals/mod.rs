@@ -38,6 +38,8 @@ impl Tools {
     /// What is installed below `directory`, and what is on the path.
     #[must_use]
     pub fn find(directory: &Path) -> Self {
+        // Rivals are started from other directories.
+        let directory = &std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
         let there = |path: PathBuf| path.is_file().then_some(path);
         let packages = directory.join("node/node_modules");
         Self {

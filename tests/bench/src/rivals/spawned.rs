@@ -8,8 +8,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use nix::sys::prctl;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use tempfile::TempDir;
 
 use super::{CLIENTS, SOURCES};
@@ -17,6 +19,7 @@ use crate::jobs::Job;
 use crate::load::{Effort, closed_loop, one_at_a_time_from, round};
 use crate::report::Figures;
 use crate::rows::Measured;
+use crate::samples::Samples;
 use crate::stockade::one;
 
 /// A command and its arguments.
@@ -60,20 +63,38 @@ pub(super) fn node(bwrap: &Path, node: &Path, job: Job) -> CommandLine {
 /// Runs it for each job, with the job's input and output as its standard input and output.
 pub(super) fn measure(effort: &Effort, job: Job, line: &CommandLine) -> io::Result<Measured> {
     let (input, output) = (job.input(), job.output());
-    let mut before = Duration::ZERO;
-    let samples =
-        one_at_a_time_from(&effort.few(), || once(line, &input, &output), || before = of_children())?;
-    let used = of_children().saturating_sub(before);
-    let mut figures = Figures {
-        cpu_us: Some(round(used.as_secs_f64() * 1e6 / samples.len().max(1) as f64)),
-        ..one(&samples)
+    // The sandbox outlives the command that made it: whoever waits for it is told what it used.
+    prctl::set_child_subreaper(true)?;
+    let alone = || {
+        let done = once(line, &input, &output);
+        reap_orphans();
+        done
     };
+    let mut before = Duration::ZERO;
+    let samples = one_at_a_time_from(&effort.few(), alone, || before = of_children());
+    let used = of_children().saturating_sub(before);
+    let mut figures = figures_of(&samples?, used);
     for clients in CLIENTS {
+        // Threads that wait for their own children: orphans wait for the end.
         figures
             .clients
             .push(closed_loop(clients, effort.closed_loop, || Ok(|| once(line, &input, &output)))?);
     }
+    reap_orphans();
+    prctl::set_child_subreaper(false)?;
     Ok(Measured { figures, isolation: Some("a process in namespaces of its own".to_owned()) })
+}
+
+fn figures_of(samples: &Samples, used: Duration) -> Figures {
+    let cpu_us = round(used.as_secs_f64() * 1e6 / samples.len().max(1) as f64);
+    Figures { cpu_us: Some(cpu_us), ..one(samples) }
+}
+
+/// Waits for all children that have ended and that nobody else waits for: to be called when no other thread does.
+fn reap_orphans() {
+    while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(status) if status != WaitStatus::StillAlive)
+    {
+    }
 }
 
 fn once(line: &CommandLine, input: &[u8], expected: &[u8]) -> io::Result<()> {
