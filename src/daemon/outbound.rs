@@ -3,6 +3,7 @@
 //! Owns: how much may wait for a client, and when a client that does not read is given up.
 //! Never: drops a frame and goes on; a client either gets all answers in order or loses the connection.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use stockade_wire::limits::FRAME_BODY_BYTES_MAX;
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::observe::Causes;
 
@@ -119,20 +120,34 @@ impl Queue {
         patience: Duration,
     ) -> Result<(), OutboundError> {
         let mut ahead = Ahead::default();
+        // Set again only once it has gone off, whatever has been written since: a timer for each answer would wake the
+        // event loop for each.
+        let mut timer = pin!(sleep(LINGER));
+        let mut is_set = false;
         loop {
-            let next = match ahead.until {
-                None => self.frames.recv().await,
-                Some(until) => match timeout_at(until, self.frames.recv()).await {
-                    Ok(next) => next,
-                    Err(_) => {
+            let next = tokio::select! {
+                biased;
+                next = self.frames.recv() => next,
+                () = timer.as_mut(), if is_set => {
+                    is_set = false;
+                    if let Some(until) = ahead.until.filter(|until| *until > Instant::now()) {
+                        timer.as_mut().reset(until);
+                        is_set = true;
+                    } else {
                         write(&mut half, &ahead.take(), patience).await?;
-                        continue;
                     }
-                },
+                    continue;
+                }
             };
             match next {
                 None => return write(&mut half, &ahead.take(), patience).await,
-                Some(waiting) if waiting.lingers => ahead.add(waiting),
+                Some(waiting) if waiting.lingers => {
+                    let until = ahead.add(waiting);
+                    if !is_set {
+                        timer.as_mut().reset(until);
+                        is_set = true;
+                    }
+                }
                 Some(waiting) if ahead.until.is_none() => write(&mut half, &waiting.frame, patience).await?,
                 Some(waiting) => {
                     let mut frames = ahead.take();
@@ -154,10 +169,11 @@ struct Ahead {
 }
 
 impl Ahead {
-    fn add(&mut self, Waiting { frame, room, .. }: Waiting) {
-        self.until.get_or_insert_with(|| Instant::now() + LINGER);
+    /// When the first of them has waited long enough.
+    fn add(&mut self, Waiting { frame, room, .. }: Waiting) -> Instant {
         self.frames.extend_from_slice(&frame);
         self.rooms.push(room);
+        *self.until.get_or_insert_with(|| Instant::now() + LINGER)
     }
 
     fn take(&mut self) -> Vec<u8> {

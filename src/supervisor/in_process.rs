@@ -98,7 +98,7 @@ impl InProcess {
             (pipe()?, pipe()?, pipe()?);
         let (input, pump) = interruptible(work.input.try_clone()?)?;
         let stdio = Stdio {
-            input,
+            input: Some(input),
             output: their_output.into(),
             stdout: their_stdout.into(),
             stderr: their_stderr.into(),

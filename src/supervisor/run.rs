@@ -138,7 +138,10 @@ pub(crate) async fn assign(
     stays: bool,
 ) -> Result<(), ExchangeError> {
     if worker.has_module {
-        return worker.link.send(&ToWorker::Run(order), &[input]).await;
+        // A descriptor of nothing is two system calls to pass on and one to close.
+        let nothing = stays && order.limits.input_bytes == Some(0);
+        let fds: &[BorrowedFd<'_>] = if nothing { &[] } else { &[input] };
+        return worker.link.send(&ToWorker::Run(order), fds).await;
     }
     let order = if stays { ToWorker::RunAndStay(order) } else { ToWorker::Run(order) };
     worker.has_module = stays;

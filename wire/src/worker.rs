@@ -50,7 +50,8 @@ pub enum ToWorker {
     /// Compile. Descriptors: the module (readable), the artifact (an empty writable memfd).
     Compile(CompileOrder),
     /// Run. Descriptors: the artifact (sealed memfd), the input (readable); to a worker that has its module already
-    /// (a template forked it, or it was told to stay) the input alone.
+    /// (a template forked it, or it was told to stay) the input alone; to one that was told to stay not even that when
+    /// [`RunLimits::input_bytes`] is 0.
     Run(RunOrder),
     /// Run, and stay for further [`ToWorker::Run`]s of the same tenant with the same module and the same
     /// [`RunLimits::memory_bytes`] and [`RunLimits::data_bytes`]. Descriptors: the artifact (sealed memfd), the input

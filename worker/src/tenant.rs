@@ -41,7 +41,7 @@ struct Sinks {
 
 impl Sinks {
     /// For one job, whose function's value goes to `returned` if it is short.
-    fn stdio(&self, input: OwnedFd, returned: &Returned) -> Stdio {
+    fn stdio(&self, input: Option<OwnedFd>, returned: &Returned) -> Stdio {
         let Self { output, stdout, stderr } = self;
         Stdio { input, output: output.returning(returned), stdout: stdout.clone(), stderr: stderr.clone() }
     }
@@ -56,7 +56,8 @@ pub(crate) fn serve(
     behaviour: &Behaviour,
 ) -> Infallible {
     let Settled { link, output, stdout_log, stderr_log, .. } = fds;
-    let First { mut order, artifact, mut input, mut received } = first;
+    let First { mut order, artifact, input, mut received } = first;
+    let mut input = Some(input);
     let sinks = Sinks { output: output.into(), stdout: stdout_log.into(), stderr: stderr_log.into() };
     let (kept, sealed) = match settle(locked, &order, artifact, received, warm) {
         Ok(settled) => settled,
@@ -102,11 +103,12 @@ fn settle(
     Ok((kept, sealed))
 }
 
-fn next(link: Link, orders: &mut Orders) -> (RunOrder, OwnedFd) {
+fn next(link: Link, orders: &mut Orders) -> (RunOrder, Option<OwnedFd>) {
     match orders.take(link) {
+        (ToWorker::Run(order), given) if given.is_empty() && order.limits.input_bytes == Some(0) => (order, None),
         (ToWorker::Run(order), given) => {
             let [input] = exactly(given);
-            (order, input)
+            (order, Some(input))
         }
         (
             ToWorker::RunAndStay(_) | ToWorker::Compile(_) | ToWorker::Prepare | ToWorker::Fork { .. },

@@ -80,7 +80,7 @@ pub(super) async fn call_bytes(
     stack: Stack,
     instance: Instance,
     name: &str,
-    input: &mut File,
+    input: Option<&mut File>,
     output: &mut Sink,
 ) -> wasmtime::Result<Ending> {
     let input = match read_input(input) {
@@ -116,8 +116,9 @@ pub(super) fn deliver(output: &mut Sink, bytes: &[u8]) -> Ending {
     }
 }
 
-fn read_input(input: &mut File) -> Result<Vec<u8>, Ending> {
+fn read_input(input: Option<&mut File>) -> Result<Vec<u8>, Ending> {
     let mut bytes = Vec::new();
+    let Some(input) = input else { return Ok(bytes) };
     let most = INPUT_BYTES_MAX as u64;
     input
         .take(most.saturating_add(1))

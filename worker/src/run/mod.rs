@@ -72,8 +72,8 @@ const COMMAND_ENTRIES: [&str; 3] = ["run", "wasi:cli/run", entry::START];
 /// The four streams of a run.
 #[derive(Debug)]
 pub struct Stdio {
-    /// Standard input of a command, the bytes handed to a function.
-    pub input: OwnedFd,
+    /// Standard input of a command, the bytes handed to a function; `None` when there are none.
+    pub input: Option<OwnedFd>,
     /// The job's output: a command's standard output, a function's result.
     pub output: Sink,
     /// A function's standard output.
@@ -334,17 +334,17 @@ fn furnish(
     order: &RunOrder,
 ) -> Result<(Store<Host>, Option<Instance>, Exchange), Ending> {
     let Stdio { input, output, stdout, stderr } = stdio;
-    let input = File::from(input);
+    let input = input.map(File::from);
     let (streams, exchange) = match &loaded.program {
         Program::Component(_) | Program::Core { entry: Entry::Start, .. } => {
-            (Streams { stdin: Some(input), stdout: output, stderr }, Exchange { input: None, output: None })
+            (Streams { stdin: input, stdout: output, stderr }, Exchange { input: None, output: None })
         }
         Program::Core { entry: Entry::Bytes { .. }, .. } => {
             let streams = Streams { stdin: None, stdout, stderr };
-            (streams, Exchange { input: Some(input), output: Some(output) })
+            (streams, Exchange { input, output: Some(output) })
         }
         Program::Core { entry: Entry::Numbers { .. }, .. } => {
-            let streams = Streams { stdin: Some(input), stdout, stderr };
+            let streams = Streams { stdin: input, stdout, stderr };
             (streams, Exchange { input: None, output: Some(output) })
         }
     };
@@ -466,9 +466,9 @@ async fn enter(
             stack.call(&start, store, ()).await?;
             Ok(Ending::Exited(0))
         }
-        (Entry::Bytes { name }, Exchange { input: Some(input), output: Some(output) }) => {
+        (Entry::Bytes { name }, Exchange { input, output: Some(output) }) => {
             function::initialize(store, stack, instance).await?;
-            function::call_bytes(store, stack, instance, name, input, output).await
+            function::call_bytes(store, stack, instance, name, input.as_mut(), output).await
         }
         (Entry::Numbers { name, arguments, results }, Exchange { output: Some(output), .. }) => {
             function::initialize(store, stack, instance).await?;

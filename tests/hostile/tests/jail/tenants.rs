@@ -32,6 +32,8 @@ struct Tenant {
     report: JailReport,
     artifact: OwnedFd,
     jobs: usize,
+    /// What came with the last reply.
+    returned: Vec<u8>,
 }
 
 impl Tenant {
@@ -41,7 +43,7 @@ impl Tenant {
 
     fn with(rig: &Rig, artifact: OwnedFd) -> Self {
         let (worker, report) = rig.locked(&fork_order(Role::Run));
-        Self { worker, report, artifact, jobs: 0 }
+        Self { worker, report, artifact, jobs: 0, returned: Vec::new() }
     }
 
     fn order(&mut self, order: &RunOrder, input: &OwnedFd) {
@@ -54,9 +56,14 @@ impl Tenant {
         }
     }
 
-    fn reply(&self) -> RunReport {
+    fn reply(&mut self) -> RunReport {
+        self.returned.clear();
         match self.worker.receive() {
             Some(FromWorker::Finished(report)) => report,
+            Some(FromWorker::Returned(report, value)) => {
+                self.returned = value.0;
+                report
+            }
             other => panic!("the worker said {other:?} and ended with {:?}", self.worker.end()),
         }
     }
@@ -66,9 +73,9 @@ impl Tenant {
         self.reply()
     }
 
-    /// What the guest wrote to its output.
-    fn output(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
+    /// What the guest wrote to its output, or its function returned.
+    fn output(&mut self) -> Vec<u8> {
+        let mut bytes = std::mem::take(&mut self.returned);
         let mut polled = [PollFd::new(self.worker.output.as_fd(), PollFlags::POLLIN)];
         while poll(&mut polled, PollTimeout::ZERO).unwrap() > 0 {
             let mut buffer = [0; 4096];

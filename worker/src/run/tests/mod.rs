@@ -144,7 +144,7 @@ impl Job {
         let report = match load(warm, &self.order, sealed(artifact)) {
             Ok(loaded) => {
                 let stdio = Stdio {
-                    input: memfd(&self.input).into(),
+                    input: Some(memfd(&self.input).into()),
                     output: copy(&output).into(),
                     stdout: copy(&stdout).into(),
                     stderr: copy(&stderr).into(),

@@ -18,7 +18,7 @@ fn run_as_a_worker(text: &str, deadline: Duration) -> RunReport {
     loaded.arm().unwrap();
     let out = || std::io::stdout().as_fd().try_clone_to_owned().unwrap();
     let stdio = Stdio {
-        input: memfd(b"").into(),
+        input: Some(memfd(b"").into()),
         output: out().into(),
         stdout: out().into(),
         stderr: out().into(),
