@@ -20,7 +20,9 @@ pub enum NotSealed {
     #[error("is a {0}; send a sealed file in memory (memfd_create), or the bytes in the frame")]
     Kind(&'static str),
     /// It is a file, but not one that can be sealed.
-    #[error("is no file in memory that can be sealed (memfd_create with MFD_ALLOW_SEALING); or send the bytes in the frame")]
+    #[error(
+        "is no file in memory that can be sealed (memfd_create with MFD_ALLOW_SEALING); or send the bytes in the frame"
+    )]
     NotInMemory,
     /// Its content or its length could still change.
     #[error("lacks {0}: add the seals before it is sent, or send the bytes in the frame")]
@@ -54,7 +56,8 @@ impl SealedFile {
     /// What it is instead.
     pub fn examine(fd: &OwnedFd, bytes_max: u64) -> Result<Self, NotSealed> {
         let unreadable = |errno: Errno| NotSealed::Unreadable(errno.into());
-        if let Some(kind) = other_than_file(SFlag::from_bits_truncate(fstat(fd).map_err(unreadable)?.st_mode)) {
+        if let Some(kind) = other_than_file(SFlag::from_bits_truncate(fstat(fd).map_err(unreadable)?.st_mode))
+        {
             return Err(NotSealed::Kind(kind));
         }
         let seals = memfd::seals(fd).map_err(|_| NotSealed::NotInMemory)?;

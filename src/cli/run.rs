@@ -149,11 +149,7 @@ struct Watched<'a> {
 impl Watched<'_> {
     /// Shows what the guest writes as it writes it, until the job is over. The error is why that could not be
     /// shown: a reader who went away, a disk that is full.
-    async fn to_the_end(
-        &self,
-        name: &str,
-        module_bytes: usize,
-    ) -> (std::io::Result<()>, Option<Rc<JobEnd>>) {
+    async fn to_the_end(&self, name: &str, module_bytes: usize) -> (std::io::Result<()>, Option<Rc<JobEnd>>) {
         // Taken hold of before anything is shown: a reader may take longer over that than results are kept.
         let end = self.supervisor.end_of(&self.caller, self.id);
         let progress = self.progress(name, module_bytes);

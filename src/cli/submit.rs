@@ -8,7 +8,6 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-
 use super::args::{ReportArgs, SubmitArgs};
 use super::output::Output;
 use super::remote::RemoteError;

@@ -72,9 +72,10 @@ fn examine(what: &str, fd: &OwnedFd, bytes_max: usize) -> Result<SealedFile, Ref
     SealedFile::examine(fd, bytes_max as u64).map_err(|error| {
         let reason = match error {
             NotSealed::TooLarge { .. } => RefusalReason::TooLarge,
-            NotSealed::Kind(_) | NotSealed::NotInMemory | NotSealed::Unsealed(_) | NotSealed::Unreadable(_) => {
-                RefusalReason::Descriptor
-            }
+            NotSealed::Kind(_)
+            | NotSealed::NotInMemory
+            | NotSealed::Unsealed(_)
+            | NotSealed::Unreadable(_) => RefusalReason::Descriptor,
         };
         Refusal { reason, message: format!("the {what} {error}"), retry_after_ms: None }
     })

@@ -15,10 +15,10 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use stockade_wire::{CLIENT_PROTOCOL_VERSION, CLIENT_PROTOCOL_VERSION_WITHOUT_DESCRIPTORS};
 use stockade_wire::client::{FromDaemon, ToDaemon};
 use stockade_wire::job::Submission;
 use stockade_wire::limits::{HELLO_FRAME_BYTES_MAX, LOG_CHUNK_BYTES_MAX, NAME_BYTES_MAX};
+use stockade_wire::{CLIENT_PROTOCOL_VERSION, CLIENT_PROTOCOL_VERSION_WITHOUT_DESCRIPTORS};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;

@@ -180,7 +180,10 @@ impl Inbound {
     }
 
     /// Memory grows with the bytes that came, to at most twice as many and never above the body's length.
-    async fn body(&mut self, Header { body_bytes, fds: announced }: Header) -> Result<(Vec<u8>, Vec<OwnedFd>), InboundError> {
+    async fn body(
+        &mut self,
+        Header { body_bytes, fds: announced }: Header,
+    ) -> Result<(Vec<u8>, Vec<OwnedFd>), InboundError> {
         let mut body = Vec::new();
         let mut fds = Vec::new();
         while body.len() < body_bytes {

@@ -215,7 +215,12 @@ fn descriptors_other_than_those_announced_end_the_connection_and_are_closed() {
         (submit(submission("echo", b"twice")), 1, 1, "the input came twice"),
         (list.clone(), 1, 1, "1 descriptors came with a message that none belong to"),
         (list.clone(), 2, 2, "2 descriptors came with a message that none belong to"),
-        (ToDaemon::Hello { version: CLIENT_PROTOCOL_VERSION, agent: "x".into() }, 1, 1, "that none belong to"),
+        (
+            ToDaemon::Hello { version: CLIENT_PROTOCOL_VERSION, agent: "x".into() },
+            1,
+            1,
+            "that none belong to",
+        ),
     ];
     for (message, announced, come, said) in cases {
         let mut peer = fd_peer(&daemon);

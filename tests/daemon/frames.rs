@@ -68,7 +68,9 @@ fn frames_that_come_at_once_are_all_taken() {
     for version in VERSIONS {
         let mut peer = daemon.peer_of(version);
         let frames: Vec<u8> = (0..2000)
-            .flat_map(|request| frame::encode(&ToDaemon::Cancel { request, job: "none".into() }, 100).unwrap())
+            .flat_map(|request| {
+                frame::encode(&ToDaemon::Cancel { request, job: "none".into() }, 100).unwrap()
+            })
             .collect();
         peer.raw(&frames);
         for request in 0..2000 {

@@ -15,12 +15,12 @@ use std::time::Duration;
 
 use stockade::daemon::{FollowLogs, Jobs};
 use stockade::job_end::JobEnd;
+use stockade::sealed::SealedFile;
 use stockade::supervisor::{Beside, Caller, Input, LogPiece, Lookup};
 use stockade_wire::client::{Refusal, RefusalReason, Statistics};
 use stockade_wire::job::{
     Bill, Isolation, JobResult, JobSummary, LogStream, Logs, Outcome, Phase, Submission, Verdict, Walls,
 };
-use stockade::sealed::SealedFile;
 use tokio::sync::watch;
 
 /// A job of a user that no test is.
@@ -82,10 +82,7 @@ impl Remembered {
             ANOTHERS_JOB.into(),
             Job::new(Some(Caller { uid: 4242, gid: 4242, pid: 1 }), over.clone(), Beside::default()),
         );
-        this.0
-            .jobs
-            .borrow_mut()
-            .insert(FINISHED_JOB.into(), Job::new(None, over, Beside::default()));
+        this.0.jobs.borrow_mut().insert(FINISHED_JOB.into(), Job::new(None, over, Beside::default()));
         this.end(FINISHED_JOB, Verdict::Completed);
         this
     }

@@ -224,11 +224,7 @@ impl<C: Compile + 'static> Artifacts<C> {
     }
 
     /// The flight for `key`, and what keeps it going.
-    fn board(
-        self: &Rc<Self>,
-        key: Key,
-        module: Option<Arc<Module>>,
-    ) -> (Rc<Flight>, watch::Receiver<Stage>) {
+    fn board(self: &Rc<Self>, key: Key, module: Option<Arc<Module>>) -> (Rc<Flight>, watch::Receiver<Stage>) {
         if let Some(flight) = self.flights.borrow().get(&key) {
             let mut held = flight.module.borrow_mut();
             // One is enough.

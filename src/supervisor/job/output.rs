@@ -27,7 +27,10 @@ pub(super) struct Output {
 
 enum Kept {
     Memory(Vec<u8>),
-    File { file: File, place: OwnedSemaphorePermit },
+    File {
+        file: File,
+        place: OwnedSemaphorePermit,
+    },
     /// It could not be kept.
     Lost(io::Error),
     /// It was handed on.

@@ -79,9 +79,7 @@ impl Compile for Rc<Pool> {
         birth.rlimits.file_bytes = self.config.compile.artifact_bytes;
         let mut worker =
             self.make(&birth).await.map_err(|error| failed("no compile worker", &Causes(&error)))?;
-        let source = module
-            .file()
-            .map_err(|error| failed("no memory for the module", &Causes(&error)))?;
+        let source = module.file().map_err(|error| failed("no memory for the module", &Causes(&error)))?;
         let artifact = memfd::create("stockade-artifact")
             .map_err(|error| failed("no memory for the artifact", &Causes(&error)))?;
         let order = ToWorker::Compile(CompileOrder {

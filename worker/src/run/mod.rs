@@ -55,6 +55,7 @@ use crate::grants::Grants;
 use crate::jail::Sealed;
 use ending::guest_text;
 use entry::{Entry, NoEntry};
+use function::Input;
 use host::Streams;
 use ledger::Ledger;
 use prepared::Live;
@@ -321,7 +322,7 @@ fn stop_clock(interruption: &Interruption, report: &mut RunReport) {
 
 /// What a function reads and writes besides its standard streams.
 struct Exchange {
-    input: Option<File>,
+    input: Option<Input>,
     output: Option<Sink>,
 }
 
@@ -341,6 +342,7 @@ fn furnish(
         }
         Program::Core { entry: Entry::Bytes { .. }, .. } => {
             let streams = Streams { stdin: None, stdout, stderr };
+            let input = Input { file: input, bytes: order.limits.input_bytes };
             (streams, Exchange { input: Some(input), output: Some(output) })
         }
         Program::Core { entry: Entry::Numbers { .. }, .. } => {
