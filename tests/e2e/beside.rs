@@ -69,7 +69,10 @@ fn output_above_its_limit_is_cut_there_beside_the_frame_too(mode: Mode) {
         let ended = end(&mut peer, Submission { limits, ..submission("flood_stdout") });
         assert_eq!(ended.result.outcome.verdict, Verdict::OutputLimit);
         assert_eq!(ended.output.is_some(), limit >= BESIDE_BYTES_MIN);
-        assert_eq!((ended.output_bytes(), ended.result.bill.output_bytes), (limit as u64, Some(limit as u64)));
+        assert_eq!(
+            (ended.output_bytes(), ended.result.bill.output_bytes),
+            (limit as u64, Some(limit as u64))
+        );
         assert_eq!(ended.whole().unwrap().output.0.len(), limit);
     }
 }
@@ -146,12 +149,12 @@ fn jobs_with_files_over_and_refused_leave_none_open_in_the_daemon() {
 
 #[test]
 fn files_of_waiting_jobs_are_bounded_and_those_in_frames_are_not_refused_for_them() {
-    let place = Place::new(Mode::Jailed)
-        .set("QUEUE_FILES_MAX", "3")
-        .set("QUEUE_FILES_PER_CALLER_MAX", "2");
+    let place = Place::new(Mode::Jailed).set("QUEUE_FILES_MAX", "3").set("QUEUE_FILES_PER_CALLER_MAX", "2");
     let daemon = Daemon::start(place);
     let mut peer = daemon.client();
-    let held = |bytes| within_ms(Submission { input: counting(bytes).into(), ..submission("sleep_one_hour") }, 60_000);
+    let held = |bytes| {
+        within_ms(Submission { input: counting(bytes).into(), ..submission("sleep_one_hour") }, 60_000)
+    };
     let jobs: Vec<_> = (0..2).map(|_| peer.submit(held(BESIDE_BYTES_MIN)).unwrap()).collect();
     let Err(ClientError::Refused(refusal)) = peer.submit(held(BESIDE_BYTES_MIN)) else { panic!("a third") };
     assert_eq!(refusal.reason, RefusalReason::QueueFull);

@@ -67,12 +67,9 @@ fn reply_outside_memory_is_out_of_bounds() {
 #[test]
 fn input_of_a_known_length_is_read_where_the_guest_wants_it_and_no_more_of_it() {
     let reverse = include_str!("../../../../tests/guests/bytes_reverse.wat");
-    for (content, told_bytes, output) in [
-        (&b"abc"[..], 3, "cba"),
-        (b"abc", 2, "ba"),
-        (b"abc", 0, ""),
-        (b"", 0, ""),
-    ] {
+    for (content, told_bytes, output) in
+        [(&b"abc"[..], 3, "cba"), (b"abc", 2, "ba"), (b"abc", 0, ""), (b"", 0, "")]
+    {
         let outcome = job(reverse).input_of(content, told_bytes).run();
         assert_eq!(outcome.report.ending, Ending::Exited(0), "{told_bytes}");
         assert_eq!(outcome.output, output);
