@@ -200,7 +200,7 @@ mod tests {
         let error = examined(in_memory(b"content", SealFlag::empty()), 100).unwrap_err();
         assert!(error.contains("F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE"), "{error}");
         // Not to be written any more, but for whoever mapped it before.
-        let future = memfd::FIXED - SealFlag::F_SEAL_WRITE | SealFlag::from_bits_retain(0x10);
+        let future = (memfd::FIXED - SealFlag::F_SEAL_WRITE) | SealFlag::from_bits_retain(0x10);
         assert!(examined(in_memory(b"content", future), 100).unwrap_err().contains("F_SEAL_WRITE"));
     }
 

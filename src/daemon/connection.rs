@@ -209,10 +209,7 @@ impl<J: Jobs> Connection<J> {
         let brought = Brought::sort(&submission, fds)?;
         let admitted = brought
             .examine()
-            .inspect_err(|refusal| {
-                let Caller { uid, pid, .. } = self.caller;
-                tracing::info!(uid, pid, "submission refused: {}", refusal.message);
-            })
+            .inspect_err(|refusal| self.shared.jobs.refused(&self.caller, refusal))
             .and_then(|beside| self.shared.jobs.submit(&self.caller, submission, beside));
         match admitted {
             Err(refusal) => Ok(self.send(FromDaemon::Refused { request, refusal }).await?),

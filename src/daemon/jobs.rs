@@ -26,6 +26,9 @@ pub trait Jobs: Clone + 'static {
     /// When the job is not admitted; nothing of it is kept.
     fn submit(&self, caller: &Caller, submission: Submission, beside: Beside) -> Result<String, Refusal>;
 
+    /// Counts a submission that did not get as far as to [`Jobs::submit`]. Never blocks.
+    fn refused(&self, caller: &Caller, refusal: &Refusal);
+
     /// Where a job is. Never blocks.
     fn result(&self, caller: &Caller, job: &str) -> Option<Lookup>;
 
@@ -64,6 +67,10 @@ impl Jobs for Supervisor {
 
     fn submit(&self, caller: &Caller, submission: Submission, beside: Beside) -> Result<String, Refusal> {
         self.submit_with(caller, submission, beside)
+    }
+
+    fn refused(&self, caller: &Caller, refusal: &Refusal) {
+        self.refused(caller, refusal);
     }
 
     fn result(&self, caller: &Caller, job: &str) -> Option<Lookup> {

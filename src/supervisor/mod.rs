@@ -169,11 +169,7 @@ impl Supervisor {
             let source = Source::of(submission.module, beside.module);
             Ok((admitted, source.ok_or_else(admission::no_module)?))
         });
-        let (admitted, source) = admitted.inspect_err(|refusal| {
-            core.counters.borrow_mut().refused += 1;
-            let reason = refusal_code(refusal.reason);
-            tracing::info!(uid = caller.uid, reason, "submission refused: {}", refusal.message);
-        })?;
+        let (admitted, source) = admitted.inspect_err(|refusal| self.refused(caller, refusal))?;
         let id = ulid::Ulid::generate().to_string();
         let span = tracing::info_span!(
             "job",
@@ -188,6 +184,13 @@ impl Supervisor {
         let driven = drive::drive(Rc::clone(core), job, payload);
         tokio::task::spawn_local(tracing::Instrument::instrument(driven, span));
         Ok(id)
+    }
+
+    /// Counts a submission that was refused, here or before it came here.
+    pub fn refused(&self, caller: &Caller, refusal: &Refusal) {
+        self.core.counters.borrow_mut().refused += 1;
+        let reason = refusal_code(refusal.reason);
+        tracing::info!(uid = caller.uid, reason, "submission refused: {}", refusal.message);
     }
 
     /// Where a job is. `None` for one that is unknown, forgotten or another caller's: the answer is the same.

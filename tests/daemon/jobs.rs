@@ -150,6 +150,8 @@ impl Jobs for Remembered {
         Ok(id)
     }
 
+    fn refused(&self, _: &Caller, _: &Refusal) {}
+
     fn result(&self, caller: &Caller, job: &str) -> Option<Lookup> {
         if !self.visible(caller, job) {
             return None;
