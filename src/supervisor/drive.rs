@@ -163,10 +163,13 @@ pub(super) async fn drive(core: Rc<Core>, job: Rc<Job>, payload: Payload) {
         jail: record.walls,
         ..blank_result(&job)
     };
-    let end = job.take_output(result).unwrap_or_else(|(result, error)| {
-        let lost = outcome::internal("output", format!("the output could not be kept: {error}"));
-        JobEnd::of(JobResult { outcome: lost, ..result })
-    });
+    let end = match job.take_output() {
+        Ok(output) => output.with(result),
+        Err(error) => {
+            let lost = outcome::internal("output", format!("the output could not be kept: {error}"));
+            JobEnd::of(JobResult { outcome: lost, ..result })
+        }
+    };
     core.finish(&job, end);
 }
 

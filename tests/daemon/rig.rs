@@ -156,7 +156,7 @@ impl Peer {
     /// Sends bytes, and descriptors with the first of them.
     pub fn raw_with(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
         match rights::send(self.0.as_fd(), bytes, fds) {
-            Ok(sent) => self.raw(&bytes[sent..]),
+            Ok(sent) => self.raw(bytes.split_at(sent).1),
             // As for bytes alone: what the daemon said is read next.
             Err(nix::errno::Errno::EPIPE | nix::errno::Errno::ECONNRESET) => {}
             Err(errno) => panic!("{errno}"),
@@ -177,7 +177,7 @@ impl Peer {
         let came = rights::receive(self.0.as_fd(), &mut body, FRAME_FDS_MAX).unwrap();
         assert!(!came.more_fds);
         assert_eq!(came.fds.len(), header.fds);
-        self.0.read_exact(&mut body[came.length..]).unwrap();
+        self.0.read_exact(body.split_at_mut(came.length).1).unwrap();
         Some((codec::decode(&body).unwrap(), came.fds))
     }
 

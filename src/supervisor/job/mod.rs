@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use stockade_wire::job::{DirectoryGrant, JobResult, JobSummary, LogStream, Logs, Phase};
+use stockade_wire::job::{DirectoryGrant, JobSummary, LogStream, Logs, Phase};
 use tokio::sync::{Notify, Semaphore};
 
 use self::ladder::Cause;
@@ -149,12 +149,12 @@ impl Job {
         self.output.borrow().bytes()
     }
 
-    /// Moves the output out, beside its result or into it.
+    /// Moves the output out, for the end.
     ///
     /// # Errors
-    /// When it was lost; the result comes back, and is to say so.
-    pub(crate) fn take_output(&self, result: JobResult) -> Result<JobEnd, (JobResult, std::io::Error)> {
-        self.output.borrow_mut().take(result)
+    /// When it was lost, which the result has to say.
+    pub(crate) fn take_output(&self) -> std::io::Result<output::Taken> {
+        self.output.borrow_mut().take()
     }
 
     /// Bytes written to the logs, kept or not.
@@ -251,6 +251,6 @@ impl Job {
 
 /// A result of no job in particular.
 #[cfg(test)]
-pub(crate) fn sample_result() -> JobResult {
+pub(crate) fn sample_result() -> stockade_wire::job::JobResult {
     super::blank_result(&Job::sample("job", 1))
 }

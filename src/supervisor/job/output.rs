@@ -78,25 +78,38 @@ impl Output {
         }
     }
 
-    /// Hands it on with `result`. A file is sealed by then.
+    /// Hands it on. A file is sealed by then.
     ///
     /// # Errors
-    /// When it could not be kept or sealed; `result` comes back.
-    pub(super) fn take(&mut self, result: JobResult) -> Result<JobEnd, (JobResult, io::Error)> {
+    /// When it could not be kept or sealed.
+    pub(super) fn take(&mut self) -> io::Result<Taken> {
         match std::mem::replace(&mut self.kept, Kept::Taken) {
-            Kept::Memory(held) => Ok(JobEnd::of(JobResult { output: ByteBuf(held), ..result })),
-            Kept::File { file, place } => match SealedFile::seal(&file) {
-                Ok(sealed) => Ok(JobEnd::with_output(result, sealed, Some(place))),
-                Err(error) => Err((result, error)),
-            },
-            Kept::Lost(error) => Err((result, error)),
-            Kept::Taken => Ok(JobEnd::of(result)),
+            Kept::Memory(held) => Ok(Taken::Bytes(held)),
+            Kept::File { file, place } => Ok(Taken::File(SealedFile::seal(&file)?, place)),
+            Kept::Lost(error) => Err(error),
+            Kept::Taken => Ok(Taken::Bytes(Vec::new())),
         }
     }
 
     /// Bytes that were kept.
     pub(super) const fn bytes(&self) -> u64 {
         self.bytes
+    }
+}
+
+/// An output that is there for good.
+pub(crate) enum Taken {
+    Bytes(Vec<u8>),
+    File(SealedFile, OwnedSemaphorePermit),
+}
+
+impl Taken {
+    /// The end of its job, with it in `result` or beside it.
+    pub(crate) fn with(self, result: JobResult) -> JobEnd {
+        match self {
+            Self::Bytes(bytes) => JobEnd::of(JobResult { output: ByteBuf(bytes), ..result }),
+            Self::File(file, place) => JobEnd::with_output(result, file, Some(place)),
+        }
     }
 }
 
@@ -173,7 +186,7 @@ mod tests {
         ] {
             let (mut output, content) = added(parts, &files);
             assert_eq!(output.part(0, usize::MAX >> 40), content[..content.len().min(usize::MAX >> 40)]);
-            let end = output.take(sample_result()).unwrap();
+            let end = output.take().unwrap().with(sample_result());
             assert_eq!(end.output.is_some(), in_file, "{parts:?}");
             assert_eq!(end.result.output.0.is_empty(), in_file || content.is_empty());
             assert_eq!(end.output_bytes(), content.len() as u64);
@@ -199,7 +212,10 @@ mod tests {
             assert!(!output.add(second, limit as u64));
             assert!(!output.add(b"more", limit as u64));
             assert_eq!(output.bytes(), limit as u64);
-            assert_eq!(output.take(sample_result()).unwrap().whole().unwrap().output.0, content[..limit]);
+            assert_eq!(
+                output.take().unwrap().with(sample_result()).whole().unwrap().output.0,
+                content[..limit]
+            );
         }
     }
 
@@ -208,13 +224,13 @@ mod tests {
         let files = files(1);
         let (mut first, _) = added(&[LARGE], &files);
         let (mut second, content) = added(&[LARGE, LARGE], &files);
-        let first = first.take(sample_result()).unwrap();
+        let first = first.take().unwrap().with(sample_result());
         assert!(first.output.is_some());
-        let second = second.take(sample_result()).unwrap();
+        let second = second.take().unwrap().with(sample_result());
         assert!(second.output.is_none());
         assert_eq!(second.result.output.0, content);
         drop(first);
-        assert!(added(&[LARGE], &files).0.take(sample_result()).unwrap().output.is_some());
+        assert!(matches!(added(&[LARGE], &files).0.take(), Ok(Taken::File(..))));
     }
 
     #[test]
@@ -225,6 +241,6 @@ mod tests {
         // As when memory runs out: nothing more can be written.
         memfd::seal(file).unwrap();
         assert!(output.add(b"more", u64::MAX));
-        assert!(output.take(sample_result()).is_err());
+        assert!(output.take().is_err());
     }
 }
