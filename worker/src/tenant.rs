@@ -108,8 +108,9 @@ fn next(link: Link, orders: &mut Orders) -> (RunOrder, OwnedFd) {
             let [input] = exactly(given);
             (order, input)
         }
-        (ToWorker::RunAndStay(_) | ToWorker::Compile(_) | ToWorker::Prepare | ToWorker::Fork { .. }, _) => {
-            exit_now(ORDER_STATUS)
-        }
+        (
+            ToWorker::RunAndStay(_) | ToWorker::Compile(_) | ToWorker::Prepare | ToWorker::Fork { .. },
+            _,
+        ) => exit_now(ORDER_STATUS),
     }
 }
