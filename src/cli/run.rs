@@ -21,8 +21,9 @@ use super::signals::{InheritedSignalsError, begin_afresh};
 use super::{ArgsError, Colour, bill, exit, refused, render};
 use crate::config::Config;
 use crate::daemon::{SignalError, StopSignals};
+use crate::job_end::JobEnd;
 use crate::observe::{self, ObserveError};
-use crate::supervisor::{Caller, Input, Lookup, StartError, Startup, Supervisor};
+use crate::supervisor::{Beside, Caller, Input, Lookup, StartError, Startup, Supervisor};
 
 /// How long a compilation takes before it is worth a line.
 const PROGRESS_AFTER: Duration = Duration::from_millis(300);
@@ -48,6 +49,8 @@ enum RunError {
     Write(#[source] std::io::Error),
     #[error("the job's result is gone")]
     Lost,
+    #[error("the job's output cannot be read")]
+    Output(#[source] std::io::Error),
     #[error("the result cannot be written as JSON")]
     Json(#[from] serde_json::Error),
 }
@@ -95,17 +98,18 @@ async fn run_one(config: Config, RunArgs { report: told, job: args }: &RunArgs) 
     let module = if told.json { args.read_module() } else { args.read_recognised_module() }?;
     let module_bytes = module.len();
     // A named file is read whole; standard input stays a stream, as long as it may be.
-    let (bytes, input) = match &args.input {
-        Some(path) if path.as_os_str() != "-" => (args.read_input()?, Input::Submitted),
+    let (bytes, beside) = match &args.input {
+        Some(path) if path.as_os_str() != "-" => (args.read_input()?, Beside::default()),
         Some(_) | None => {
             args.check_standard_input()?;
-            (Vec::new(), Input::Descriptor(standard_input().map_err(RunError::Input)?))
+            let input = Input::Descriptor(standard_input().map_err(RunError::Input)?);
+            (Vec::new(), Beside { input, ..Beside::default() })
         }
     };
     let submission = args.submission(module, bytes)?;
     let supervisor = Startup::new(config).start().await?;
     let caller = Caller::own();
-    let id = match supervisor.submit_with(&caller, submission, input) {
+    let id = match supervisor.submit_with(&caller, submission, beside) {
         Ok(id) => id,
         Err(refusal) => {
             supervisor.end().await;
@@ -119,12 +123,14 @@ async fn run_one(config: Config, RunArgs { report: told, job: args }: &RunArgs) 
         status = watched.interrupted(&mut signals) => return Ok(status),
     };
     supervisor.end().await;
-    let result = result.ok_or(RunError::Lost)?;
+    let end = result.ok_or(RunError::Lost)?;
+    // All of the output has been shown, unless the object is to hold it.
+    let result = &if told.json { end.whole().map_err(RunError::Output)? } else { end.result.clone() };
     match shown {
-        Ok(()) => Ok(report(&result, *told)?),
+        Ok(()) => Ok(report(result, *told)?),
         // That the job was cancelled then is no news to whoever went away.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
-            let _ = Output { stderr: bill_if(told.bill, &result), ..Output::default() }.write();
+            let _ = Output { stderr: bill_if(told.bill, result), ..Output::default() }.write();
             Ok(exit::BROKEN_PIPE)
         }
         Err(error) => Err(RunError::Write(error)),
@@ -143,11 +149,7 @@ struct Watched<'a> {
 impl Watched<'_> {
     /// Shows what the guest writes as it writes it, until the job is over. The error is why that could not be
     /// shown: a reader who went away, a disk that is full.
-    async fn to_the_end(
-        &self,
-        name: &str,
-        module_bytes: usize,
-    ) -> (std::io::Result<()>, Option<Rc<JobResult>>) {
+    async fn to_the_end(&self, name: &str, module_bytes: usize) -> (std::io::Result<()>, Option<Rc<JobEnd>>) {
         // Taken hold of before anything is shown: a reader may take longer over that than results are kept.
         let end = self.supervisor.end_of(&self.caller, self.id);
         let progress = self.progress(name, module_bytes);

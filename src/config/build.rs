@@ -31,6 +31,8 @@ pub(super) fn config(layers: &Layers, automatic_cache: Option<PathBuf>) -> Resul
             jobs_max: of.count("queue.jobs_max")?,
             bytes_max: of.size("queue.bytes_max")?,
             jobs_per_caller_max: of.count("queue.jobs_per_caller_max")?,
+            files_max: of.count("queue.files_max")?,
+            files_per_caller_max: of.count("queue.files_per_caller_max")?,
         },
         jail: jail(&of)?,
         cgroup: Cgroup {
@@ -64,6 +66,7 @@ pub(super) fn config(layers: &Layers, automatic_cache: Option<PathBuf>) -> Resul
             kept_max: of.count("results.kept_max")?,
             bytes_max: of.size("results.bytes_max")?,
             kept_for: of.duration("results.kept_for")?,
+            files_max: of.count("results.files_max")?,
         },
         clients: clients(&of)?,
         grants: Grants { directories: of.paths("grants.directories")? },

@@ -141,6 +141,10 @@ pub struct Queue {
     pub bytes_max: u64,
     /// Most jobs of one caller (uid) admitted and not over.
     pub jobs_per_caller_max: usize,
+    /// Most files in memory that clients sent, modules and inputs, held open for them.
+    pub files_max: usize,
+    /// Of those, most of one caller (uid).
+    pub files_per_caller_max: usize,
 }
 
 /// The walls of every worker.
@@ -270,6 +274,8 @@ pub struct Results {
     pub bytes_max: u64,
     /// Longest time.
     pub kept_for: Duration,
+    /// Most large outputs kept as files in memory; further ones are kept in the supervisor's own.
+    pub files_max: usize,
 }
 
 /// Limits of the daemon's clients.

@@ -81,6 +81,9 @@ fn counts(config: &Config) -> Option<Broken> {
     if config.queue.jobs_per_caller_max > config.queue.jobs_max {
         return broken("queue.jobs_per_caller_max", "at most queue.jobs_max");
     }
+    if config.queue.files_per_caller_max > config.queue.files_max {
+        return broken("queue.files_per_caller_max", "at most queue.files_max");
+    }
     if config.clients.connections_per_uid_max > config.clients.connections_max {
         return broken("clients.connections_per_uid_max", "at most clients.connections_max");
     }

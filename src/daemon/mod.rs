@@ -8,6 +8,7 @@
 //!                        └────────────── stop again: jobs are ended now ───────────────────────▲
 //! ```
 
+mod brought;
 mod census;
 mod connection;
 mod inbound;

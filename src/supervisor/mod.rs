@@ -18,6 +18,7 @@
 
 mod admission;
 mod artifact;
+mod beside;
 pub mod cgroup;
 mod child;
 mod drive;
@@ -42,6 +43,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use stockade_sys::memfd;
@@ -50,21 +52,24 @@ use stockade_wire::client::{Refusal, Statistics};
 use stockade_wire::job::{
     Bill, Isolation, JobResult, JobSummary, Layer, Logs, ModuleSource, Submission, Walls,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 pub use self::artifact::{DiskError, KeyError, examine as examine_cache};
+pub use self::beside::{Beside, Input};
 pub use self::follow::{LogFollower, LogPiece, OutputFollower};
 pub use self::in_process::InProcessError;
 pub use self::job::Caller;
 pub use self::job::outcome::{denied, refusal_code, syscall_name};
 pub use self::start::{FirstWorker, StartError, Startup};
 
+use self::beside::{Source, Weight};
 use self::drive::{Executor, Payload};
 use self::job::Job;
 use self::job::ladder::Cause;
 use self::ledger::Ledger;
 use self::places::Places;
 use crate::config::Config;
+use crate::job_end::JobEnd;
 
 /// A job's id: a ULID, so that ids sort by time of admission.
 pub type JobId = String;
@@ -90,17 +95,7 @@ pub enum Lookup {
     /// Not over.
     Running(JobSummary),
     /// Over.
-    Finished(Rc<JobResult>),
-}
-
-/// What one job's input is read from.
-#[derive(Debug)]
-pub enum Input {
-    /// The bytes in the submission.
-    Submitted,
-    /// A descriptor of the caller's own, such as a terminal or a pipe: only for `stockade run`, where the caller
-    /// is the supervisor's own process.
-    Descriptor(OwnedFd),
+    Finished(Rc<JobEnd>),
 }
 
 struct Core {
@@ -119,6 +114,8 @@ struct Core {
     job_over: Notify,
     /// What jobs without input read: one sealed file for all, made when the first needs it.
     no_input: OnceCell<Rc<OwnedFd>>,
+    /// Places of large outputs that are kept in files.
+    output_files: Arc<Semaphore>,
 }
 
 #[derive(Default)]
@@ -150,10 +147,11 @@ impl Supervisor {
     /// # Errors
     /// A refusal, after which nothing of the submission is kept.
     pub fn submit(&self, caller: &Caller, submission: Submission) -> Result<JobId, Refusal> {
-        self.submit_with(caller, submission, Input::Submitted)
+        self.submit_with(caller, submission, Beside::default())
     }
 
-    /// As [`Supervisor::submit`], with the input from somewhere else.
+    /// As [`Supervisor::submit`], with the module or the input from somewhere else. They are closed when the job is
+    /// over or refused.
     ///
     /// # Errors
     /// As [`Supervisor::submit`].
@@ -161,20 +159,17 @@ impl Supervisor {
         &self,
         caller: &Caller,
         submission: Submission,
-        input: Input,
+        beside: Beside,
     ) -> Result<JobId, Refusal> {
         let core = &self.core;
-        let admitted =
-            admission::admit(&submission, *caller, &core.config, &core.load(caller)).and_then(|admitted| {
-                core.executor.knows(&submission.module, admitted.limits.fuel.is_some())?;
-                Ok(admitted)
-            });
-        let admitted = admitted.inspect_err(|refusal| {
-            core.counters.borrow_mut().refused += 1;
-            let reason = refusal_code(refusal.reason);
-            tracing::info!(uid = caller.uid, reason, "submission refused: {}", refusal.message);
-        })?;
-        let held_bytes = admission::held_bytes(&submission);
+        let weight = Weight::of(&submission, &beside);
+        let admitted = admission::admit(&submission, weight, *caller, &core.config, &core.load(caller));
+        let admitted = admitted.and_then(|admitted| {
+            core.executor.knows(&submission.module, admitted.limits.fuel.is_some())?;
+            let source = Source::of(submission.module, beside.module);
+            Ok((admitted, source.ok_or_else(admission::no_module)?))
+        });
+        let (admitted, source) = admitted.inspect_err(|refusal| self.refused(caller, refusal))?;
         let id = ulid::Ulid::generate().to_string();
         let span = tracing::info_span!(
             "job",
@@ -182,34 +177,41 @@ impl Supervisor {
             tenant = %admitted.tenant,
             trace = admitted.trace_id.as_deref(),
         );
-        let job = Rc::new(Job::new(id.clone(), admitted, Instant::now()));
-        core.ledger.borrow_mut().add(Rc::clone(&job), held_bytes);
+        let job = Rc::new(Job::new(id.clone(), admitted, Instant::now(), Arc::clone(&core.output_files)));
+        core.ledger.borrow_mut().add(Rc::clone(&job), weight);
         core.counters.borrow_mut().accepted += 1;
-        let payload = Payload::new(submission.module, submission.input, input);
+        let payload = Payload::new(source, submission.input, beside.input);
         let driven = drive::drive(Rc::clone(core), job, payload);
         tokio::task::spawn_local(tracing::Instrument::instrument(driven, span));
         Ok(id)
+    }
+
+    /// Counts a submission that was refused, here or before it came here.
+    pub fn refused(&self, caller: &Caller, refusal: &Refusal) {
+        self.core.counters.borrow_mut().refused += 1;
+        let reason = refusal_code(refusal.reason);
+        tracing::info!(uid = caller.uid, reason, "submission refused: {}", refusal.message);
     }
 
     /// Where a job is. `None` for one that is unknown, forgotten or another caller's: the answer is the same.
     #[must_use]
     pub fn result(&self, caller: &Caller, job: &str) -> Option<Lookup> {
         let job = self.job(caller, job)?;
-        Some(match job.result() {
-            Some(result) => Lookup::Finished(Rc::clone(result)),
+        Some(match job.end() {
+            Some(end) => Lookup::Finished(Rc::clone(end)),
             None => Lookup::Running(job.summary(Instant::now())),
         })
     }
 
     /// Waits for a job's end. `None` as for [`Supervisor::result`].
-    pub async fn wait(&self, caller: &Caller, job: &str) -> Option<Rc<JobResult>> {
+    pub async fn wait(&self, caller: &Caller, job: &str) -> Option<Rc<JobEnd>> {
         Some(self.end_of(caller, job)?.await)
     }
 
     /// A job's end, which is there to be waited for from now on, whenever the job is forgotten. `None` as for
     /// [`Supervisor::result`].
     #[must_use]
-    pub fn end_of(&self, caller: &Caller, job: &str) -> Option<impl Future<Output = Rc<JobResult>> + use<>> {
+    pub fn end_of(&self, caller: &Caller, job: &str) -> Option<impl Future<Output = Rc<JobEnd>> + use<>> {
         let job = self.job(caller, job)?;
         Some(async move { job.ended().await })
     }
@@ -217,7 +219,7 @@ impl Supervisor {
     /// Asks for a job's end. `false` when there is no such job for this caller, or it is over.
     #[must_use]
     pub fn cancel(&self, caller: &Caller, job: &str) -> bool {
-        let job = self.job(caller, job).filter(|job| job.result().is_none());
+        let job = self.job(caller, job).filter(|job| job.end().is_none());
         if let Some(job) = &job {
             job.stop(Cause::Cancelled);
         }
@@ -301,6 +303,8 @@ impl Core {
             jobs: ledger.live(),
             callers_jobs: ledger.live_of(caller.uid),
             held_bytes: ledger.held_bytes(),
+            files: ledger.held_files(),
+            callers_files: ledger.held_files_of(caller.uid),
             draining: self.draining.get(),
             unavailable: self.executor.unavailable(Instant::now()),
             layers: self.layers.clone(),
@@ -333,8 +337,9 @@ impl Core {
     }
 
     /// Records a job's end.
-    fn finish(&self, job: &Job, result: JobResult) {
-        let result = job.finish(result);
+    fn finish(&self, job: &Job, end: JobEnd) {
+        let end = job.finish(end);
+        let result = &end.result;
         let verdict = serde_name(&result.outcome.verdict);
         tracing::info!(
             verdict,
@@ -354,7 +359,7 @@ impl Core {
         }
         // The rings keep the logs for followers beside the result's copy. At most Ceilings::kept_bytes_max.
         let log_bytes = result.logs.stdout.0.len() + result.logs.stderr.0.len();
-        let result_bytes = (result.output.0.len() + 2 * log_bytes) as u64;
+        let result_bytes = end.output_bytes() + 2 * log_bytes as u64;
         self.ledger.borrow_mut().end(&job.id, result_bytes, Instant::now());
         self.job_over.notify_waiters();
     }
@@ -388,7 +393,7 @@ fn serde_name<T: serde::Serialize>(value: &T) -> String {
 /// Whether the module is named by its digest alone.
 fn digest_of(module: &ModuleSource) -> Option<stockade_wire::job::Digest> {
     match module {
-        ModuleSource::Bytes(_) => None,
+        ModuleSource::Bytes(_) | ModuleSource::Descriptor => None,
         ModuleSource::Digest(digest) => Some(*digest),
     }
 }

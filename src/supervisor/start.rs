@@ -6,11 +6,12 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use stockade_wire::job::{Isolation, Layer, MissingLayer, Walls};
 use stockade_wire::zygote::ZygoteConfig;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 
 use super::artifact::{Artifacts, DiskError};
@@ -94,6 +95,7 @@ impl Startup {
             draining: Cell::new(false),
             job_over: Notify::new(),
             no_input: OnceCell::new(),
+            output_files: Arc::new(Semaphore::new(config.results.files_max)),
             config,
         };
         Ok(Supervisor::new(core))

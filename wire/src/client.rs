@@ -16,12 +16,14 @@ use crate::job::{JobResult, JobSummary, LogStream, Submission};
 pub enum ToDaemon {
     /// First on every connection.
     Hello {
-        /// [`crate::CLIENT_PROTOCOL_VERSION`] of the client.
+        /// The version that the client speaks, [`crate::CLIENT_PROTOCOL_VERSION`] or an older one.
         version: u16,
         /// What the client calls itself; shown in logs.
         agent: String,
     },
-    /// Submit a job. Answered by `Accepted` or `Refused`; with `wait`, later also by `Finished`.
+    /// Submit a job. Answered by `Accepted` or `Refused`; with `wait`, later also by `Finished`. The only request that
+    /// descriptors may come with: the module if it is [`crate::job::ModuleSource::Descriptor`], then the input if there
+    /// is one more; [`Submission::input`] is empty then.
     Submit {
         /// Request number.
         request: u64,
@@ -72,7 +74,7 @@ pub enum ToDaemon {
 pub enum FromDaemon {
     /// Answer to `Hello`.
     Hello {
-        /// [`crate::CLIENT_PROTOCOL_VERSION`] of the daemon.
+        /// The version that both speak from now on: the client's.
         version: u16,
         /// Name and version of the daemon.
         agent: String,
@@ -93,7 +95,8 @@ pub enum FromDaemon {
         /// Why, and whether to try again.
         refusal: Refusal,
     },
-    /// The job is over.
+    /// The job is over. The only answer that a descriptor may come with: it is the output then, sealed against every
+    /// change, and [`JobResult::output`] is empty.
     Finished {
         /// Request number.
         request: u64,
@@ -208,6 +211,8 @@ pub enum RefusalReason {
     Malformed,
     /// The pool is broken and not taking jobs.
     Unavailable,
+    /// A descriptor that is no sealed file in memory.
+    Descriptor,
 }
 
 /// Figures of a running daemon.

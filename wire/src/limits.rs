@@ -7,6 +7,13 @@
 /// rest of a submission; the configuration may set a lower bound for clients, never a higher one.
 pub const FRAME_BODY_BYTES_MAX: usize = 96 << 20;
 
+/// Most descriptors beside one frame between client and daemon: a module and an input.
+pub const FRAME_FDS_MAX: usize = 2;
+
+/// From this length on, bytes, a module, an input or an output travels as a sealed file in memory beside its frame,
+/// where both ends can. Below it, copying the bytes a few times costs less than making a file.
+pub const BESIDE_BYTES_MIN: usize = 64 << 10;
+
 /// Largest frame that may open a connection, bytes. A stranger gets no more than this read for them.
 pub const HELLO_FRAME_BYTES_MAX: usize = 4 << 10;
 

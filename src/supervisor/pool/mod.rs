@@ -12,7 +12,6 @@ mod templates;
 mod tenancy;
 mod tenants;
 
-pub(crate) use self::compile::is_text;
 pub(crate) use self::template::TemplateError;
 pub(crate) use self::tenants::{Lent, Stay};
 

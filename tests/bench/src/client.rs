@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use stockade_wire::CLIENT_PROTOCOL_VERSION;
+use stockade_wire::CLIENT_PROTOCOL_VERSION_WITHOUT_DESCRIPTORS;
 use stockade_wire::client::{FromDaemon, Statistics, ToDaemon};
 use stockade_wire::frame::{self, HEADER_BYTES};
 use stockade_wire::job::{JobResult, ModuleSource, Submission, Verdict};
@@ -66,7 +66,7 @@ impl Connection {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let mut connection = Self(BufReader::with_capacity(READ_BYTES, stream));
-        let hello = ToDaemon::Hello { version: CLIENT_PROTOCOL_VERSION, agent: "bench".to_owned() };
+        let hello = ToDaemon::Hello { version: CLIENT_PROTOCOL_VERSION_WITHOUT_DESCRIPTORS, agent: "bench".to_owned() };
         connection.send(&frame::encode(&hello, FRAME_BODY_BYTES_MAX).map_err(io::Error::other)?)?;
         match connection.receive()? {
             FromDaemon::Hello { .. } => Ok(connection),

@@ -22,6 +22,7 @@
 //! | `socket`, `exec`, `open`, `kill-parent` | makes one forbidden call |
 //! | `fork-bomb`, `thread` | tries to start a process, a thread |
 //! | `flood-stderr`, `flood-output` | writes natively without end |
+//! | `change-input` | tries to write to its input; reports what came of it as a failure's text |
 //! | `flood-stderr:BYTES` | the same, so many bytes at a time |
 //! | `panic` | panics |
 //! | `abort` | aborts |
@@ -282,6 +283,14 @@ fn act_of(entry: &str) -> Option<Act> {
         "eat-memory" => |_| eat(),
         "flood-stderr" => |fds| flood(fds.stderr_log.into(), PAGE_BYTES),
         "flood-output" => |fds| flood(fds.output.into(), PAGE_BYTES),
+        "change-input" => |fds| {
+            let told = match File::from(fds.input).write(b"changed") {
+                Ok(length) => format!("{length} bytes written"),
+                Err(error) => format!("errno {}", error.raw_os_error().unwrap_or(0)),
+            };
+            say(fds.link, &failure(told));
+            exit_now(0)
+        },
         _ => return act_on_link(entry).or_else(|| forbidden_call(entry)),
     };
     Some(act)

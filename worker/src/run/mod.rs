@@ -55,6 +55,7 @@ use crate::grants::Grants;
 use crate::jail::Sealed;
 use ending::guest_text;
 use entry::{Entry, NoEntry};
+use function::Input;
 use host::Streams;
 use ledger::Ledger;
 use prepared::Live;
@@ -241,12 +242,7 @@ pub fn execute(loaded: Loaded, confinement: Confinement, stdio: Stdio, order: &R
     run(loaded, interruption, (stdio, grants), order)
 }
 
-fn run(
-    loaded: Loaded,
-    interruption: Interruption,
-    given: (Stdio, Grants),
-    order: &RunOrder,
-) -> RunReport {
+fn run(loaded: Loaded, interruption: Interruption, given: (Stdio, Grants), order: &RunOrder) -> RunReport {
     let mut report = RunReport {
         ending: Ending::Interrupted,
         fuel: None,
@@ -321,7 +317,7 @@ fn stop_clock(interruption: &Interruption, report: &mut RunReport) {
 
 /// What a function reads and writes besides its standard streams.
 struct Exchange {
-    input: Option<File>,
+    input: Option<Input>,
     output: Option<Sink>,
 }
 
@@ -341,6 +337,7 @@ fn furnish(
         }
         Program::Core { entry: Entry::Bytes { .. }, .. } => {
             let streams = Streams { stdin: None, stdout, stderr };
+            let input = input.map(|file| Input { file, bytes: order.limits.input_bytes });
             (streams, Exchange { input, output: Some(output) })
         }
         Program::Core { entry: Entry::Numbers { .. }, .. } => {

@@ -17,6 +17,7 @@ mod compilers;
 mod deaths;
 mod families;
 mod ladder;
+mod outputs;
 mod processes;
 mod reports;
 mod residue;

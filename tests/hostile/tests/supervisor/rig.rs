@@ -194,7 +194,8 @@ impl Rig {
     }
 
     pub async fn result(&self, id: &str) -> Rc<JobResult> {
-        within("a job's end", self.supervisor.wait(&Caller::own(), id)).await.unwrap()
+        let end = within("a job's end", self.supervisor.wait(&Caller::own(), id)).await.unwrap();
+        Rc::new(end.whole().unwrap())
     }
 
     pub async fn run(&self, submission: Submission) -> Rc<JobResult> {
@@ -210,7 +211,7 @@ impl Rig {
     pub async fn running(&self, id: &str) {
         eventually("a job to run", || match self.supervisor.result(&Caller::own(), id).unwrap() {
             Lookup::Running(summary) => summary.phase == Phase::Running,
-            Lookup::Finished(result) => panic!("it is over: {:?}", result.outcome),
+            Lookup::Finished(end) => panic!("it is over: {:?}", end.result.outcome),
         })
         .await;
     }

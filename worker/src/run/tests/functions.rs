@@ -65,6 +65,22 @@ fn reply_outside_memory_is_out_of_bounds() {
 }
 
 #[test]
+fn input_of_a_known_length_is_read_where_the_guest_wants_it_and_no_more_of_it() {
+    let reverse = include_str!("../../../../tests/guests/bytes_reverse.wat");
+    for (content, told_bytes, output) in
+        [(&b"abc"[..], 3, "cba"), (b"abc", 2, "ba"), (b"abc", 0, ""), (b"", 0, "")]
+    {
+        let outcome = job(reverse).input_of(content, told_bytes).run();
+        assert_eq!(outcome.report.ending, Ending::Exited(0), "{told_bytes}");
+        assert_eq!(outcome.output, output);
+    }
+    let ending = job(reverse).input_of(b"abc", 4).run().report.ending;
+    assert!(matches!(&ending, Ending::SetupFailed(text) if text.contains("cannot be read")), "{ending:?}");
+    let ending = job(reverse).input_of(b"abc", (16 << 20) + 1).run().report.ending;
+    assert!(matches!(&ending, Ending::Unlinkable(LinkFault::Arguments, _)), "{ending:?}");
+}
+
+#[test]
 fn allocator_that_lies_or_has_no_room_is_typed() {
     let with = |address: u32| {
         job(format!(

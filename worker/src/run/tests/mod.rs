@@ -117,6 +117,12 @@ impl Job {
         self
     }
 
+    /// As from a file: its length is told.
+    fn input_of(mut self, bytes: &[u8], told_bytes: u64) -> Self {
+        self.order.limits.input_bytes = Some(told_bytes);
+        self.input(bytes)
+    }
+
     fn fuel(mut self, fuel: u64) -> Self {
         self.order.limits.fuel = Some(fuel);
         self
