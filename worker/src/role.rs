@@ -209,12 +209,12 @@ pub(crate) fn live(newborn: Newborn, birth: Birth<'_>) -> Infallible {
             let [module, artifact] = exactly(given);
             (behaviour.compile)(locked, order, CompileFds { link, module, artifact }, warm)
         }
-        ((ToWorker::Prepare, given), Role::Template) => {
+        ((ToWorker::Prepare(order), given), Role::Template) => {
             let [artifact] = exactly(given);
-            template::serve(locked, fds, artifact, &Grounds { config, namespaces, warm, behaviour })
+            template::serve(locked, fds, (order, artifact), &Grounds { config, namespaces, warm, behaviour })
         }
         (
-            (ToWorker::Run(_) | ToWorker::Compile(_) | ToWorker::Prepare | ToWorker::Fork { .. }, _),
+            (ToWorker::Run(_) | ToWorker::Compile(_) | ToWorker::Prepare(_) | ToWorker::Fork { .. }, _),
             Role::Run | Role::RunFiles | Role::Compile | Role::Template,
         ) => exit_now(ORDER_STATUS),
     }

@@ -20,7 +20,7 @@ use stockade_sys::link::{self, LinkError};
 use stockade_sys::prctl::exit_now;
 use stockade_wire::frame::{self, HEADER_BYTES};
 use stockade_wire::limits::{GUEST_TEXT_BYTES_MAX, LINK_FDS_MAX, LINK_MESSAGE_BYTES_MAX};
-use stockade_wire::worker::{FromWorker, ToWorker};
+use stockade_wire::worker::{FromWorker, PrepareOrder, ToWorker};
 use stockade_wire::zygote::ZygoteConfig;
 
 use crate::engine::Warm;
@@ -41,7 +41,12 @@ pub(crate) struct Grounds<'a> {
 }
 
 /// Loads the module and forks workers until the supervisor closes the link.
-pub(crate) fn serve(locked: Locked, fds: Settled, artifact: OwnedFd, grounds: &Grounds<'_>) -> Infallible {
+pub(crate) fn serve(
+    locked: Locked,
+    fds: Settled,
+    (_order, artifact): (PrepareOrder, OwnedFd),
+    grounds: &Grounds<'_>,
+) -> Infallible {
     let link = fds.link;
     if u32::try_from(artifact.as_raw_fd()) != Ok(ARTIFACT_FD) {
         give_up(link, format!("the artifact came as descriptor {}", artifact.as_raw_fd()));
@@ -55,7 +60,7 @@ pub(crate) fn serve(locked: Locked, fds: Settled, artifact: OwnedFd, grounds: &G
         Err(error) => give_up(link, error.to_string()),
     };
     let live = prepared.as_ref().is_some_and(Prepared::is_live);
-    reply(link, &FromWorker::Prepared { live });
+    reply(link, &FromWorker::Prepared { live, initialised: false });
     let mut buffer = vec![0; HEADER_BYTES + LINK_MESSAGE_BYTES_MAX];
     loop {
         let received = match link::receive(link.as_fd(), &mut buffer, LINK_FDS_MAX) {
