@@ -85,7 +85,7 @@ impl Pressure {
                 Ok(stalled) => drop(gauge.read(Reading { at: Instant::now(), stalled })),
                 Err(why) => {
                     tracing::warn!(error = %Causes(&why), "memory pressure is not known any more");
-                    self.source.replace(Err(why));
+                    *self.source.borrow_mut() = Err(why);
                     self.note(false, &tell);
                     return;
                 }
