@@ -16,24 +16,27 @@ use policy::{Policy, PolicyError};
 
 /// File name, constant, and the policies every one of whose rules must be admitted there too, because their
 /// filters stack.
-const POLICIES: [(&str, &str); 7] = [
+const POLICIES: [(&str, &str); 8] = [
     ("zygote", "ZYGOTE"),
     ("lock", "LOCK"),
     ("run", "RUN"),
     ("run-files", "RUN_FILES"),
     ("compile", "COMPILE"),
     ("template", "TEMPLATE"),
+    ("initialise", "INITIALISE"),
     ("forked-run", "FORKED_RUN"),
 ];
 
 /// Inner filters are installed on top of outer ones; the kernel takes the strictest answer.
-const STACKED: [(&str, &str); 6] = [
+const STACKED: [(&str, &str); 8] = [
     ("run", "lock"),
     ("run-files", "lock"),
     ("lock", "zygote"),
     ("compile", "zygote"),
     ("template", "zygote"),
+    ("initialise", "template"),
     ("forked-run", "template"),
+    ("forked-run", "initialise"),
 ];
 
 fn main() {

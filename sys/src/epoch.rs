@@ -1,7 +1,7 @@
 //! Stopping guest code from a signal handler, in a worker of one thread.
 //!
 //! Owns: the handlers of SIGALRM (the deadline) and SIGTERM in a worker, and the process's interval timer.
-//! Never: is used in a process with other work than one job; decides when a deadline is.
+//! Never: is used in a process with other work than one job at a time; decides when a deadline is.
 //!
 //! ```text
 //! deadline ─▶ SIGALRM ─▶ epoch + 1: the guest traps at its next loop edge or call
@@ -60,11 +60,14 @@ pub fn install(engine: &Engine) -> Result<(), EpochError> {
     handle(Signal::SIGTERM, on_term)
 }
 
-/// Starts the deadline: SIGALRM after `remaining`, once. Callable before and after the last filter.
+/// Starts a job's deadline: SIGALRM after `remaining`, once. Callable before and after the last filter, and again for
+/// the next job once the one before is disarmed: a signal that one left pending has been delivered by then, since
+/// system calls deliver them on their way back, and is forgotten here.
 ///
 /// # Errors
 /// When the kernel refuses the timer.
 pub fn arm(remaining: Duration) -> Result<(), EpochError> {
+    DEADLINE_PASSED.store(false, Ordering::SeqCst);
     set_timer(remaining)?;
     // A SIGTERM that came just before has had its shorter timer overwritten.
     if stopping() { set_timer(TERM_PATIENCE) } else { Ok(()) }

@@ -93,6 +93,9 @@ pub struct Behaviour {
     pub announce: fn(&mut JailReport),
     /// With an order to run, locked.
     pub run: fn(Locked, RunOrder, RunFds, &Warm) -> Infallible,
+    /// In a template, once its module is initialised: whether the instance is kept, of a module that has called the host
+    /// or not. The product keeps one that has not.
+    pub keep: fn(bool) -> bool,
     /// With an order to run, sealed, in a fork of a template. The product goes on to run it.
     pub ordered: fn(&RunOrder, Link),
     /// With an order to compile, locked.
@@ -103,7 +106,14 @@ impl Behaviour {
     /// What the product does.
     #[must_use]
     pub fn standard() -> Self {
-        Self { born: |_| {}, announce: |_| {}, run: run_order, ordered: |_, _| {}, compile: compile_order }
+        Self {
+            born: |_| {},
+            announce: |_| {},
+            run: run_order,
+            keep: |called_the_host| !called_the_host,
+            ordered: |_, _| {},
+            compile: compile_order,
+        }
     }
 }
 

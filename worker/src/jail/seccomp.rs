@@ -5,7 +5,7 @@
 //!
 //! Filters stack and the strictest answer counts: a run worker gets `lock` first, which still lets it load its
 //! artifact, and `run` or `run-files` on top when it is sealed. A compile worker gets `compile` alone. A template gets
-//! `template`, which its forks inherit and put `forked-run` on.
+//! `template`, which its forks inherit and put `forked-run` on; `initialise` comes between where the module is initialised.
 
 use seccompiler::sock_filter;
 use stockade_sys::sigsys::{self, FRAME_BYTES};
@@ -65,14 +65,24 @@ pub enum Policy {
     Compile,
     /// In templates, when they are locked.
     Template,
+    /// In templates that initialise their module, before any of it runs.
+    Initialise,
     /// In run workers that a template forked, before they report.
     ForkedRun,
 }
 
 impl Policy {
     /// Every policy.
-    pub const ALL: [Self; 7] =
-        [Self::Zygote, Self::Lock, Self::Run, Self::RunFiles, Self::Compile, Self::Template, Self::ForkedRun];
+    pub const ALL: [Self; 8] = [
+        Self::Zygote,
+        Self::Lock,
+        Self::Run,
+        Self::RunFiles,
+        Self::Compile,
+        Self::Template,
+        Self::Initialise,
+        Self::ForkedRun,
+    ];
 
     /// Its rules. The tests are made from these, and `explain` shows them.
     #[must_use]
@@ -84,6 +94,7 @@ impl Policy {
             Self::RunFiles => made::RUN_FILES_RULES,
             Self::Compile => made::COMPILE_RULES,
             Self::Template => made::TEMPLATE_RULES,
+            Self::Initialise => made::INITIALISE_RULES,
             Self::ForkedRun => made::FORKED_RUN_RULES,
         }
     }
@@ -96,6 +107,7 @@ impl Policy {
             Self::RunFiles => made::RUN_FILES,
             Self::Compile => made::COMPILE,
             Self::Template => made::TEMPLATE,
+            Self::Initialise => made::INITIALISE,
             Self::ForkedRun => made::FORKED_RUN,
         }
     }

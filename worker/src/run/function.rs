@@ -12,7 +12,7 @@ use wasmtime::{Instance, Memory, Store, Val};
 
 use super::Host;
 use super::ending::guest_text;
-use super::entry::{ALLOC, INITIALIZE, MEMORY, print};
+use super::entry::{ALLOC, INITIALISE, INITIALIZE, MEMORY, print};
 
 /// Set in the length of a reply that is a message of failure.
 const FAILED: u32 = 1 << 31;
@@ -40,6 +40,12 @@ pub(super) async fn initialize(store: &mut Store<Host>, instance: Instance) -> w
         Ok(function) => function.call_async(store, ()).await,
         Err(_) => Ok(()),
     }
+}
+
+/// Runs `_initialize`, if there is one, and the initialiser of a module that has one.
+pub(super) async fn initialise(store: &mut Store<Host>, instance: Instance) -> wasmtime::Result<()> {
+    initialize(store, instance).await?;
+    instance.get_typed_func::<(), ()>(&mut *store, INITIALISE)?.call_async(store, ()).await
 }
 
 /// Calls `name` with numbers and prints its results, one a line.

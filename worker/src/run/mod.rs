@@ -50,7 +50,7 @@ use ending::guest_text;
 use entry::{Entry, NoEntry};
 use host::Streams;
 use ledger::Ledger;
-use prepared::Live;
+use prepared::{Existing, Live};
 
 /// A deadline further away than this is as good as none.
 const DEADLINE_MAX: Duration = Duration::from_hours(24 * 365);
@@ -281,7 +281,7 @@ fn furnish(
     interruption: &Interruption,
     (stdio, grants): (Stdio, Grants),
     order: &RunOrder,
-) -> Result<(Store<Host>, Option<Instance>, Exchange), Ending> {
+) -> Result<(Store<Host>, Option<Existing>, Exchange), Ending> {
     let [input, output, stdout, stderr] =
         [stdio.input, stdio.output, stdio.stdout, stdio.stderr].map(File::from);
     let (streams, exchange) = match &loaded.program {
@@ -374,7 +374,7 @@ async fn until<F: Future>(work: F, deadline: Instant, interruption: &Interruptio
 async fn drive(
     program: &Program,
     store: &mut Store<Host>,
-    instance: Option<Instance>,
+    existing: Option<Existing>,
     exchange: Exchange,
     instantiated: &mut Option<Instant>,
 ) -> wasmtime::Result<Ending> {
@@ -387,13 +387,17 @@ async fn drive(
             Ok(Ending::Exited(i32::from(result.is_err())))
         }
         Program::Core { pre, entry } => {
-            let instance = match instance {
-                Some(instance) => instance,
-                None => pre.instantiate_async(&mut *store).await?,
+            let Existing { instance, initialised } = match existing {
+                Some(existing) => existing,
+                None => Existing { instance: pre.instantiate_async(&mut *store).await?, initialised: false },
             };
             store.data_mut().ledger.instantiated();
+            let has_initialiser = entry::has_initialiser(pre.module());
+            if has_initialiser && !initialised {
+                function::initialise(store, instance).await?;
+            }
             *instantiated = Some(Instant::now());
-            enter(entry, store, instance, exchange).await
+            enter(entry, store, instance, exchange, has_initialiser).await
         }
     }
 }
@@ -403,7 +407,11 @@ async fn enter(
     store: &mut Store<Host>,
     instance: Instance,
     exchange: Exchange,
+    is_set_up: bool,
 ) -> wasmtime::Result<Ending> {
+    if !is_set_up && !matches!(entry, Entry::Start) {
+        function::initialize(store, instance).await?;
+    }
     match (entry, exchange) {
         (Entry::Start, _) => {
             let start = instance.get_typed_func::<(), ()>(&mut *store, entry::START)?;
@@ -411,11 +419,9 @@ async fn enter(
             Ok(Ending::Exited(0))
         }
         (Entry::Bytes { name }, Exchange { input: Some(input), output: Some(mut output) }) => {
-            function::initialize(store, instance).await?;
             function::call_bytes(store, instance, name, input, &mut output).await
         }
         (Entry::Numbers { name, arguments, results }, Exchange { output: Some(mut output), .. }) => {
-            function::initialize(store, instance).await?;
             let text = function::call_numbers(store, instance, name, arguments, *results).await?;
             Ok(function::deliver(&mut output, text.as_bytes()))
         }
