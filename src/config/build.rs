@@ -14,7 +14,7 @@ use super::error::ConfigError;
 use super::layers::{Entry, Layers};
 use super::value::{Location, Value};
 use super::{
-    Cache, Ceilings, Cgroup, CgroupRoot, Clients, Compile, Config, Grants, Jail, Kill, Log, LogFormat, Mode,
+    Cache, Ceilings, Cgroup, CgroupRoot, Clients, Compile, Config, Grants, Initialise, Jail, Kill, Log, LogFormat, Mode,
     Pool, Pressure, PressureFile, Profile, Queue, Results, RunAs, WarmUp,
 };
 use super::schema::{PROFILES, WARM_UP};
@@ -94,6 +94,11 @@ fn pool(of: &Typed<'_>) -> Result<Pool, ConfigError> {
         template_idle: of.duration("pool.template_idle")?,
         ready_max: of.count("pool.ready_max")?,
         ready_bytes_max: of.size("pool.ready_bytes_max")?,
+        initialise: match of.choice("pool.initialise")? {
+            "never" => Initialise::Never,
+            "any" => Initialise::Any,
+            _ => Initialise::Listed,
+        },
         initialise_time: of.duration("pool.initialise_time")?,
         initialise_bytes: of.size("pool.initialise_bytes")?,
         lock_timeout: of.duration("pool.lock_timeout")?,

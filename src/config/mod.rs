@@ -110,7 +110,9 @@ pub struct Pool {
     pub ready_max: usize,
     /// Most private memory of them together, bytes.
     pub ready_bytes_max: u64,
-    /// Time a module that says that it may be initialised ahead has for that; zero: none is.
+    /// Which of the modules that say that they may be are initialised in their templates.
+    pub initialise: Initialise,
+    /// Time such a module has for that.
     pub initialise_time: Duration,
     /// Most that its memories and tables may come to then, bytes.
     pub initialise_bytes: u64,
@@ -124,6 +126,17 @@ pub struct Pool {
     pub restart_window: Duration,
     /// Workers lost before or while locking, in `restart_window`, that open the circuit.
     pub worker_failures_max: u32,
+}
+
+/// Which modules are initialised in their templates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Initialise {
+    /// None.
+    Never,
+    /// Those that the operator lists in `warm_up`.
+    Listed,
+    /// Any.
+    Any,
 }
 
 /// When memory counts as scarce, so that no more workers stand ready than must.

@@ -20,7 +20,7 @@ use super::ready::Ready;
 use super::stand::Stand;
 use super::template::{Template, TemplateError};
 use super::{Need, Pool, PoolError};
-use crate::config;
+use crate::config::{self, Initialise};
 use crate::observe::Causes;
 use crate::supervisor::artifact::{Artifact, Key};
 use crate::supervisor::job::Caller;
@@ -56,6 +56,8 @@ struct Held {
     artifact: Rc<Artifact>,
     /// A function that it must export.
     entry: Option<String>,
+    /// The operator listed it.
+    listed: bool,
 }
 
 /// Every module that is held ready.
@@ -163,7 +165,7 @@ impl Pool {
         let hot = self.templates.heat.borrow_mut().used(holder, now);
         if hot && !self.ready.is_pressed() && self.templates.make_room(now) {
             let stand = self.templates.add(holder, Stand::hot(self.templates.bounds, now));
-            let held = Held { artifact: Rc::clone(artifact), entry: None };
+            let held = Held { artifact: Rc::clone(artifact), entry: None, listed: false };
             tokio::task::spawn_local(Rc::clone(self).keep_ready(holder, stand, held, self.zygote.closing()));
         }
         None
@@ -194,7 +196,7 @@ impl Pool {
         let (answer, told) = oneshot::channel();
         let bounds = Bounds { least, ..self.templates.bounds };
         let stand = self.templates.add(holder, Stand::pinned(bounds, now, answer));
-        let held = Held { artifact: Rc::clone(artifact), entry };
+        let held = Held { artifact: Rc::clone(artifact), entry, listed: true };
         tokio::task::spawn_local(Rc::clone(self).keep_ready(holder, stand, held, self.zygote.closing()));
         let stopping = || Err(PoolError::from(WorkerError::from(ZygoteError::Stopping)));
         Ok(told.await.unwrap_or_else(|_| stopping()).map_err(Box::new)?)
@@ -321,9 +323,16 @@ impl Pool {
         let birth = Birth { ahead: true, ..self.birth_of_any(Role::Template) };
         let worker = self.make(&birth).await?;
         let pool = &self.config.pool;
+        // An initialiser is guest code in a process that may fork: whose, is the operator's word.
+        let initialises = match pool.initialise {
+            Initialise::Never => false,
+            Initialise::Listed => held.listed,
+            Initialise::Any => true,
+        };
+        let time = if initialises { pool.initialise_time } else { Duration::ZERO };
         let order = PrepareOrder {
             entry: held.entry.clone(),
-            initialise_us: u64::try_from(pool.initialise_time.as_micros()).unwrap_or(u64::MAX),
+            initialise_us: u64::try_from(time.as_micros()).unwrap_or(u64::MAX),
             initialise_bytes: pool.initialise_bytes,
         };
         Ok(Template::prepare(worker, order, held.artifact.fd()).await.map_err(WorkerError::from)?)
