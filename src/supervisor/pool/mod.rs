@@ -6,6 +6,7 @@
 mod circuit;
 mod compile;
 mod demand;
+mod descriptors;
 mod heat;
 mod memory;
 mod ready;

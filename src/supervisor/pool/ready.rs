@@ -14,7 +14,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::demand::{Bounds, Demand};
 use super::share::{Room, Standing};
-use super::{Pool, PoolError, memory};
+use super::{Pool, PoolError, descriptors, memory};
 use crate::config;
 use crate::observe::Causes;
 use crate::supervisor::worker::{Birth, Worker, WorkerError};
@@ -57,7 +57,7 @@ impl Ready {
             first: Cell::new(false),
             demand: RefCell::new(Demand::new(bounds, now)),
             room: Room {
-                ready_max: config.ready_max,
+                ready_max: descriptors::ready_max(config.ready_max),
                 bytes_max: config.ready_bytes_max,
                 blank_least: config.warm,
             },
