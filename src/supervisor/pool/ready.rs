@@ -117,10 +117,12 @@ impl Ready {
         std::iter::from_fn(|| idle.pop_front()).find(|worker| !worker.is_gone())
     }
 
-    /// Puts a worker that has had no order among the idle ones, unless there are enough.
-    pub(super) fn put(&self, worker: Worker) {
-        let wanted = self.target(Instant::now()).saturating_add(self.waiting.get());
-        if self.len() < wanted {
+    /// Puts a worker that has had no order among the idle ones, unless there are enough, or as many as there may be beside
+    /// those that have a module. A job that waits takes it at once.
+    fn put(&self, worker: Worker, prepared: usize) {
+        let wanted = self.len() < self.target(Instant::now());
+        let fits = self.room.admits_blank(self.standing(prepared));
+        if (wanted && fits) || self.waiting.get() > self.len() {
             self.idle.borrow_mut().push_back(worker);
             self.came.notify_one();
         }
@@ -192,7 +194,7 @@ impl Pool {
             };
             match sender.send(made) {
                 Ok(()) => {}
-                Err(Ok(worker)) => pool.ready.put(worker),
+                Err(Ok(worker)) => pool.ready.put(worker, pool.templates.prepared()),
                 Err(Err(error)) => tracing::warn!(error = %Causes(&error), "no idle worker"),
             }
         });
@@ -237,7 +239,7 @@ impl Pool {
                     Ok(worker) => {
                         pool.ready.demand.borrow_mut().refilled(now.elapsed());
                         pool.ready.note_made(&worker);
-                        pool.ready.put(worker);
+                        pool.ready.put(worker, pool.templates.prepared());
                         pool.refill();
                     }
                     Err(error) => tracing::warn!(error = %Causes(&error), "no idle worker"),

@@ -20,6 +20,8 @@ pub(super) type Answer = oneshot::Sender<Result<(), PoolError>>;
 /// One module that is held ready.
 pub(super) struct Stand {
     ready: RefCell<VecDeque<Worker>>,
+    /// One more is being forked.
+    coming: Cell<bool>,
     demand: RefCell<Demand>,
     used: Cell<Instant>,
     /// The operator wants it held, whether it is used or not.
@@ -37,6 +39,7 @@ impl Stand {
     pub(super) fn hot(bounds: Bounds, now: Instant) -> Self {
         Self {
             ready: RefCell::default(),
+            coming: Cell::new(false),
             demand: RefCell::new(Demand::new(bounds, now)),
             used: Cell::new(now),
             pinned: false,
@@ -64,6 +67,16 @@ impl Stand {
     /// Workers that stand ready.
     pub(super) fn len(&self) -> usize {
         self.ready.borrow().len()
+    }
+
+    /// The same with the one that is being forked.
+    pub(super) fn len_soon(&self) -> usize {
+        self.len().saturating_add(usize::from(self.coming.get()))
+    }
+
+    /// Notes whether one more is being forked.
+    pub(super) fn expect(&self, coming: bool) {
+        self.coming.set(coming);
     }
 
     /// How many there are to be.

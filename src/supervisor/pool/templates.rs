@@ -80,12 +80,13 @@ impl Templates {
 
     /// Modules held ready, and workers that have one.
     pub(super) fn count(&self) -> (usize, usize) {
-        (self.stands.borrow().len(), self.prepared())
+        let stands = self.stands.borrow();
+        (stands.len(), stands.values().map(|stand| stand.len()).sum())
     }
 
-    /// Workers that have a module.
+    /// Workers that have a module, or are being forked to have one.
     pub(super) fn prepared(&self) -> usize {
-        self.stands.borrow().values().map(|stand| stand.len()).sum()
+        self.stands.borrow().values().map(|stand| stand.len_soon()).sum()
     }
 
     /// How many of those there are to be.
@@ -275,7 +276,10 @@ impl Pool {
             if *closing.borrow() {
                 return Ok(());
             }
-            let worker = self.branch(&template, group).await?;
+            stand.expect(true);
+            let worker = self.branch(&template, group).await;
+            stand.expect(false);
+            let worker = worker?;
             self.ready.note_made(&worker);
             stand.put(worker);
             let more = self.ready.admits_prepared(self.templates.prepared());

@@ -371,10 +371,7 @@ impl Keeper {
 }
 
 /// The next request: one that somebody waits for, if there is any. `None` when nobody is left who could ask.
-async fn next(
-    urgent: &mut mpsc::Receiver<Request>,
-    ahead: &mut mpsc::Receiver<Request>,
-) -> Option<Request> {
+async fn next<T>(urgent: &mut mpsc::Receiver<T>, ahead: &mut mpsc::Receiver<T>) -> Option<T> {
     tokio::select! {
         biased;
         Some(request) = urgent.recv() => Some(request),
@@ -412,6 +409,24 @@ fn forked(answer: FromZygote, mut fds: Vec<OwnedFd>, into_leaf: bool) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn request_that_somebody_waits_for_comes_before_all_that_are_ahead_of_need() {
+        let (urgent, mut waited_for) = mpsc::channel(8);
+        let (ahead, mut background) = mpsc::channel(8);
+        for number in 0..3 {
+            ahead.send(("ahead", number)).await.unwrap();
+        }
+        let mut order = vec![next(&mut waited_for, &mut background).await.unwrap()];
+        for number in 0..2 {
+            urgent.send(("urgent", number)).await.unwrap();
+        }
+        drop((urgent, ahead));
+        while let Some(one) = next(&mut waited_for, &mut background).await {
+            order.push(one);
+        }
+        assert_eq!(order, [("ahead", 0), ("urgent", 0), ("urgent", 1), ("ahead", 1), ("ahead", 2)]);
+    }
 
     #[test]
     fn fork_into_a_leaf_without_clone3_is_refused_with_the_reason_and_the_fix() {

@@ -18,6 +18,7 @@ mod deaths;
 mod families;
 mod ladder;
 mod processes;
+mod readiness;
 mod reports;
 mod residue;
 mod rig;
