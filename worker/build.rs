@@ -16,10 +16,11 @@ use policy::{Policy, PolicyError};
 
 /// File name, constant, and the policies every one of whose rules must be admitted there too, because their
 /// filters stack.
-const POLICIES: [(&str, &str); 8] = [
+const POLICIES: [(&str, &str); 9] = [
     ("zygote", "ZYGOTE"),
     ("lock", "LOCK"),
     ("run", "RUN"),
+    ("tenant-run", "TENANT_RUN"),
     ("run-files", "RUN_FILES"),
     ("compile", "COMPILE"),
     ("template", "TEMPLATE"),
@@ -28,8 +29,9 @@ const POLICIES: [(&str, &str); 8] = [
 ];
 
 /// Inner filters are installed on top of outer ones; the kernel takes the strictest answer.
-const STACKED: [(&str, &str); 8] = [
+const STACKED: [(&str, &str); 9] = [
     ("run", "lock"),
+    ("tenant-run", "lock"),
     ("run-files", "lock"),
     ("lock", "zygote"),
     ("compile", "zygote"),
@@ -65,8 +67,10 @@ fn generate() -> Result<(), PolicyError> {
         }
     }
     let mut text = String::from("// Made from policies/seccomp by build.rs.\n");
-    for ((_, constant), policy) in POLICIES.iter().zip(&policies) {
-        filter::write(&mut text, constant, policy, &architecture)?;
+    for ((name, constant), policy) in POLICIES.iter().zip(&policies) {
+        let outer =
+            STACKED.iter().find(|(inner, _)| inner == name).and_then(|(_, outer)| named(&policies, outer));
+        filter::write(&mut text, constant, policy, outer, &architecture)?;
     }
     write_names(&mut text, &names);
     let out = Path::new(&variable("OUT_DIR")?).join("seccomp.rs");

@@ -33,6 +33,8 @@ struct StatisticsObject<'a> {
     forks: u64,
     templates: u64,
     prepared: u64,
+    tenant_workers: u64,
+    starts_reused: u64,
     starts_prepared: u64,
     starts_warm: u64,
     starts_cold: u64,
@@ -80,6 +82,8 @@ fn object(statistics: &Statistics) -> StatisticsObject<'_> {
         forks: statistics.forks,
         templates: statistics.templates,
         prepared: statistics.prepared,
+        tenant_workers: statistics.tenant_workers,
+        starts_reused: statistics.starts_reused,
         starts_prepared: statistics.starts_prepared,
         starts_warm: statistics.starts_warm,
         starts_cold: statistics.starts_cold,
@@ -143,6 +147,7 @@ fn table(statistics: &Statistics) -> String {
     line("pressure", pressure(ready));
     let (prepared, warm, cold) = (statistics.starts_prepared, statistics.starts_warm, statistics.starts_cold);
     line("starts", format!("{prepared} with the module there, {warm} warm, {cold} cold"));
+    line("tenants", format!("{} workers, {} jobs in a used one", statistics.tenant_workers, statistics.starts_reused));
     line("zygote", format!("started {} times", statistics.zygote_starts));
     line(
         "modules",

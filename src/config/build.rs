@@ -14,8 +14,8 @@ use super::error::ConfigError;
 use super::layers::{Entry, Layers};
 use super::value::{Location, Value};
 use super::{
-    Cache, Ceilings, Cgroup, CgroupRoot, Clients, Compile, Config, Grants, Initialise, Jail, Kill, Log, LogFormat, Mode,
-    Pool, Pressure, PressureFile, Profile, Queue, Results, RunAs, WarmUp,
+    Cache, Ceilings, Cgroup, CgroupRoot, Clients, Compile, Config, Grants, Initialise, IsolationFloor, Jail,
+    Kill, Log, LogFormat, Mode, Pool, Pressure, PressureFile, Profile, Queue, Results, RunAs, WarmUp,
 };
 use super::schema::{PROFILES, WARM_UP};
 
@@ -101,6 +101,16 @@ fn pool(of: &Typed<'_>) -> Result<Pool, ConfigError> {
         },
         initialise_time: of.duration("pool.initialise_time")?,
         initialise_bytes: of.size("pool.initialise_bytes")?,
+        isolation_floor: if of.choice("pool.isolation_floor")? == "fresh" {
+            IsolationFloor::Fresh
+        } else {
+            IsolationFloor::Tenant
+        },
+        tenant_workers_max: of.count("pool.tenant_workers_max")?,
+        tenant_workers_per_user_max: of.count("pool.tenant_workers_per_user_max")?,
+        tenant_jobs_max: of.number("pool.tenant_jobs_max")?,
+        tenant_age: of.duration("pool.tenant_age")?,
+        tenant_idle: of.duration("pool.tenant_idle")?,
         lock_timeout: of.duration("pool.lock_timeout")?,
         zygote_forks_max: of.number("pool.zygote_forks_max")?,
         restart_burst: of.small("pool.restart_burst")?,

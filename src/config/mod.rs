@@ -116,6 +116,19 @@ pub struct Pool {
     pub initialise_time: Duration,
     /// Most that its memories and tables may come to then, bytes.
     pub initialise_bytes: u64,
+    /// The least isolation a job is given, whatever it would accept.
+    pub isolation_floor: IsolationFloor,
+    /// Most tenant workers: processes that run one job after another of one tenant with one module. None: never make
+    /// one.
+    pub tenant_workers_max: usize,
+    /// Of those, one user's.
+    pub tenant_workers_per_user_max: usize,
+    /// Jobs after which a tenant worker is replaced.
+    pub tenant_jobs_max: u64,
+    /// Age at which a tenant worker is replaced.
+    pub tenant_age: Duration,
+    /// Time after which a tenant worker nobody asked for is given up.
+    pub tenant_idle: Duration,
     /// Time a worker has from its fork to its report that it is locked.
     pub lock_timeout: Duration,
     /// Forks after which the zygote is exec'd afresh, for a new address layout.
@@ -178,6 +191,15 @@ pub struct WarmUp {
     pub ready: usize,
     /// Without it the daemon does not start.
     pub required: bool,
+}
+
+/// How little isolation a job may be given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IsolationFloor {
+    /// Every job has a process of its own.
+    Fresh,
+    /// A job that asks for it may share a process with others of its tenant and module, one after another.
+    Tenant,
 }
 
 /// Jobs that wait.

@@ -8,14 +8,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use stockade_wire::client::{Refusal, RefusalReason};
-use stockade_wire::job::{DirectoryGrant, Layer, ModuleSource, Submission};
+use stockade_wire::job::{DirectoryGrant, Isolation, Layer, ModuleSource, Submission};
 use stockade_wire::limits::{
     DIRECTORIES_BYTES_MAX, DIRECTORIES_MAX, INPUT_BYTES_MAX, MODULE_BYTES_MAX, NAME_BYTES_MAX,
     PATH_BYTES_MAX, STRINGS_BYTES_MAX, STRINGS_MAX,
 };
 
 use super::job::{Admitted, Caller};
-use crate::config::{Config, effective_limits};
+use crate::config::{Config, IsolationFloor, Limits, Pool, effective_limits};
 
 /// Longest wait suggested to a caller that was refused for want of room, ms.
 const RETRY_AFTER_FULL_MS: u64 = 100;
@@ -83,9 +83,21 @@ pub(crate) fn admit(
         arguments: submission.arguments.clone(),
         environment: submission.environment.clone(),
         directories: submission.directories.clone(),
+        shares: may_share(submission, &limits, &config.pool),
         limits,
         trace_id: submission.traceparent.as_deref().and_then(trace_id),
     })
+}
+
+/// Whether a job may be run by a tenant worker: it asked for it, the operator allows it, and its jail is that of every
+/// other such job. Directories are part of a jail, and code that counts fuel is of another engine: those jobs have a
+/// process of their own, and their results say so.
+fn may_share(submission: &Submission, limits: &Limits, pool: &Pool) -> bool {
+    submission.isolation == Some(Isolation::Tenant)
+        && pool.isolation_floor == IsolationFloor::Tenant
+        && pool.tenant_workers_max > 0
+        && submission.directories.is_empty()
+        && limits.fuel.is_none()
 }
 
 /// Whose a job is: the kernel's word first, the caller's own division second.

@@ -10,7 +10,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::future::poll_fn;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -76,6 +76,24 @@ impl Child {
         let Some(pidfd) = &self.pidfd else { return true };
         let mut polled = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
         poll(&mut polled, PollTimeout::ZERO).map_or(true, |ready| ready > 0)
+    }
+
+    /// Whether it lives and none of these descriptors has anything to be read, or is closed at its other end.
+    pub(crate) fn is_quiet_with(&self, others: [BorrowedFd<'_>; 4]) -> bool {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        let Some(pidfd) = &self.pidfd else { return false };
+        let [a, b, c, d] = others;
+        let mut polled = [pidfd.as_fd(), a, b, c, d].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        poll(&mut polled, PollTimeout::ZERO).is_ok_and(|ready| ready == 0)
+    }
+
+    /// What of its memory is resident, from the kernel, bytes; shared pages are counted. `None` when it cannot be read.
+    pub(crate) fn resident_bytes(&self) -> Option<u64> {
+        // The pid is still its own: it is not reaped.
+        let pages = std::fs::read_to_string(format!("/proc/{}/statm", self.pid)).ok()?;
+        let pages: u64 = pages.split_whitespace().nth(1)?.parse().ok()?;
+        let page_bytes = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
+        pages.checked_mul(u64::try_from(page_bytes).ok()?)
     }
 
     /// Returns when it has exited. Dropping the future loses nothing.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use stockade_wire::bytes::ByteBuf;
 use stockade_wire::client::{Refusal, RefusalReason, Statistics};
-use stockade_wire::job::{Bill, Digest, JobResult, ModuleSource, Outcome, Phase, Walls};
+use stockade_wire::job::{Bill, Digest, Isolation, JobResult, ModuleSource, Outcome, Phase, Walls};
 use stockade_wire::worker::{RunLimits, RunOrder};
 
 use super::artifact::{self, Artifact, Artifacts, Compile, Key, Landed, Wanted};
@@ -22,9 +22,9 @@ use super::in_process::InProcess;
 use super::job::Job;
 use super::job::ladder::{Cause, Waits};
 use super::job::outcome::{self, Evidence};
-use super::pool::{Need, Pool, PoolError};
+use super::pool::{Lent, Need, Pool, PoolError, Stay};
 use super::run::{self, RunEnd, StopRules};
-use super::worker::{Worker, WorkerError, micros_since};
+use super::worker::{WorkerError, micros_since};
 use super::{Core, Input, blank_result, digest_of};
 use crate::observe::Causes;
 
@@ -107,6 +107,8 @@ impl Executor {
                 let (templates, prepared) = pool.templates();
                 (statistics.templates, statistics.prepared) = (templates as u64, prepared as u64);
                 let starts = pool.starts();
+                statistics.tenant_workers = pool.tenant_workers() as u64;
+                statistics.starts_reused = starts.reused.get();
                 statistics.starts_prepared = starts.prepared.get();
                 statistics.starts_warm = starts.warm.get();
                 statistics.starts_cold = starts.cold.get();
@@ -142,6 +144,8 @@ struct Record {
     bill: Bill,
     walls: Walls,
     exit_code: Option<i32>,
+    /// A tenant worker had it.
+    shared: bool,
 }
 
 /// Leads `job` to its result. Never fails: whatever happens is an outcome.
@@ -161,7 +165,7 @@ pub(super) async fn drive(core: Rc<Core>, job: Rc<Job>, payload: Payload) {
         output: output.into(),
         logs: job.logs(),
         bill: record.bill,
-        isolation: core.isolation(),
+        isolation: if record.shared { Isolation::Tenant } else { core.isolation() },
         jail: record.walls,
         ..blank_result(&job)
     };
@@ -283,12 +287,19 @@ async fn execute(core: &Core, job: &Rc<Job>, work: Work, record: &mut Record) ->
                 cpu: job.admitted.limits.cpu,
             };
             for _ in 0..ASSIGN_TRIES {
-                let Some(worker) = assigned(pool, job, &work, record).await? else { continue };
-                let end = run::follow(worker, job, rules).await;
-                if !end.never_began() {
-                    return Ok(conclude(&end, record));
+                let Some(Lent { mut worker, mut stay }) = assigned(pool, job, &work, record).await? else {
+                    continue;
+                };
+                let end = run::follow(&mut worker, job, rules, stay.is_some()).await;
+                if end.never_began() {
+                    tracing::warn!("worker died with its order unread; trying another");
+                    continue;
                 }
-                tracing::warn!("worker died with its order unread; trying another");
+                let outcome = conclude(&end, stay.as_mut(), record);
+                if let (Some(stay), Some(report)) = (stay.filter(|_| end.stays), &end.replies.report) {
+                    pool.give_back(worker, stay, report);
+                }
+                return Ok(outcome);
             }
             let message = format!("{ASSIGN_TRIES} workers died before they had their order");
             Err(outcome::internal("no_worker", message))
@@ -312,32 +323,36 @@ async fn assigned(
     job: &Job,
     work: &Work,
     record: &mut Record,
-) -> Result<Option<Worker>, Outcome> {
+) -> Result<Option<Lent>, Outcome> {
     let admitted = &job.admitted;
     let need = Need {
         directories: &admitted.directories,
         caller: admitted.caller,
         memory_bytes: admitted.limits.memory_bytes,
         module: Some((work.key, &work.artifact)),
+        tenant: admitted.shares.then_some(admitted.tenant.as_str()),
     };
     let since = Instant::now();
     let taken = tokio::select! {
         biased;
         cause = job.stop_asked() => return Err(outcome::stopped_waiting(cause)),
-        taken = pool.take(&need) => taken,
+        taken = pool.lend(&need) => taken,
         () = tokio::time::sleep_until(work.deadline.into()) => {
             return Err(outcome::stopped_waiting(Cause::Deadline));
         }
     };
-    let worker = taken.map_err(|error| no_worker(&error))?;
-    record.bill.fork_us = Some(micros_since(since, Instant::now()));
-    record.walls = pool.walls(&worker);
+    let mut lent = taken.map_err(|error| no_worker(&error))?;
+    let reused = lent.stay.as_ref().is_some_and(Stay::is_used);
+    record.bill.fork_us = Some(if reused { 0 } else { micros_since(since, Instant::now()) });
+    record.shared = lent.stay.is_some();
+    record.walls = Walls { fresh_process: !record.shared, ..pool.walls(&lent.worker) };
     job.enter(Phase::Running);
     let order = work.order(job);
-    match run::assign(&worker, order, work.artifact.fd(), work.input.as_fd()).await {
+    let (worker, artifact, input) = (&mut lent.worker, work.artifact.fd(), work.input.as_fd());
+    match run::assign(worker, order, artifact, input, record.shared).await {
         Ok(()) => {
-            tracing::debug!(pid = worker.pid(), fork_us = record.bill.fork_us, "worker has the job");
-            Ok(Some(worker))
+            tracing::debug!(pid = worker.pid(), reused, fork_us = record.bill.fork_us, "worker has the job");
+            Ok(Some(lent))
         }
         Err(error) => {
             tracing::warn!(error = %Causes(&error), pid = worker.pid(), "worker took no order; trying another");
@@ -363,30 +378,24 @@ fn no_worker(error: &PoolError) -> Outcome {
 }
 
 /// Puts together what the kernel, the ladder and the worker said.
-fn conclude(end: &RunEnd, record: &mut Record) -> Outcome {
+fn conclude(end: &RunEnd, stay: Option<&mut Stay>, record: &mut Record) -> Outcome {
     let replies = &end.replies;
-    let bill = &mut record.bill;
     let leaf = end.leaf.as_ref();
-    if let Some(ended) = &end.ended {
-        let micros = |time: Duration| u64::try_from(time.as_micros()).ok();
-        bill.cpu_user_us = micros(ended.cpu_user);
-        bill.cpu_system_us = micros(ended.cpu_system);
-        bill.page_faults = Some(ended.page_faults);
-        bill.memory_peak_bytes = Some(ended.resident_peak_bytes);
+    match stay {
+        Some(stay) => bill_share(end, stay, &mut record.bill),
+        None => bill_process(end, &mut record.bill),
     }
-    bill.memory_peak_bytes = leaf.and_then(|leaf| leaf.memory_peak_bytes).or(bill.memory_peak_bytes);
-    bill.teardown_us = end.replied.map(|replied| micros_since(replied, end.exited));
     if let Some(report) = &replies.report {
         note_report(report, record);
     } else {
         record.bill.run_us = Some(micros_since(end.started, end.exited));
     }
-    tracing::debug!(ended = ?end.ended, told = ?end.told, "worker reaped");
-    let Some(ended) = &end.ended else {
+    tracing::debug!(ended = ?end.ended, told = ?end.told, stays = end.stays, "run over");
+    if end.ended.is_none() && !end.lives {
         return outcome::internal("not_reaped", "the kernel did not say how the worker ended".to_owned());
-    };
+    }
     let outcome = outcome::judge(&Evidence {
-        exit: ended.exit,
+        exit: end.ended.map(|ended| ended.exit),
         oom_kills: leaf.and_then(|leaf| leaf.oom_kills),
         told: end.told,
         output_cut: end.output_cut,
@@ -397,6 +406,29 @@ fn conclude(end: &RunEnd, record: &mut Record) -> Outcome {
     });
     record.exit_code = outcome::exit_code(&outcome, replies.report.as_ref());
     outcome
+}
+
+/// Bills a job for all that its process used.
+fn bill_process(end: &RunEnd, bill: &mut Bill) {
+    if let Some(ended) = &end.ended {
+        bill.cpu_user_us = micros(ended.cpu_user);
+        bill.cpu_system_us = micros(ended.cpu_system);
+        bill.page_faults = Some(ended.page_faults);
+        bill.memory_peak_bytes = Some(ended.resident_peak_bytes);
+    }
+    let leaf = end.leaf.as_ref();
+    bill.memory_peak_bytes = leaf.and_then(|leaf| leaf.memory_peak_bytes).or(bill.memory_peak_bytes);
+    bill.teardown_us = end.replied.map(|replied| micros_since(replied, end.exited));
+}
+
+/// Bills a job for its share of what its process used. The kernel counts a living process's CPU time exactly, user and
+/// system together; of its peak and its faults it does not say which job's they were.
+fn bill_share(end: &RunEnd, stay: &mut Stay, bill: &mut Bill) {
+    bill.cpu_user_us = end.cpu.and_then(|used| micros(stay.bill(used)));
+}
+
+fn micros(time: Duration) -> Option<u64> {
+    u64::try_from(time.as_micros()).ok()
 }
 
 /// Takes over the figures that only the worker has. They can flatter a guest, never hurt another.

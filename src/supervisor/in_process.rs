@@ -97,7 +97,12 @@ impl InProcess {
         let ((output, their_output), (stdout, their_stdout), (stderr, their_stderr)) =
             (pipe()?, pipe()?, pipe()?);
         let (input, pump) = interruptible(work.input.try_clone()?)?;
-        let stdio = Stdio { input, output: their_output, stdout: their_stdout, stderr: their_stderr };
+        let stdio = Stdio {
+            input,
+            output: their_output.into(),
+            stdout: their_stdout.into(),
+            stderr: their_stderr.into(),
+        };
         let stop = Arc::new(AtomicBool::new(false));
         let cpu = job.admitted.limits.cpu.map(CpuLimit::new);
         let mode = DeveloperMode::new(Arc::clone(&self.ticker), Arc::clone(&stop));
@@ -127,7 +132,7 @@ impl InProcess {
                 .then_some(Cause::Deadline));
         let told = told.or_else(|| cpu.filter(CpuLimit::reached).map(|_| Cause::CpuTime));
         let outcome = outcome::judge(&Evidence {
-            exit: Exit::Code(0),
+            exit: Some(Exit::Code(0)),
             oom_kills: None,
             told: told.map(|cause| (cause, Stage::Epoch)),
             output_cut,

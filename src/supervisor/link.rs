@@ -89,6 +89,12 @@ impl<S: Serialize, R: DeserializeOwned> Link<S, R> {
     }
 }
 
+impl<S, R> AsFd for Link<S, R> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
 /// A message and the descriptors that came with it.
 pub(crate) type Message<R> = (R, Vec<OwnedFd>);
 

@@ -14,7 +14,7 @@ use super::cgroup::LeafUsage;
 use super::job::Job;
 use super::job::ladder::{self, Cause, Effect, Event, Rung, Waits};
 use super::link::ExchangeError;
-use super::streams::{Turn, read, rest};
+use super::streams::{Turn, left, read, rest};
 use super::worker::Worker;
 
 /// Least time between two looks at a worker's CPU time.
@@ -23,8 +23,14 @@ const CPU_CHECK_MIN: Duration = Duration::from_millis(1);
 /// What is known of a worker's run once it is over.
 #[derive(Debug)]
 pub(crate) struct RunEnd {
-    /// What the kernel said of the process; `None` when it could not be reaped.
+    /// What the kernel said of the process; `None` when it lives, or could not be reaped.
     pub(crate) ended: Option<Ended>,
+    /// It has replied and lives: a tenant worker.
+    pub(crate) lives: bool,
+    /// It may be given another job, as far as can be seen from outside.
+    pub(crate) stays: bool,
+    /// CPU time of the process since its birth, from the kernel. Only of a tenant worker.
+    pub(crate) cpu: Option<Duration>,
     /// What the leaf said, where there was one.
     pub(crate) leaf: Option<LeafUsage>,
     /// Why and on which rung it was ended, if it was.
@@ -39,7 +45,7 @@ pub(crate) struct RunEnd {
     pub(crate) started: Instant,
     /// When the reply came.
     pub(crate) replied: Option<Instant>,
-    /// When the worker was seen to have exited.
+    /// When the worker was seen to have exited, or to be done.
     pub(crate) exited: Instant,
 }
 
@@ -114,36 +120,56 @@ impl Replies {
 /// # Errors
 /// When the worker is gone.
 pub(crate) async fn assign(
-    worker: &Worker,
+    worker: &mut Worker,
     order: RunOrder,
     artifact: BorrowedFd<'_>,
     input: BorrowedFd<'_>,
+    stays: bool,
 ) -> Result<(), ExchangeError> {
-    let order = ToWorker::Run(order);
     if worker.has_module {
-        return worker.link.send(&order, &[input]).await;
+        return worker.link.send(&ToWorker::Run(order), &[input]).await;
     }
+    let order = if stays { ToWorker::RunAndStay(order) } else { ToWorker::Run(order) };
+    worker.has_module = stays;
     worker.link.send(&order, &[artifact, input]).await
 }
 
-/// Follows a worker that has its order until it has exited and is reaped.
-pub(crate) async fn follow(mut worker: Worker, job: &Job, rules: StopRules) -> RunEnd {
-    let mut course = Course::new(&worker, job, rules);
-    course.watch().await;
+/// Follows a worker that has its order until it has exited and is reaped; one that `stays` until it has replied.
+pub(crate) async fn follow(worker: &mut Worker, job: &Job, rules: StopRules, stays: bool) -> RunEnd {
+    let mut course = Course::new(worker, job, rules, stays);
+    let ending = course.watch().await;
+    let drained = ending == Watched::Replied && course.drain_living();
     let Course { rung, replies, replied, started, output_cut, order_unread, .. } = course;
     let exited = Instant::now();
-    let leaf = worker.leaf_usage();
-    let ended = worker.reap();
-    worker.remove_leaf();
+    let (ended, leaf, cpu) = match ending {
+        Watched::Exited => {
+            let leaf = worker.leaf_usage();
+            let ended = worker.reap();
+            worker.remove_leaf();
+            (ended, leaf, ended.map(|ended| ended.cpu_user.saturating_add(ended.cpu_system)))
+        }
+        Watched::Replied => (None, None, worker.cpu_time()),
+    };
     let told = match rung {
         Rung::Gone { after } => after,
         Rung::Running { .. }
         | Rung::EpochDue { .. }
         | Rung::TermSent { .. }
-        | Rung::KillSent { .. }
-        | Rung::Leaving { .. } => None,
+        | Rung::KillSent { .. } => None,
+        Rung::Leaving { after, .. } => after,
     };
-    RunEnd { ended, leaf, told, replies, output_cut, order_unread, started, replied, exited }
+    let undisturbed = told.is_none() && replies.broken.is_none() && !output_cut;
+    let stays = drained && undisturbed;
+    RunEnd { ended, lives: ending == Watched::Replied, stays, cpu, leaf, told, replies, output_cut, order_unread, started, replied, exited }
+}
+
+/// Why a run is not watched any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Watched {
+    /// The worker has exited.
+    Exited,
+    /// It has replied, and stays.
+    Replied,
 }
 
 /// The state of one run while it goes on.
@@ -159,6 +185,8 @@ struct Course<'a> {
     cpu_check: Option<Instant>,
     output_cut: bool,
     order_unread: bool,
+    /// It is over with the worker's reply.
+    stays: bool,
     turn: Turn,
     open: Open,
 }
@@ -173,7 +201,7 @@ struct Open {
 }
 
 impl<'a> Course<'a> {
-    fn new(worker: &'a Worker, job: &'a Job, rules: StopRules) -> Self {
+    fn new(worker: &'a Worker, job: &'a Job, rules: StopRules, stays: bool) -> Self {
         let started = Instant::now();
         let cpu_before = rules.cpu.and_then(|_| worker.cpu_time());
         Self {
@@ -189,6 +217,7 @@ impl<'a> Course<'a> {
             cpu_check: rules.cpu.map(|limit| cpu_before.map_or(started, |_| started + limit)),
             output_cut: false,
             order_unread: false,
+            stays,
             turn: Turn::new(),
             open: Open { link: true, output: true, stdout: true, stderr: true, stop: true },
         }
@@ -196,9 +225,12 @@ impl<'a> Course<'a> {
 
     /// In the order of what must not wait: a worker that floods its pipes makes those ready at every turn, and is
     /// to be stopped, and seen to have died, all the same.
-    async fn watch(&mut self) {
+    async fn watch(&mut self) -> Watched {
         let worker = self.worker;
         loop {
+            if self.stays && self.replies.report.is_some() {
+                return Watched::Replied;
+            }
             let due = earliest(ladder::due(self.rung), self.cpu_check);
             if due.is_some_and(|due| due <= Instant::now()) {
                 self.tick();
@@ -210,7 +242,11 @@ impl<'a> Course<'a> {
                     self.open.stop = false;
                     self.event(Event::Stop(cause));
                 }
-                () = worker.exited() => break,
+                () = worker.exited() => {
+                    self.drain_dead();
+                    self.event(Event::Exited);
+                    return Watched::Exited;
+                }
                 message = worker.link.receive(0), if self.open.link => self.message(message),
                 ready = worker.output.readable(), if self.open.output => {
                     self.open.output = ready.is_ok() && self.output();
@@ -225,12 +261,17 @@ impl<'a> Course<'a> {
             }
             self.turn.pass_on().await;
         }
-        self.drain();
-        self.event(Event::Exited);
+    }
+
+    /// What the worker wrote before it replied is still in its pipes. Whether that was all.
+    fn drain_living(&mut self) -> bool {
+        left(&self.worker.output, |bytes| self.output_cut |= !self.job.add_output(bytes))
+            && left(&self.worker.stdout, |bytes| self.job.log(LogStream::Stdout, bytes))
+            && left(&self.worker.stderr, |bytes| self.job.log(LogStream::Stderr, bytes))
     }
 
     /// What the worker wrote before it died is still in its pipes and on its link; each holds a bounded amount.
-    fn drain(&mut self) {
+    fn drain_dead(&mut self) {
         while self.open.link {
             match self.worker.link.receive_now(0) {
                 Some(message) => self.message(message),

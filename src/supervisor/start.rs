@@ -251,6 +251,7 @@ fn any_job(config: &Config) -> Need<'static> {
         caller: Caller::NOBODY,
         memory_bytes: config.ceilings.memory_bytes,
         module: None,
+        tenant: None,
     }
 }
 

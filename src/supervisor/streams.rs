@@ -5,11 +5,16 @@
 
 use std::cell::RefCell;
 
+use nix::errno::Errno;
 use tokio::net::unix::pipe::Receiver;
 
 /// Most bytes of one guest's pipes that are read before the others get their turn: a flooding guest starves nobody. A
 /// pipe holds as much by default.
 const TURN_BYTES: usize = 64 << 10;
+
+/// Most that a pipe holds: the kernel's default, which a worker may not raise. A reader that has once found less in it than
+/// that has found all.
+const PIPE_BYTES_MAX: usize = 64 << 10;
 
 /// Most reads before the others get their turn. How much each finds is the guest's choice: a pipe that is full of short
 /// writes holds little, and is full again at once.
@@ -78,6 +83,24 @@ pub(super) fn rest(pipe: &Receiver, mut take: impl FnMut(&[u8])) {
             take(buffer.get(..length).unwrap_or_default());
         }
     });
+}
+
+/// Reads what a writer that lives left in its pipe before it said that it was done: no more than a pipe holds. `false`
+/// when there is more all the same, or the pipe fails. `take` must not read a pipe.
+pub(super) fn left(pipe: &Receiver, mut take: impl FnMut(&[u8])) -> bool {
+    let mut room = PIPE_BYTES_MAX;
+    BUFFER.with_borrow_mut(|buffer| {
+        loop {
+            match nix::unistd::read(pipe, buffer) {
+                Ok(length @ 1..) if length <= room => {
+                    room -= length;
+                    take(buffer.get(..length).unwrap_or_default());
+                }
+                Err(Errno::EAGAIN) => return true,
+                Ok(_) | Err(_) => return false,
+            }
+        }
+    })
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! Never: knows the job it runs.
 
 use std::cell::RefCell;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
@@ -143,7 +143,7 @@ pub(crate) struct Worker {
     pub(crate) stdout: Receiver,
     pub(crate) stderr: Receiver,
     pub(crate) report: JailReport,
-    /// A template forked it, and so its job's module is there already.
+    /// Its job's module is there already: a template forked it, or it stays.
     pub(crate) has_module: bool,
     child: Child,
 }
@@ -260,6 +260,18 @@ impl Worker {
         self.child.is_gone()
     }
 
+    /// Whether it lives, and there is nothing to be read from it. Seen without waiting, as it is now: past Tokio, which
+    /// knows only what the kernel had told it by the last turn.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let (output, stdout, stderr) = (self.output.as_fd(), self.stdout.as_fd(), self.stderr.as_fd());
+        self.child.is_quiet_with([self.link.as_fd(), output, stdout, stderr])
+    }
+
+    /// What of its memory is resident, from the kernel, bytes. Not to be asked once it is reaped.
+    pub(crate) fn resident_bytes(&self) -> Option<u64> {
+        self.child.resident_bytes()
+    }
+
     /// Returns when it has exited. Dropping the future loses nothing.
     pub(crate) async fn exited(&self) {
         self.child.exited().await;
@@ -328,7 +340,7 @@ pub(crate) fn layers_held(report: &JailReport, controllers: &[Controller]) -> Ve
             Layer::Namespaces => report.namespaces.iter().any(|one| one == "net"),
             Layer::NoNewPrivs => report.no_new_privs,
             Layer::Rlimits => {
-                NAMED_LIMITS.iter().all(|(name, _)| report.rlimits.iter().any(|(read, _)| read == name))
+                NAMED_LIMITS.iter().all(|(name, ..)| report.rlimits.iter().any(|(read, _)| read == name))
             }
             Layer::Capabilities => report.capabilities_empty,
             // Known only after the module is loaded; whoever has no kernel for it is told at the lock.

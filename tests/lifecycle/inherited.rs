@@ -73,7 +73,7 @@ fn deadline_is_kept_in_a_worker_whatever_its_supervisor_was_started_with() {
 fn daemon_started_with_everything_ignored_and_blocked_has_workers_with_nothing_so() {
     let mut daemon =
         Daemon::start_by_env(&["--ignore-signal", "--block-signal"], &[("STOCKADE_POOL_WARM", "1")]);
-    let spinning = daemon.submit(SPIN, &["--timeout", "300ms"]);
+    let spinning = daemon.submit(SPIN, &["--timeout", "3s"]);
     let family = Family::of(daemon.pid(), &[("stockade:run", 2)]);
     family.wait_for_guests(1);
     assert_eq!(signals(daemon.pid(), "SigBlk"), 0);

@@ -233,6 +233,10 @@ pub struct Statistics {
     pub templates: u64,
     /// Idle workers that have such a module.
     pub prepared: u64,
+    /// Tenant workers, idle or with a job.
+    pub tenant_workers: u64,
+    /// Jobs whose worker was a tenant worker that had run others.
+    pub starts_reused: u64,
     /// Jobs whose worker had their module from its birth.
     pub starts_prepared: u64,
     /// Jobs whose worker was forked and locked ahead of need.

@@ -306,7 +306,7 @@ pub struct Walls {
     pub mdwe: bool,
     /// User id the worker ran as.
     pub uid: Option<u32>,
-    /// The process had never run another job.
+    /// The process had never run another job, and runs no other: not a tenant worker.
     pub fresh_process: bool,
     /// What did not hold.
     pub missing: Vec<MissingLayer>,

@@ -10,6 +10,14 @@
 //!   │ ── Compiled | Finished ──────▶ │   exactly one reply
 //!   ✕ exits                          │   the exit status is what is believed
 //!
+//! tenant worker                   supervisor
+//!   │ ── Locked(JailReport) ───────▶ │
+//!   │ ◀─────────────── RunAndStay ── │   once: the module it will have, and the first job
+//!   │ ── Finished ─────────────────▶ │
+//!   │ ◀────────────────────── Run ── │   any number of times, each after the reply to the one before
+//!   │ ── Finished ─────────────────▶ │   exactly one reply to each
+//!   ✕ is killed                      │   when it is not to be used again
+//!
 //! template                        supervisor
 //!   │ ── Locked(JailReport) ───────▶ │
 //!   │ ◀──────────────────── Prepare │   once: the module its forks will have
@@ -40,9 +48,13 @@ pub enum Role {
 pub enum ToWorker {
     /// Compile. Descriptors: the module (readable), the artifact (an empty writable memfd).
     Compile(CompileOrder),
-    /// Run. Descriptors: the artifact (sealed memfd), the input (readable); to a worker that a template forked, and
-    /// which has its module, the input alone.
+    /// Run. Descriptors: the artifact (sealed memfd), the input (readable); to a worker that has its module already
+    /// (a template forked it, or it was told to stay) the input alone.
     Run(RunOrder),
+    /// Run, and stay for further [`ToWorker::Run`]s of the same tenant with the same module and the same
+    /// [`RunLimits::memory_bytes`] and [`RunLimits::data_bytes`]. Descriptors: the artifact (sealed memfd), the input
+    /// (readable). Only to a worker of role [`Role::Run`], without a fuel limit.
+    RunAndStay(RunOrder),
     /// To a template, once: load this module. Descriptor: the artifact (sealed memfd).
     Prepare(PrepareOrder),
     /// To a template: fork a run worker. Descriptors as for [`crate::zygote::ToZygote::Fork`].

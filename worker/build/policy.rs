@@ -154,6 +154,16 @@ pub(crate) fn read(file: &Path, architecture: &str, names: &[(u32, String)]) -> 
 }
 
 impl Policy {
+    /// Whether the call `number` is allowed here on the same conditions as in `inner`, no more and no fewer.
+    pub(crate) fn allows_just_as(&self, inner: &Self, number: u32) -> bool {
+        let of = |policy: &Self| {
+            let rules = policy.rules.iter().filter(|rule| rule.number == number);
+            rules.map(|rule| rule.when.clone()).collect::<Vec<_>>()
+        };
+        let (here, there) = (of(self), of(inner));
+        here.len() == there.len() && here.iter().all(|when| there.contains(when))
+    }
+
     /// Every call this policy allows is allowed by `outer`: by a rule without conditions or by the same rule.
     pub(crate) fn check_within(&self, outer: &Self) -> Result<(), PolicyError> {
         for (index, rule) in (1..).zip(&self.rules) {

@@ -21,7 +21,7 @@ use wasmtime::{
     WasmBacktraceDetails, WasmFeatures,
 };
 
-use crate::run::{Host, HostError, link_component, link_core};
+use crate::run::{Host, HostError, link_component, link_core, thread_has_room};
 
 /// Wasm stack of a guest, bytes.
 pub const WASM_STACK_BYTES: usize = 512 << 10;
@@ -88,6 +88,7 @@ pub(crate) struct Variant {
 /// A warm engine: everything that can be made before a job is known.
 pub struct Warm {
     settings: EngineSettings,
+    thread_has_room: bool,
     plain: Arc<Variant>,
     metered: Arc<Variant>,
 }
@@ -109,7 +110,9 @@ pub fn warm(settings: &EngineSettings) -> Result<Warm, EngineError> {
     }
     let plain = Arc::new(Variant::build(settings, false)?);
     let metered = Arc::new(Variant::build(settings, true)?);
-    Ok(Warm { settings: *settings, plain, metered })
+    // The signal stack of the thread, which its forks inherit; without this each would map its own.
+    Engine::tls_eager_initialize();
+    Ok(Warm { settings: *settings, thread_has_room: thread_has_room(), plain, metered })
 }
 
 impl Warm {
@@ -129,6 +132,11 @@ impl Warm {
     #[must_use]
     pub const fn settings(&self) -> &EngineSettings {
         &self.settings
+    }
+
+    /// Whether guest code may run on the main thread's stack.
+    pub(crate) const fn thread_has_room(&self) -> bool {
+        self.thread_has_room
     }
 
     pub(crate) fn variant(&self, metered: bool) -> &Arc<Variant> {

@@ -14,4 +14,5 @@ pub mod role;
 pub mod run;
 pub mod survey;
 mod template;
+mod tenant;
 pub mod zygote;

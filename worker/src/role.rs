@@ -1,6 +1,6 @@
 //! A worker's life, from its birth to its exit.
 //!
-//! Owns: locking, the report, the one order, what is done when something goes wrong.
+//! Owns: locking, the report, the first order, what is done when something goes wrong.
 //! Never: takes a second order, returns.
 //!
 //! ```text
@@ -8,12 +8,14 @@
 //!           │                       └─ load ─ seal ─ run ─ Finished ─────┘
 //!           └─ LockFailed | NotGranted ─ exit
 //! ```
-//! A template goes on in [`crate::template`]; what it forks ends in [`run_prepared`].
+//! A template goes on in [`crate::template`]; what it forks ends in [`run_prepared`]. A worker that is told to stay goes
+//! on in [`crate::tenant`].
 
 use std::convert::Infallible;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::prctl;
@@ -33,6 +35,7 @@ use crate::jail::template::Branch;
 use crate::jail::{self, BoundingSet, Locked, Namespaces, Plan, Refusal, WorkerFds};
 use crate::run::{self, Confinement, Loaded, Prepared, Stdio};
 use crate::template::{self, Grounds};
+use crate::tenant::{self, First};
 
 /// Exit status of a worker that could not lock itself; it has sent [`FromWorker::LockFailed`] or
 /// [`FromWorker::NotGranted`] if it could.
@@ -96,8 +99,12 @@ pub struct Behaviour {
     /// In a template, once its module is initialised: whether the instance is kept, of a module that has called the host
     /// or not. The product keeps one that has not.
     pub keep: fn(bool) -> bool,
-    /// With an order to run, sealed, in a fork of a template. The product goes on to run it.
+    /// With an order to run, sealed, in a fork of a template or a worker that stays. The product goes on to run it.
     pub ordered: fn(&RunOrder, Link),
+    /// In a worker that stays, before it replies: may change what is reported.
+    pub reported: fn(&RunOrder, &mut RunReport),
+    /// In a worker that stays, after the reply. The product waits for the next order.
+    pub stayed: fn(&RunOrder, Link),
     /// With an order to compile, locked.
     pub compile: fn(Locked, CompileOrder, CompileFds, &Warm) -> Infallible,
 }
@@ -112,6 +119,8 @@ impl Behaviour {
             run: run_order,
             keep: |called_the_host| !called_the_host,
             ordered: |_, _| {},
+            reported: |_, _| {},
+            stayed: |_, _| {},
             compile: compile_order,
         }
     }
@@ -223,8 +232,20 @@ pub(crate) fn live(newborn: Newborn, birth: Birth<'_>) -> Infallible {
             let [artifact] = exactly(given);
             template::serve(locked, fds, (order, artifact), &Grounds { config, namespaces, warm, behaviour })
         }
+        ((ToWorker::RunAndStay(order), given), Role::Run) => {
+            let received = Instant::now();
+            let [artifact, input] = exactly(given);
+            tenant::serve(locked, fds, First { order, artifact, input, received }, warm, behaviour)
+        }
         (
-            (ToWorker::Run(_) | ToWorker::Compile(_) | ToWorker::Prepare(_) | ToWorker::Fork { .. }, _),
+            (
+                ToWorker::Run(_)
+                | ToWorker::RunAndStay(_)
+                | ToWorker::Compile(_)
+                | ToWorker::Prepare(_)
+                | ToWorker::Fork { .. },
+                _,
+            ),
             Role::Run | Role::RunFiles | Role::Compile | Role::Template,
         ) => exit_now(ORDER_STATUS),
     }
@@ -242,7 +263,8 @@ pub(crate) fn run_prepared(
     let (ToWorker::Run(order), given) = take_order(link) else { exit_now(ORDER_STATUS) };
     let [input] = exactly(given);
     (behaviour.ordered)(&order, link);
-    let stdio = Stdio { input, output, stdout: stdout_log, stderr: stderr_log };
+    let stdio =
+        Stdio { input, output: output.into(), stdout: stdout_log.into(), stderr: stderr_log.into() };
     let report = match (prepared.adopt(&order), branch.fit(order.limits.data_bytes)) {
         (Ok(loaded), Ok(sealed)) => {
             let mdwe = sealed.mdwe();
@@ -332,17 +354,33 @@ fn announce_panics(link: Link) {
 
 /// Waits for the one order. Without one the worker was not needed, and ends.
 fn take_order(link: Link) -> (ToWorker, Vec<OwnedFd>) {
-    let mut buffer = vec![0; HEADER_BYTES + LINK_MESSAGE_BYTES_MAX];
-    let Ok(Received { length, fds }) = link::receive(link.0, &mut buffer, LINK_FDS_MAX) else {
-        exit_now(ORDER_STATUS)
-    };
-    if length == 0 {
-        exit_now(0)
+    // Never given back: that would be a system call in the way of the job, and there is one order.
+    Box::leak(Box::new(Orders::new())).take(link)
+}
+
+/// Where orders are received.
+pub(crate) struct Orders {
+    buffer: Vec<u8>,
+}
+
+impl Orders {
+    pub(crate) fn new() -> Self {
+        Self { buffer: vec![0; HEADER_BYTES + LINK_MESSAGE_BYTES_MAX] }
     }
-    let packet = buffer.get(..length).unwrap_or_default();
-    match frame::decode_packet(packet, LINK_MESSAGE_BYTES_MAX) {
-        Ok(order) => (order, fds),
-        Err(_) => exit_now(ORDER_STATUS),
+
+    /// Waits for the next order. Ends the process when the supervisor has closed the link, or sent something else.
+    pub(crate) fn take(&mut self, link: Link) -> (ToWorker, Vec<OwnedFd>) {
+        let Ok(Received { length, fds }) = link::receive(link.0, &mut self.buffer, LINK_FDS_MAX) else {
+            exit_now(ORDER_STATUS)
+        };
+        if length == 0 {
+            exit_now(0)
+        }
+        let packet = self.buffer.get(..length).unwrap_or_default();
+        match frame::decode_packet(packet, LINK_MESSAGE_BYTES_MAX) {
+            Ok(order) => (order, fds),
+            Err(_) => exit_now(ORDER_STATUS),
+        }
     }
 }
 
@@ -358,7 +396,8 @@ pub(crate) fn reply(link: Link, message: &FromWorker) {
 
 fn run_order(locked: Locked, order: RunOrder, fds: RunFds, warm: &Warm) -> Infallible {
     let RunFds { link, output, stdout_log, stderr_log, artifact, input } = fds;
-    let stdio = Stdio { input, output, stdout: stdout_log, stderr: stderr_log };
+    let stdio =
+        Stdio { input, output: output.into(), stdout: stdout_log.into(), stderr: stderr_log.into() };
     let report = match run::load(warm, &order, artifact) {
         Ok(loaded) => run_sealed(locked, loaded, stdio, &order),
         Err(report) => report,
@@ -381,7 +420,7 @@ fn run_sealed(locked: Locked, loaded: Loaded, stdio: Stdio, order: &RunOrder) ->
     }
 }
 
-fn set_up_failed(error: &dyn std::error::Error) -> RunReport {
+pub(crate) fn set_up_failed(error: &dyn std::error::Error) -> RunReport {
     let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
     let mut text = format!("{error}{source}");
     text.truncate(text.floor_char_boundary(GUEST_TEXT_BYTES_MAX));

@@ -8,15 +8,15 @@ use std::io::{Error, ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::InspectError;
+use super::{InspectError, limits};
 
 /// What can be seen of one process.
 #[derive(Debug, Clone)]
 pub(super) struct Sight {
     /// `/proc/PID/status`
     pub(super) status: String,
-    /// `/proc/PID/limits`
-    pub(super) limits: String,
+    /// Resource limits, in the order of [`limits::NAMED_LIMITS`].
+    pub(super) limits: [limits::Pair; 4],
     /// Whose those files are.
     pub(super) owner: u32,
     /// How many descriptors are open, if that can be told.
@@ -28,8 +28,7 @@ impl Sight {
     pub(super) fn of(pid: u32) -> Result<Self, InspectError> {
         let file = |name: &str| PathBuf::from(format!("/proc/{pid}/{name}"));
         let (status, owner) = read(&file("status"))?;
-        let (limits, _) = read(&file("limits"))?;
-        Ok(Self { status, limits, owner, open_fds: open_fds(&file("fd")) })
+        Ok(Self { status, limits: limits::of(pid)?, owner, open_fds: open_fds(&file("fd")) })
     }
 }
 
@@ -42,14 +41,18 @@ pub(super) fn is_ending(pid: u32) -> bool {
 /// Room for a whole file of `/proc/PID` that is looked at, bytes.
 const READ_BYTES: usize = 4 << 10;
 
+/// Most of a file that is read, bytes: no line that is looked at comes after that.
+const READ_BYTES_MAX: u64 = 64 << 10;
+
 /// The text of a file and its owner.
-fn read(path: &Path) -> Result<(String, u32), InspectError> {
+pub(super) fn read(path: &Path) -> Result<(String, u32), InspectError> {
     let read = || -> Result<(String, u32), Error> {
-        let mut file = File::open(path)?;
-        // The kernel says no size, and the standard library would feel its way up from 32 bytes.
+        let file = File::open(path)?;
+        let owner = file.metadata()?.uid();
+        // The kernel says no size, and the standard library would ask for one and feel its way up from 32 bytes.
         let mut text = String::with_capacity(READ_BYTES);
-        file.read_to_string(&mut text)?;
-        Ok((text, file.metadata()?.uid()))
+        file.take(READ_BYTES_MAX).read_to_string(&mut text)?;
+        Ok((text, owner))
     };
     read().map_err(|source| unread(path, source))
 }

@@ -22,7 +22,7 @@ Max open files            64                   64                   files     \n
 const NOBODY: Identity = Identity { uid: 65534, gid: 65534 };
 
 fn sight() -> Sight {
-    Sight { status: STATUS.to_owned(), limits: LIMITS.to_owned(), owner: 0, open_fds: Some(6) }
+    Sight { status: STATUS.to_owned(), limits: limits::parse(LIMITS).unwrap(), owner: 0, open_fds: Some(6) }
 }
 
 fn report() -> JailReport {
@@ -116,19 +116,19 @@ fn worker_with_a_limit_above_its_order_or_one_it_can_raise_is_told_apart() {
         ("117440512            117440512", "1147809792           1147809792"),
         ("0                    0 ", "0                    1 "),
         ("64                   64", "65                   65"),
-        ("Max data size", "Max something"),
     ] {
         assert!(LIMITS.contains(held), "{held}");
-        let sight = Sight { limits: LIMITS.replace(held, fallen), ..sight() };
+        let sight = Sight { limits: limits::parse(&LIMITS.replace(held, fallen)).unwrap(), ..sight() };
         checked(&sight, &report()).expect_err(fallen);
         // Whoever did not require them was told.
         checked(&sight, &lacking(Layer::Rlimits)).unwrap();
     }
+    limits::parse(&LIMITS.replace("Max data size", "Max something")).unwrap_err();
     // A stricter one that the daemon itself has stays.
     let stricter = LIMITS.replace("64                   64", "32                   32");
     let mut report = report();
     report.rlimits[2].1 = 32;
-    checked(&Sight { limits: stricter, ..sight() }, &report).unwrap();
+    checked(&Sight { limits: limits::parse(&stricter).unwrap(), ..sight() }, &report).unwrap();
 }
 
 #[test]

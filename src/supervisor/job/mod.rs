@@ -50,6 +50,8 @@ pub(crate) struct Admitted {
     pub(crate) arguments: Vec<String>,
     pub(crate) environment: Vec<(String, String)>,
     pub(crate) directories: Vec<DirectoryGrant>,
+    /// It may be run by a process that ran, or is to run, other jobs of its tenant with its module.
+    pub(crate) shares: bool,
     pub(crate) limits: Limits,
     pub(crate) trace_id: Option<String>,
 }
@@ -225,6 +227,7 @@ impl Job {
             arguments: Vec::new(),
             environment: Vec::new(),
             directories: Vec::new(),
+            shares: false,
             limits: Limits {
                 timeout: std::time::Duration::from_secs(1),
                 grace: std::time::Duration::from_secs(1),

@@ -21,8 +21,8 @@ use crate::supervisor::logs::display::safe_text;
 /// Everything known about how a worker ended.
 #[derive(Debug, Clone)]
 pub(crate) struct Evidence<'a> {
-    /// How the kernel says it died.
-    pub(crate) exit: Exit,
+    /// How the kernel says it died; `None` when it lives: a tenant worker after its reply.
+    pub(crate) exit: Option<Exit>,
     /// OOM kills in its leaf, where there is a leaf with a memory controller.
     pub(crate) oom_kills: Option<u64>,
     /// Why and on which rung Stockade ended it, if it did.
@@ -47,10 +47,10 @@ const SIGKILL: i32 = nix::libc::SIGKILL;
 
 /// The outcome that `evidence` amounts to.
 pub(crate) fn judge(evidence: &Evidence<'_>) -> Outcome {
-    if evidence.exit == Exit::Signal(SIGSYS) {
+    if evidence.exit == Some(Exit::Signal(SIGSYS)) {
         return jail_violation(evidence.forbidden);
     }
-    if evidence.exit == Exit::Signal(SIGKILL) && evidence.oom_kills.is_some_and(|kills| kills > 0) {
+    if evidence.exit == Some(Exit::Signal(SIGKILL)) && evidence.oom_kills.is_some_and(|kills| kills > 0) {
         return ended(
             Verdict::OutOfMemory,
             "cgroup_oom",
@@ -65,15 +65,20 @@ pub(crate) fn judge(evidence: &Evidence<'_>) -> Outcome {
         }
         // It ended by itself within the head start that the epoch trap has: nobody stopped it.
         (Some((Cause::Deadline, Stage::Epoch)), Some(report))
-            if report.ending != Ending::Interrupted && evidence.exit == Exit::Code(0) =>
+            if report.ending != Ending::Interrupted && in_order(evidence.exit) =>
         {
             by_report(report)
         }
         (Some((cause, stage)), _) => stopped(cause, stage, evidence.protocol),
-        (None, Some(report)) if evidence.exit == Exit::Code(0) => by_report(report),
+        (None, Some(report)) if in_order(evidence.exit) => by_report(report),
         (None, Some(_)) => lost("died_after_reply", "the worker died after its reply".to_owned()),
         (None, None) => unexplained(evidence),
     }
+}
+
+/// Whether a worker that has replied is to be believed: it lives on, or exited as it should.
+const fn in_order(exit: Option<Exit>) -> bool {
+    matches!(exit, None | Some(Exit::Code(0)))
 }
 
 /// The exit status of a command whose own end is what `outcome` says; `None` where that is something else: then what
@@ -304,7 +309,10 @@ fn unexplained(evidence: &Evidence<'_>) -> Outcome {
             ..ended(Verdict::Internal, "worker_panic", Blame::Ambiguous, text)
         };
     }
-    match evidence.exit {
+    let Some(exit) = evidence.exit else {
+        return lost("no_reply", "the worker was given up before it replied".to_owned());
+    };
+    match exit {
         Exit::Code(0) => lost("no_reply", "the worker exited without a reply".to_owned()),
         Exit::Code(status) => {
             lost("exit_status", format!("the worker exited with status {status} and without a reply"))
@@ -388,7 +396,7 @@ mod tests {
 
     fn evidence(exit: Exit) -> Evidence<'static> {
         Evidence {
-            exit,
+            exit: Some(exit),
             oom_kills: None,
             told: None,
             output_cut: false,
@@ -424,6 +432,17 @@ mod tests {
             let outcome = said(ending.clone());
             assert_eq!((outcome.verdict, outcome.reason.as_deref()), (verdict, reason), "{ending:?}");
         }
+    }
+
+    #[test]
+    fn worker_that_lives_on_is_believed_after_a_reply_and_given_up_without_one() {
+        let living = Evidence { exit: None, ..evidence(Exit::Code(0)) };
+        let happy = report(Ending::Exited(0));
+        let of = |evidence: Evidence<'_>| judge(&evidence).verdict;
+        assert_eq!(of(Evidence { report: Some(&happy), ..living.clone() }), Verdict::Completed);
+        assert_eq!(of(living.clone()), Verdict::WorkerLost);
+        let told = Some((Cause::Deadline, Stage::Sigterm));
+        assert_eq!(of(Evidence { report: Some(&happy), told, ..living }), Verdict::TimedOut);
     }
 
     #[test]

@@ -1,12 +1,13 @@
-//! Workers: forked ahead of need, taken once, never given back.
+//! Workers: forked ahead of need, taken once, and never given back but by jobs that may share one.
 //!
 //! Owns: which kind of worker a job gets, and what happens when none can be had.
-//! Never: runs a job, reuses a worker.
+//! Never: runs a job.
 
 mod circuit;
 mod compile;
 mod demand;
 mod descriptors;
+mod growth;
 mod heat;
 mod memory;
 mod ready;
@@ -14,10 +15,13 @@ mod share;
 mod stand;
 mod template;
 mod templates;
+mod tenancy;
+mod tenants;
 
 pub(crate) use self::compile::is_text;
 pub(crate) use self::template::TemplateError;
 pub(crate) use self::templates::{HoldError, Holder};
+pub(crate) use self::tenants::{Lent, Stay};
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -30,6 +34,7 @@ use stockade_wire::zygote::{Identity, ProcessLimits};
 use self::circuit::Circuit;
 use self::ready::Ready;
 use self::templates::Templates;
+use self::tenants::Tenants;
 use super::artifact::{Artifact, Key};
 use super::cgroup::{Controller, LeafLimits, Tree};
 use super::child::Graveyard;
@@ -65,6 +70,8 @@ pub(crate) struct Need<'a> {
     pub(crate) memory_bytes: u64,
     /// The module it runs, when it runs one.
     pub(crate) module: Option<(Key, &'a Rc<Artifact>)>,
+    /// Whose it is, when it may share a process with others of theirs.
+    pub(crate) tenant: Option<&'a str>,
 }
 
 /// The pool.
@@ -85,12 +92,15 @@ pub(crate) struct Pool {
     starts: Starts,
     templates: Templates,
     pressure: Rc<Pressure>,
+    tenants: Tenants,
     closed: Cell<bool>,
 }
 
 /// How many jobs got which kind of worker.
 #[derive(Debug, Default)]
 pub(crate) struct Starts {
+    /// A tenant worker that had run jobs before.
+    pub(crate) reused: Cell<u64>,
     /// One that had the job's module.
     pub(crate) prepared: Cell<u64>,
     /// One that was forked and locked ahead of need.
@@ -128,6 +138,7 @@ impl Pool {
             templates: Templates::new(&config.pool),
             pressure: Pressure::of(&config.pressure, tree.as_ref().map(Tree::directory)),
             tree: tree.map(RefCell::new),
+            tenants: Tenants::new(),
             closed: Cell::new(false),
             config,
         }
@@ -169,6 +180,11 @@ impl Pool {
         tokio::task::spawn_local(pressure.watch(self.config.pressure.clone(), closing, tell));
     }
 
+    /// Tenant workers.
+    pub(crate) fn tenant_workers(&self) -> usize {
+        self.tenants.count()
+    }
+
     /// Times a zygote was started.
     pub(crate) fn zygote_starts(&self) -> u64 {
         self.zygote.starts()
@@ -195,6 +211,11 @@ impl Pool {
             self.fit(&worker, need.memory_bytes)?;
             return Ok(worker);
         }
+        self.take_blank(need).await
+    }
+
+    /// An idle worker without a module, or one forked now.
+    async fn take_blank(self: &Rc<Self>, need: &Need<'_>) -> Result<Worker, PoolError> {
         if let Some(worker) = self.take_idle() {
             count(&self.starts.warm);
             self.fit(&worker, need.memory_bytes)?;
@@ -228,6 +249,7 @@ impl Pool {
 
     /// Drops idle workers that died or are too many, refills, and reaps children nobody was told of. Called regularly.
     pub(crate) fn housekeep(self: &Rc<Self>) {
+        self.tenants.tidy(Instant::now(), &self.config.pool);
         self.graveyard.sweep();
         self.resize();
     }
@@ -237,6 +259,7 @@ impl Pool {
         self.closed.set(true);
         self.ready.clear();
         self.templates.close();
+        self.tenants.close();
         let gone = async {
             self.zygote.close().await;
             self.graveyard.deserted().await;

@@ -363,6 +363,7 @@ impl Pool {
             caller: Caller::NOBODY,
             memory_bytes: self.config.ceilings.memory_bytes,
             module: None,
+            tenant: None,
         };
         self.birth(role, &need)
     }

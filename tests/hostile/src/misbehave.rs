@@ -30,6 +30,15 @@
 //! | `probe:NAME` | is sealed, runs a probe, reports its outcome as a failure's text |
 //! | `unsealed-probe:NAME` | the same before the seal |
 //!
+//! | entry of a worker that stays | what it does besides running the guest |
+//! |---|---|
+//! | `spin-before` | spins natively for ever before it runs it |
+//! | `claim-wrong-figures` | reports figures that cannot be |
+//! | `then-reply-again`, `then-say-garbage` | sends that after its reply |
+//! | `then-write`, `then-flood` | writes to its log after its reply, once or without end |
+//! | `then-die` | exits after its reply |
+//! | `then-spin` | spins natively after its reply, and takes no further order |
+//!
 //! | file name | what the worker does |
 //! |---|---|
 //! | `die-before-lock` | exits before the first layer |
@@ -82,7 +91,7 @@ static OWN_NAME: OnceLock<String> = OnceLock::new();
 pub fn behaviour(path: &str) -> Behaviour {
     let name = Path::new(path).file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let _ = OWN_NAME.set(name.to_owned());
-    Behaviour { born, announce, run, keep, ordered, compile }
+    Behaviour { born, announce, run, keep, ordered, reported, stayed, compile }
 }
 
 fn own_name() -> &'static str {
@@ -188,9 +197,39 @@ fn keep(called_the_host: bool) -> bool {
 }
 
 fn ordered(order: &RunOrder, link: Link) {
+    if order.entry.as_deref() == Some("spin-before") {
+        spin()
+    }
     if let Some(name) = order.entry.as_deref().and_then(|entry| entry.strip_prefix("probe:")) {
         report_probe(link, name);
     }
+}
+
+/// What a worker that stays says of its job. The guest ran, and has the figures of its own.
+fn reported(order: &RunOrder, report: &mut RunReport) {
+    if order.entry.as_deref() == Some("claim-wrong-figures") {
+        report.wasm_memory_peak_bytes = u64::MAX;
+        report.load_us = u64::MAX;
+        report.run_us = u64::MAX;
+        report.fuel = Some(u64::MAX);
+    }
+}
+
+/// What a worker that stays does once its job is over.
+fn stayed(order: &RunOrder, link: Link) {
+    match order.entry.as_deref() {
+        Some("then-reply-again") => say(link, &success()),
+        Some("then-say-garbage") => throw(link, &[0xa5; 64]),
+        Some("then-write") => drop(std::io::stderr().write_all(b"stray\n")),
+        Some("then-flood") => flood_stderr(),
+        Some("then-die") => exit_now(7),
+        Some("then-spin") => spin(),
+        _ => {}
+    }
+}
+
+fn flood_stderr() {
+    while std::io::stderr().write_all(&[b'y'; PAGE_BYTES]).is_ok() {}
 }
 
 fn compile(locked: Locked, order: CompileOrder, fds: CompileFds, warm: &Warm) -> Infallible {

@@ -18,7 +18,7 @@ use stockade_sys::solo::SingleThreaded;
 use stockade_worker::jail::seccomp::{Condition, Policy, Rule, apply, syscall_number};
 
 /// Filters as they lie on one another in a worker's life.
-const STACKS: [(&str, &[Policy]); 9] = [
+const STACKS: [(&str, &[Policy]); 10] = [
     ("zygote", &[Policy::Zygote]),
     ("lock", &[Policy::Zygote, Policy::Lock]),
     ("run", &[Policy::Zygote, Policy::Lock, Policy::Run]),
@@ -26,6 +26,7 @@ const STACKS: [(&str, &[Policy]); 9] = [
     ("compile", &[Policy::Zygote, Policy::Compile]),
     ("template", &[Policy::Zygote, Policy::Template]),
     ("forked-run", &[Policy::Zygote, Policy::Template, Policy::ForkedRun]),
+    ("tenant-run", &[Policy::Zygote, Policy::Lock, Policy::TenantRun]),
     ("initialise", &[Policy::Zygote, Policy::Template, Policy::Initialise]),
     (
         "forked-run of an initialised template",
@@ -264,7 +265,7 @@ fn check_exempt(solo: &SingleThreaded, stack: &[Policy], number: u32) {
 }
 
 fn check_doors(solo: &SingleThreaded, name: &str, stack: &[Policy], tally: &mut Tally) {
-    let sealed_without_files = matches!(stack.last(), Some(Policy::Run | Policy::ForkedRun));
+    let sealed_without_files = matches!(stack.last(), Some(Policy::Run | Policy::ForkedRun | Policy::TenantRun));
     let doors = match name {
         // It forks and answers.
         "zygote" => Vec::new(),
@@ -314,8 +315,9 @@ fn check_prot(solo: &SingleThreaded, tally: &mut Tally) {
         ("compile", STACKS[4].1, false),
         ("template", STACKS[5].1, true),
         ("forked-run", STACKS[6].1, false),
-        ("initialise", STACKS[7].1, false),
-        (STACKS[8].0, STACKS[8].1, false),
+        ("tenant-run", STACKS[7].1, false),
+        ("initialise", STACKS[8].1, false),
+        (STACKS[9].0, STACKS[9].1, false),
     ] {
         let cases = [(read | write, true), (read | execute, executable), (read | write | execute, false)];
         for (protection, allowed) in cases {

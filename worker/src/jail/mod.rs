@@ -349,6 +349,15 @@ impl Locked {
         let fitted = rlimits::fit(self, data_bytes)?;
         seccomp::seal(mdwe::refuse_executable(fitted)?)
     }
+
+    /// As [`Locked::seal`], for a worker that stays for further jobs: it keeps the call that takes orders.
+    ///
+    /// # Errors
+    /// As [`Locked::seal`].
+    pub fn seal_to_stay(self, data_bytes: u64) -> Result<Sealed, LockError> {
+        let fitted = rlimits::fit(self, data_bytes)?;
+        seccomp::seal_to_stay(mdwe::refuse_executable(fitted)?)
+    }
 }
 
 impl Sealed {

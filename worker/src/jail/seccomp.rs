@@ -4,8 +4,9 @@
 //! Never: a filter of its own making; what the files do not allow kills.
 //!
 //! Filters stack and the strictest answer counts: a run worker gets `lock` first, which still lets it load its
-//! artifact, and `run` or `run-files` on top when it is sealed. A compile worker gets `compile` alone. A template gets
-//! `template`, which its forks inherit and put `forked-run` on; `initialise` comes between where the module is initialised.
+//! artifact, and `run`, `tenant-run` or `run-files` on top when it is sealed. A compile worker gets `compile` alone. A
+//! template gets `template`, which its forks inherit and put `forked-run` on; `initialise` comes between where the module
+//! is initialised.
 
 use seccompiler::sock_filter;
 use stockade_sys::sigsys::{self, FRAME_BYTES};
@@ -59,6 +60,8 @@ pub enum Policy {
     Lock,
     /// In run workers, when they are sealed.
     Run,
+    /// In run workers that stay for further jobs, when they are sealed.
+    TenantRun,
     /// In run-files workers, when they are sealed.
     RunFiles,
     /// In compile workers, when they are locked.
@@ -73,10 +76,11 @@ pub enum Policy {
 
 impl Policy {
     /// Every policy.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Zygote,
         Self::Lock,
         Self::Run,
+        Self::TenantRun,
         Self::RunFiles,
         Self::Compile,
         Self::Template,
@@ -91,6 +95,7 @@ impl Policy {
             Self::Zygote => made::ZYGOTE_RULES,
             Self::Lock => made::LOCK_RULES,
             Self::Run => made::RUN_RULES,
+            Self::TenantRun => made::TENANT_RUN_RULES,
             Self::RunFiles => made::RUN_FILES_RULES,
             Self::Compile => made::COMPILE_RULES,
             Self::Template => made::TEMPLATE_RULES,
@@ -104,6 +109,7 @@ impl Policy {
             Self::Zygote => made::ZYGOTE,
             Self::Lock => made::LOCK,
             Self::Run => made::RUN,
+            Self::TenantRun => made::TENANT_RUN,
             Self::RunFiles => made::RUN_FILES,
             Self::Compile => made::COMPILE,
             Self::Template => made::TEMPLATE,
@@ -214,8 +220,21 @@ pub fn install(foreseen: Foreseen, plan: &Plan<'_>) -> Result<Locked, LockError>
 /// # Errors
 /// When it cannot be installed although the first one could, or although seccomp is required.
 pub fn seal(inexecutable: Inexecutable) -> Result<Sealed, LockError> {
-    let Inexecutable { mut ledger, solo, role, filtered, mdwe, grants } = inexecutable;
-    let filtered = narrow(&mut ledger, Policy::of_seal(role), filtered, &solo)?;
+    let policy = Policy::of_seal(inexecutable.role);
+    seal_with(policy, inexecutable)
+}
+
+/// Installs the final filter of a run worker that stays.
+///
+/// # Errors
+/// As for [`seal`].
+pub fn seal_to_stay(inexecutable: Inexecutable) -> Result<Sealed, LockError> {
+    seal_with(Policy::TenantRun, inexecutable)
+}
+
+fn seal_with(policy: Policy, inexecutable: Inexecutable) -> Result<Sealed, LockError> {
+    let Inexecutable { mut ledger, solo, filtered, mdwe, grants, .. } = inexecutable;
+    let filtered = narrow(&mut ledger, policy, filtered, &solo)?;
     Ok(Sealed { mdwe, filtered, grants, _solo: solo })
 }
 

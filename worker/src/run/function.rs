@@ -13,6 +13,8 @@ use wasmtime::{Instance, Memory, Store, Val};
 use super::Host;
 use super::ending::guest_text;
 use super::entry::{ALLOC, INITIALISE, INITIALIZE, MEMORY, print};
+use super::sink::Sink;
+use super::stack::Stack;
 
 /// Set in the length of a reply that is a message of failure.
 const FAILED: u32 = 1 << 31;
@@ -35,22 +37,36 @@ fn reply(packed: i64) -> Reply {
 }
 
 /// Runs `_initialize` of a module that has one.
-pub(super) async fn initialize(store: &mut Store<Host>, instance: Instance) -> wasmtime::Result<()> {
+pub(super) async fn initialize(
+    store: &mut Store<Host>,
+    stack: Stack,
+    instance: Instance,
+) -> wasmtime::Result<()> {
+    // Most have none, and the error that says so would have to be made.
+    if instance.get_func(&mut *store, INITIALIZE).is_none() {
+        return Ok(());
+    }
     match instance.get_typed_func::<(), ()>(&mut *store, INITIALIZE) {
-        Ok(function) => function.call_async(store, ()).await,
+        Ok(function) => stack.call(&function, store, ()).await,
         Err(_) => Ok(()),
     }
 }
 
 /// Runs `_initialize`, if there is one, and the initialiser of a module that has one.
-pub(super) async fn initialise(store: &mut Store<Host>, instance: Instance) -> wasmtime::Result<()> {
-    initialize(store, instance).await?;
-    instance.get_typed_func::<(), ()>(&mut *store, INITIALISE)?.call_async(store, ()).await
+pub(super) async fn initialise(
+    store: &mut Store<Host>,
+    stack: Stack,
+    instance: Instance,
+) -> wasmtime::Result<()> {
+    initialize(store, stack, instance).await?;
+    let initialiser = instance.get_typed_func::<(), ()>(&mut *store, INITIALISE)?;
+    stack.call(&initialiser, store, ()).await
 }
 
 /// Calls `name` with numbers and prints its results, one a line.
 pub(super) async fn call_numbers(
     store: &mut Store<Host>,
+    stack: Stack,
     instance: Instance,
     name: &str,
     arguments: &[Val],
@@ -60,7 +76,7 @@ pub(super) async fn call_numbers(
         .get_func(&mut *store, name)
         .ok_or_else(|| wasmtime::Error::msg("entry vanished between linking and calling"))?;
     let mut values = vec![Val::I32(0); results];
-    function.call_async(store, arguments, &mut values).await?;
+    stack.call_untyped(function, store, arguments, &mut values).await?;
     let mut text = String::new();
     for value in &values {
         text.push_str(&print(value).unwrap_or_default());
@@ -72,10 +88,11 @@ pub(super) async fn call_numbers(
 /// Calls `name` with the bytes of `input` and writes the bytes it returns to `output`.
 pub(super) async fn call_bytes(
     store: &mut Store<Host>,
+    stack: Stack,
     instance: Instance,
     name: &str,
-    input: File,
-    output: &mut File,
+    input: &mut File,
+    output: &Sink,
 ) -> wasmtime::Result<Ending> {
     let input = match read_input(input) {
         Ok(input) => input,
@@ -85,12 +102,12 @@ pub(super) async fn call_bytes(
     let memory = instance
         .get_memory(&mut *store, MEMORY)
         .ok_or_else(|| wasmtime::Error::msg("memory vanished between linking and calling"))?;
-    let (address, length) = match lend(store, instance, memory, &input).await? {
+    let (address, length) = match lend(store, stack, (instance, memory), &input).await? {
         Ok(place) => place,
         Err(ending) => return Ok(ending),
     };
     drop(input);
-    let reply = reply(function.call_async(&mut *store, (address, length)).await?);
+    let reply = reply(stack.call(&function, &mut *store, (address, length)).await?);
     let Some(bytes) = within(memory.data(&*store), reply.start, reply.length) else {
         let message =
             format!("{name} returned {} bytes at {}, outside its memory", reply.length, reply.start);
@@ -103,14 +120,14 @@ pub(super) async fn call_bytes(
 }
 
 /// Writes what a function returned; the job's whole output.
-pub(super) fn deliver(output: &mut File, bytes: &[u8]) -> Ending {
+pub(super) fn deliver(mut output: &Sink, bytes: &[u8]) -> Ending {
     match output.write_all(bytes) {
         Ok(()) => Ending::Exited(0),
         Err(error) => Ending::SetupFailed(format!("output cannot be written: {error}")),
     }
 }
 
-fn read_input(input: File) -> Result<Vec<u8>, Ending> {
+fn read_input(input: &mut File) -> Result<Vec<u8>, Ending> {
     let mut bytes = Vec::new();
     let most = INPUT_BYTES_MAX as u64;
     input
@@ -127,8 +144,8 @@ fn read_input(input: File) -> Result<Vec<u8>, Ending> {
 /// Has the guest make room and puts the input there. No input needs no room.
 async fn lend(
     store: &mut Store<Host>,
-    instance: Instance,
-    memory: Memory,
+    stack: Stack,
+    (instance, memory): (Instance, Memory),
     input: &[u8],
 ) -> wasmtime::Result<Result<(u32, u32), Ending>> {
     if input.is_empty() {
@@ -136,7 +153,7 @@ async fn lend(
     }
     let length = u32::try_from(input.len())?;
     let alloc = instance.get_typed_func::<u32, u32>(&mut *store, ALLOC)?;
-    let address = alloc.call_async(&mut *store, length).await?;
+    let address = stack.call(&alloc, &mut *store, length).await?;
     if address == 0 {
         let message = format!("{ALLOC} returned 0: no room for {length} bytes of input");
         return Ok(Err(Ending::Failed(message)));

@@ -11,11 +11,12 @@ use rand_core::TryRng;
 use stockade_wire::worker::RunOrder;
 use wasmtime::component::Linker as ComponentLinker;
 use wasmtime::{Engine, Linker};
-use wasmtime_wasi::cli::{InputFile, OutputFile};
+use wasmtime_wasi::cli::InputFile;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{FsPerms, HostMonotonicClock, HostWallClock, WasiCtxBuilder, WasiCtxView, WasiView};
 
 use super::ledger::Ledger;
+use super::sink::Sink;
 use super::{poll, streams};
 use crate::grants::Grants;
 
@@ -64,8 +65,8 @@ impl WasiView for Host {
 /// The standard streams of a guest; `None` is an empty input or a discarded output.
 pub(super) struct Streams {
     pub(super) stdin: Option<File>,
-    pub(super) stdout: File,
-    pub(super) stderr: File,
+    pub(super) stdout: Sink,
+    pub(super) stderr: Sink,
 }
 
 impl Host {
@@ -98,8 +99,8 @@ impl Host {
             .arg(&order.name)
             .args(&order.arguments)
             .envs(&order.environment)
-            .stdout(OutputFile::new(streams.stdout))
-            .stderr(OutputFile::new(streams.stderr))
+            .stdout(streams.stdout)
+            .stderr(streams.stderr)
             .monotonic_clock(clock)
             .wall_clock(clock)
             .max_random_size(RANDOM_BYTES_MAX)

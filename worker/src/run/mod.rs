@@ -13,9 +13,12 @@ mod ending;
 mod entry;
 mod function;
 mod host;
+mod kept;
 mod ledger;
 mod poll;
 mod prepared;
+mod sink;
+mod stack;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -41,7 +44,10 @@ pub use developer::{CpuLimit, DeveloperMode, Ticker, TickerError};
 pub(crate) use ending::cut;
 pub use host::HostError;
 pub(crate) use host::{Host, link_component, link_core};
+pub(crate) use kept::Kept;
 pub(crate) use prepared::Prepared;
+pub use sink::Sink;
+pub(crate) use stack::thread_has_room;
 
 use crate::engine::{Variant, Warm};
 use crate::grants::Grants;
@@ -51,6 +57,7 @@ use entry::{Entry, NoEntry};
 use host::Streams;
 use ledger::Ledger;
 use prepared::{Existing, Live};
+use stack::{Stack, at_once};
 
 /// A deadline further away than this is as good as none.
 const DEADLINE_MAX: Duration = Duration::from_hours(24 * 365);
@@ -67,11 +74,11 @@ pub struct Stdio {
     /// Standard input of a command, the bytes handed to a function.
     pub input: OwnedFd,
     /// The job's output: a command's standard output, a function's result.
-    pub output: OwnedFd,
+    pub output: Sink,
     /// A function's standard output.
-    pub stdout: OwnedFd,
+    pub stdout: Sink,
     /// Standard error.
-    pub stderr: OwnedFd,
+    pub stderr: Sink,
 }
 
 /// By what right guest code is run.
@@ -87,9 +94,18 @@ pub enum Confinement {
 /// How a guest is stopped.
 enum Interruption {
     /// The handlers of [`epoch`] move the epoch on, once.
-    Signals,
+    Signals {
+        /// Once the report is sent: there is no next job, and nothing needs to be taken apart.
+        process_ends: bool,
+    },
     /// The ticker moves it on again and again, and the guest looks.
     Flag { stop: Arc<AtomicBool>, cpu: Option<CpuLimit> },
+}
+
+impl Interruption {
+    const fn ends_with_the_process(&self) -> bool {
+        matches!(self, Self::Signals { process_ends: true })
+    }
 }
 
 /// A guest that is ready to be instantiated. Nothing of it has run.
@@ -106,7 +122,7 @@ pub struct Loaded {
 }
 
 enum Program {
-    Core { pre: InstancePre<Host>, entry: Entry },
+    Core { pre: InstancePre<Host>, entry: Entry, stack: Stack },
     Component(CommandPre<Host>),
 }
 
@@ -115,6 +131,13 @@ impl Program {
         match self {
             Self::Core { pre, .. } => pre.module().engine(),
             Self::Component(command) => command.engine(),
+        }
+    }
+
+    const fn stack(&self) -> Stack {
+        match self {
+            Self::Core { stack, .. } => *stack,
+            Self::Component(_) => Stack::Fiber,
         }
     }
 
@@ -164,8 +187,7 @@ pub fn load(warm: &Warm, order: &RunOrder, artifact: OwnedFd) -> Result<Loaded, 
     let received = Instant::now();
     let wanted = Duration::from_micros(order.limits.deadline_us).min(DEADLINE_MAX);
     let build = || -> Result<Loaded, Ending> {
-        let variant = warm.variant(order.limits.fuel.is_some());
-        let program = link(variant, order, artifact)?;
+        let program = link(warm, order, artifact)?;
         let memory_bytes_max = order.limits.memory_bytes.min(warm.settings().memory_bytes_max);
         let largest_memory_bytes = program.largest_memory_bytes();
         // The pool makes a memory accessible before it asks the ledger, and the process's own limit may be in the
@@ -194,7 +216,7 @@ fn runtime() -> std::io::Result<Runtime> {
 }
 
 /// The report of a job whose module, received at `received`, does not suit it.
-fn not_loaded(ending: Ending, order: &RunOrder, received: Instant) -> RunReport {
+pub(crate) fn not_loaded(ending: Ending, order: &RunOrder, received: Instant) -> RunReport {
     RunReport {
         ending,
         fuel: order.limits.fuel.map(|_| 0),
@@ -212,7 +234,7 @@ fn not_loaded(ending: Ending, order: &RunOrder, received: Instant) -> RunReport 
 #[must_use]
 pub fn execute(loaded: Loaded, confinement: Confinement, stdio: Stdio, order: &RunOrder) -> RunReport {
     let (interruption, grants) = match confinement {
-        Confinement::Sealed(sealed) => (Interruption::Signals, sealed.into_grants()),
+        Confinement::Sealed(sealed) => (Interruption::Signals { process_ends: true }, sealed.into_grants()),
         Confinement::Developer(mode) => (Interruption::Flag { stop: mode.stop, cpu: mode.cpu }, mode.grants),
     };
     run(loaded, interruption, (stdio, grants), order)
@@ -234,44 +256,69 @@ fn run(
         mdwe: false,
         command: loaded.program.is_command(),
     };
+    perform(&mut loaded, &interruption, given, order, &mut report);
+    // Whatever way it ended: the process may have a next job, which this one's deadline is not to end.
+    if matches!(interruption, Interruption::Signals { .. })
+        && let Err(error) = epoch::disarm()
+    {
+        report.ending = setup(&error);
+    }
+    if interruption.ends_with_the_process() {
+        std::mem::forget(loaded);
+    }
+    report
+}
+
+/// Everything between the start of the deadline and its end. What it says goes into `report`.
+fn perform(
+    loaded: &mut Loaded,
+    interruption: &Interruption,
+    given: (Stdio, Grants),
+    order: &RunOrder,
+    report: &mut RunReport,
+) {
     let began = Instant::now();
     let live = loaded.live.take();
-    let (mut store, instance, rest) = match furnish(&loaded, live, &interruption, given, order) {
+    let (mut store, instance, mut exchange) = match furnish(loaded, live, interruption, given, order) {
         Ok(furnished) => furnished,
         Err(ending) => {
             report.ending = ending;
-            return report;
+            return;
         }
     };
     let mut instantiated = None;
-    if !already_over(&interruption, loaded.deadline) {
-        let Loaded { program, runtime, deadline, .. } = &loaded;
-        let work = drive(program, &mut store, instance, rest, &mut instantiated);
-        report.ending = match runtime.block_on(until(work, *deadline, &interruption)) {
+    if !already_over(interruption, loaded.deadline) {
+        let Loaded { program, runtime, deadline, .. } = &*loaded;
+        let work = drive(program, &mut store, instance, &mut exchange, &mut instantiated);
+        let done = match (program.stack(), interruption) {
+            // Nothing waits, so only the guest has to be stopped, and the signals do that.
+            (Stack::Thread, Interruption::Signals { .. }) => at_once(work),
+            _ => runtime.block_on(until(work, *deadline, interruption)),
+        };
+        report.ending = match done {
             Some(Ok(ending)) => ending,
             Some(Err(error)) => ending::of_error(&error, &store.data().ledger),
             None => Ending::Interrupted,
         };
     }
     let ended = Instant::now();
-    if matches!(interruption, Interruption::Signals)
-        && let Err(error) = epoch::disarm()
-    {
-        report.ending = setup(&error);
-    }
     let called = instantiated.unwrap_or(ended);
     report.load_us = micros(loaded.load.saturating_add(called.duration_since(began)));
     report.run_us = micros(ended.duration_since(called));
     report.fuel = order.limits.fuel.map(|given| given.saturating_sub(store.get_fuel().unwrap_or_default()));
     report.wasm_memory_peak_bytes = store.data().ledger.peak_bytes();
     report.growth_refused = store.data().ledger.growth_refused();
-    report
+    if interruption.ends_with_the_process() {
+        // The kernel takes all of it back at once: taking it apart here first would copy page after page that this
+        // process shares with its zygote.
+        std::mem::forget((store, exchange));
+    }
 }
 
 /// What a function reads and writes besides its standard streams.
 struct Exchange {
     input: Option<File>,
-    output: Option<File>,
+    output: Option<Sink>,
 }
 
 /// Makes the store with its limits, or takes over the one that is there, and gives each stream to whom it belongs.
@@ -282,8 +329,8 @@ fn furnish(
     (stdio, grants): (Stdio, Grants),
     order: &RunOrder,
 ) -> Result<(Store<Host>, Option<Existing>, Exchange), Ending> {
-    let [input, output, stdout, stderr] =
-        [stdio.input, stdio.output, stdio.stdout, stdio.stderr].map(File::from);
+    let Stdio { input, output, stdout, stderr } = stdio;
+    let input = File::from(input);
     let (streams, exchange) = match &loaded.program {
         Program::Component(_) | Program::Core { entry: Entry::Start, .. } => {
             (Streams { stdin: Some(input), stdout: output, stderr }, Exchange { input: None, output: None })
@@ -327,7 +374,7 @@ fn set_limits(
     // Before instantiating: start functions run there.
     store.set_epoch_deadline(1);
     match interruption {
-        Interruption::Signals => store.epoch_deadline_trap(),
+        Interruption::Signals { .. } => store.epoch_deadline_trap(),
         Interruption::Flag { stop, cpu } => {
             let stop = Arc::clone(stop);
             let cpu_is_up = cpu.clone().map(CpuLimit::begun);
@@ -347,7 +394,7 @@ fn set_limits(
 fn already_over(interruption: &Interruption, deadline: Instant) -> bool {
     Instant::now() >= deadline
         || match interruption {
-            Interruption::Signals => epoch::deadline_passed() || epoch::stopping(),
+            Interruption::Signals { .. } => epoch::deadline_passed() || epoch::stopping(),
             Interruption::Flag { stop, .. } => stop.load(Ordering::Relaxed),
         }
 }
@@ -358,7 +405,7 @@ async fn until<F: Future>(work: F, deadline: Instant, interruption: &Interruptio
     let mut work = pin!(work);
     loop {
         let next = match interruption {
-            Interruption::Signals => deadline,
+            Interruption::Signals { .. } => deadline,
             Interruption::Flag { .. } => deadline.min(Instant::now() + developer::TICK * 10),
         };
         if let Ok(done) = tokio::time::timeout_at(next.into(), &mut work).await {
@@ -375,7 +422,7 @@ async fn drive(
     program: &Program,
     store: &mut Store<Host>,
     existing: Option<Existing>,
-    exchange: Exchange,
+    exchange: &mut Exchange,
     instantiated: &mut Option<Instant>,
 ) -> wasmtime::Result<Ending> {
     match program {
@@ -386,18 +433,23 @@ async fn drive(
             let result = command.wasi_cli_run().call_run(store).await?;
             Ok(Ending::Exited(i32::from(result.is_err())))
         }
-        Program::Core { pre, entry } => {
+        Program::Core { pre, entry, stack } => {
             let Existing { instance, initialised } = match existing {
                 Some(existing) => existing,
-                None => Existing { instance: pre.instantiate_async(&mut *store).await?, initialised: false },
+                None => {
+                    Existing { instance: stack.instantiate(pre, &mut *store).await?, initialised: false }
+                }
             };
             store.data_mut().ledger.instantiated();
-            let has_initialiser = entry::has_initialiser(pre.module());
-            if has_initialiser && !initialised {
-                function::initialise(store, instance).await?;
+            if entry::has_initialiser(pre.module()) {
+                if !initialised {
+                    function::initialise(store, *stack, instance).await?;
+                }
+            } else if !matches!(entry, Entry::Start) {
+                function::initialize(store, *stack, instance).await?;
             }
             *instantiated = Some(Instant::now());
-            enter(entry, store, instance, exchange, has_initialiser).await
+            enter(entry, store, (*stack, instance), exchange).await
         }
     }
 }
@@ -405,25 +457,21 @@ async fn drive(
 async fn enter(
     entry: &Entry,
     store: &mut Store<Host>,
-    instance: Instance,
-    exchange: Exchange,
-    is_set_up: bool,
+    (stack, instance): (Stack, Instance),
+    exchange: &mut Exchange,
 ) -> wasmtime::Result<Ending> {
-    if !is_set_up && !matches!(entry, Entry::Start) {
-        function::initialize(store, instance).await?;
-    }
     match (entry, exchange) {
         (Entry::Start, _) => {
             let start = instance.get_typed_func::<(), ()>(&mut *store, entry::START)?;
-            start.call_async(store, ()).await?;
+            stack.call(&start, store, ()).await?;
             Ok(Ending::Exited(0))
         }
-        (Entry::Bytes { name }, Exchange { input: Some(input), output: Some(mut output) }) => {
-            function::call_bytes(store, instance, name, input, &mut output).await
+        (Entry::Bytes { name }, Exchange { input: Some(input), output: Some(output) }) => {
+            function::call_bytes(store, stack, instance, name, input, output).await
         }
-        (Entry::Numbers { name, arguments, results }, Exchange { output: Some(mut output), .. }) => {
-            let text = function::call_numbers(store, instance, name, arguments, *results).await?;
-            Ok(function::deliver(&mut output, text.as_bytes()))
+        (Entry::Numbers { name, arguments, results }, Exchange { output: Some(output), .. }) => {
+            let text = function::call_numbers(store, stack, instance, name, arguments, *results).await?;
+            Ok(function::deliver(output, text.as_bytes()))
         }
         (Entry::Bytes { .. } | Entry::Numbers { .. }, _) => {
             Ok(Ending::SetupFailed("a function was given no output".to_owned()))
@@ -431,42 +479,59 @@ async fn enter(
     }
 }
 
-fn link(variant: &Variant, order: &RunOrder, artifact: OwnedFd) -> Result<Program, Ending> {
+fn link(warm: &Warm, order: &RunOrder, artifact: OwnedFd) -> Result<Program, Ending> {
+    let variant = warm.variant(order.limits.fuel.is_some());
+    match open(variant, artifact)? {
+        LoadedArtifact::Module(module) => link_module(warm, order, &module),
+        LoadedArtifact::Component(component) => {
+            command_may_be_entered(order)?;
+            Ok(Program::Component(link_command(variant, &component)?))
+        }
+    }
+}
+
+fn open(variant: &Variant, artifact: OwnedFd) -> Result<LoadedArtifact, Ending> {
     let artifact = SealedArtifact::from_fd(artifact).map_err(|error| setup(&error))?;
     let engine = match artifact.kind() {
         Precompiled::Module => &variant.modules,
         Precompiled::Component => &variant.components,
     };
-    match artifact.load(engine) {
-        Ok(LoadedArtifact::Module(module)) => link_module(variant, order, &module),
-        Ok(LoadedArtifact::Component(component)) => link_command(variant, order, &component),
-        Err(ArtifactError::Load(error)) if ending::beyond_the_pool(&error) => {
-            Err(Ending::Unlinkable(LinkFault::TooLarge, guest_text(&format!("{error:#}"))))
+    artifact.load(engine).map_err(|error| match error {
+        ArtifactError::Load(error) if ending::beyond_the_pool(&error) => {
+            Ending::Unlinkable(LinkFault::TooLarge, guest_text(&format!("{error:#}")))
         }
-        Err(error) => Err(setup(&error)),
-    }
+        error => setup(&error),
+    })
 }
 
-fn link_module(variant: &Variant, order: &RunOrder, module: &Module) -> Result<Program, Ending> {
-    let entry = entry::choose(module, order.entry.as_deref(), &order.arguments)
-        .map_err(|NoEntry { fault, message }| Ending::Unlinkable(fault, guest_text(&message)))?;
+fn link_module(warm: &Warm, order: &RunOrder, module: &Module) -> Result<Program, Ending> {
+    let variant = warm.variant(order.limits.fuel.is_some());
+    let entry = choose_entry(module, order)?;
     let pre = variant.core.instantiate_pre(module).map_err(|error| unknown_import(&error))?;
-    Ok(Program::Core { pre, entry })
+    Ok(Program::Core { pre, entry, stack: Stack::of(module, warm.thread_has_room()) })
 }
 
-fn link_command(variant: &Variant, order: &RunOrder, component: &Component) -> Result<Program, Ending> {
-    if let Some(wanted) = &order.entry
-        && !COMMAND_ENTRIES.contains(&wanted.as_str())
-    {
-        let message = format!("a component is entered by wasi:cli/run, not by {wanted:?}");
-        return Err(Ending::Unlinkable(LinkFault::NoEntry, guest_text(&message)));
+fn choose_entry(module: &Module, order: &RunOrder) -> Result<Entry, Ending> {
+    entry::choose(module, order.entry.as_deref(), &order.arguments)
+        .map_err(|NoEntry { fault, message }| Ending::Unlinkable(fault, guest_text(&message)))
+}
+
+fn command_may_be_entered(order: &RunOrder) -> Result<(), Ending> {
+    match &order.entry {
+        Some(wanted) if !COMMAND_ENTRIES.contains(&wanted.as_str()) => {
+            let message = format!("a component is entered by wasi:cli/run, not by {wanted:?}");
+            Err(Ending::Unlinkable(LinkFault::NoEntry, guest_text(&message)))
+        }
+        Some(_) | None => Ok(()),
     }
+}
+
+fn link_command(variant: &Variant, component: &Component) -> Result<CommandPre<Host>, Ending> {
     let pre = variant.component.instantiate_pre(component).map_err(|error| unknown_import(&error))?;
-    let command = CommandPre::new(pre).map_err(|error| {
+    CommandPre::new(pre).map_err(|error| {
         let message = format!("the component does not export wasi:cli/run: {error:#}");
         Ending::Unlinkable(LinkFault::NoEntry, guest_text(&message))
-    })?;
-    Ok(Program::Component(command))
+    })
 }
 
 fn unknown_import(error: &wasmtime::Error) -> Ending {

@@ -12,12 +12,13 @@ use stockade_wire::worker::{Ending, PrepareOrder, RunOrder, RunReport};
 use tokio::runtime::Runtime;
 use wasmtime::{Instance, InstancePre, Precompiled, Store};
 
-use super::entry::{self, NoEntry};
+use super::entry::{self, Entry};
 use super::function;
 use super::host::Streams;
 use super::ledger::Ledger;
+use super::stack::Stack;
 use super::{
-    DEADLINE_MAX, Host, Loaded, Program, guest_text, largest_memory_bytes, not_loaded, runtime, setup,
+    DEADLINE_MAX, Host, Loaded, Program, choose_entry, largest_memory_bytes, not_loaded, runtime, setup,
 };
 use crate::engine::Warm;
 use crate::grants::Grants;
@@ -29,6 +30,9 @@ pub(crate) struct Prepared {
     runtime: Runtime,
     memory_bytes_max: u64,
     largest_memory_bytes: u64,
+    stack: Stack,
+    /// What a job that names no entry and has no arguments gets: most do.
+    usual_entry: Option<Entry>,
     live: Option<Live>,
 }
 
@@ -36,6 +40,8 @@ pub(crate) struct Prepared {
 pub(super) struct Live {
     store: Store<Host>,
     existing: Existing,
+    /// Nothing of the host is ever seen from it.
+    imports_nothing: bool,
 }
 
 /// An instance that is there before its job.
@@ -66,15 +72,18 @@ impl Prepared {
         let memory_bytes_max = warm.settings().memory_bytes_max;
         let largest_memory_bytes = largest_memory_bytes(Some(module.resources_required()));
         let runtime = runtime().map_err(|error| error.to_string())?;
+        let stack = Stack::of(&module, warm.thread_has_room());
         epoch::install(module.engine()).map_err(|error| error.to_string())?;
-        let mut prepared = Self { pre, runtime, memory_bytes_max, largest_memory_bytes, live: None };
+        let usual_entry = entry::choose(&module, None, &[]).ok();
+        let mut prepared =
+            Self { pre, runtime, memory_bytes_max, largest_memory_bytes, stack, usual_entry, live: None };
         prepared.instantiate();
         Ok(prepared)
     }
 
     fn instantiate(&mut self) {
         if self.largest_memory_bytes <= self.memory_bytes_max {
-            let live = Live::new(&self.pre, self.memory_bytes_max, self.largest_memory_bytes);
+            let live = Live::new(&self.pre, self.stack, self.memory_bytes_max, self.largest_memory_bytes);
             self.live = self.runtime.block_on(live);
         }
     }
@@ -92,14 +101,33 @@ impl Prepared {
         }
         // The pool has room for one.
         self.live = None;
-        let within = Duration::from_micros(order.initialise_us);
-        let live = Live::initialised(&self.pre, memory_bytes_max, self.largest_memory_bytes, within);
-        let live = self.runtime.block_on(live);
+        let live = self.try_to_initialise(memory_bytes_max, Duration::from_micros(order.initialise_us));
         let disarmed = epoch::disarm();
         self.live = live.filter(|live| disarmed.is_ok() && keep(live.store.data().called));
         if self.live.is_none() {
             self.instantiate();
         }
+    }
+
+    /// `None` when the initialisers, or a start function before them, did not come to their end in time and memory.
+    fn try_to_initialise(&self, memory_bytes_max: u64, within: Duration) -> Option<Live> {
+        let (pre, stack) = (&self.pre, self.stack);
+        let mut store = Live::store(pre, memory_bytes_max, self.largest_memory_bytes);
+        store.set_epoch_deadline(1);
+        epoch::arm(within).ok()?;
+        let run = async {
+            let instance = stack.instantiate(pre, &mut store).await?;
+            store.data_mut().ledger.instantiated();
+            function::initialise(&mut store, stack, instance).await.map(|()| instance)
+        };
+        // A guest that computes is stopped by its epoch, one that waits by this.
+        let instance = self.runtime.block_on(async { tokio::time::timeout(within, run).await });
+        let instance = instance.ok()?.ok()?;
+        // In a job with more memory it would not have been refused.
+        if store.data().ledger.growth_refused() {
+            return None;
+        }
+        Some(Live::of(store, Existing { instance, initialised: true }, pre))
     }
 
     /// Whether the module says that it may be initialised before there is a job for it.
@@ -133,12 +161,14 @@ impl Prepared {
     }
 
     fn fit(self, order: &RunOrder, received: Instant, deadline: Instant) -> Result<Loaded, Ending> {
-        let Self { pre, runtime, memory_bytes_max, largest_memory_bytes, live } = self;
+        let Self { pre, runtime, memory_bytes_max, largest_memory_bytes, stack, usual_entry, live } = self;
         if order.limits.fuel.is_some() {
             return Err(Ending::SetupFailed("a template's module does not count fuel".to_owned()));
         }
-        let entry = entry::choose(pre.module(), order.entry.as_deref(), &order.arguments)
-            .map_err(|NoEntry { fault, message }| Ending::Unlinkable(fault, guest_text(&message)))?;
+        let entry = match usual_entry {
+            Some(entry) if order.entry.is_none() && order.arguments.is_empty() => entry,
+            _ => choose_entry(pre.module(), order)?,
+        };
         let memory_bytes_max = order.limits.memory_bytes.min(memory_bytes_max);
         if largest_memory_bytes > memory_bytes_max {
             return Err(Ending::MemoryRefused(largest_memory_bytes));
@@ -148,7 +178,7 @@ impl Prepared {
         epoch::arm(deadline.saturating_duration_since(Instant::now())).map_err(|error| setup(&error))?;
         Ok(Loaded {
             engine: pre.module().engine().clone(),
-            program: Program::Core { pre, entry },
+            program: Program::Core { pre, entry, stack },
             runtime,
             deadline,
             memory_bytes_max,
@@ -162,43 +192,31 @@ impl Prepared {
 impl Live {
     /// `None` when an instance cannot be had without running guest code, or at all: each job makes its own then, and
     /// is told what is wrong.
-    async fn new(pre: &InstancePre<Host>, memory_bytes_max: u64, largest_memory_bytes: u64) -> Option<Self> {
-        let host = Host::of_nobody(Ledger::new(memory_bytes_max, largest_memory_bytes));
-        let mut store = Store::new(pre.module().engine(), host);
-        store.limiter(|host| &mut host.ledger);
-        // The deadline is past before it begins: a start function, which is guest code, traps at its first step.
-        store.set_epoch_deadline(0);
-        store.epoch_deadline_trap();
-        let instance = pre.instantiate_async(&mut store).await.ok()?;
-        store.data_mut().ledger.instantiated();
-        Some(Self { store, existing: Existing { instance, initialised: false } })
-    }
-
-    /// `None` when the initialisers, or a start function before them, did not come to their end in time and memory.
-    async fn initialised(
+    async fn new(
         pre: &InstancePre<Host>,
+        stack: Stack,
         memory_bytes_max: u64,
         largest_memory_bytes: u64,
-        within: Duration,
     ) -> Option<Self> {
+        let mut store = Self::store(pre, memory_bytes_max, largest_memory_bytes);
+        // The deadline is past before it begins: a start function, which is guest code, traps at its first step.
+        store.set_epoch_deadline(0);
+        let instance = stack.instantiate(pre, &mut store).await.ok()?;
+        store.data_mut().ledger.instantiated();
+        Some(Self::of(store, Existing { instance, initialised: false }, pre))
+    }
+
+    /// With nothing of a job behind it.
+    fn store(pre: &InstancePre<Host>, memory_bytes_max: u64, largest_memory_bytes: u64) -> Store<Host> {
         let host = Host::of_nobody(Ledger::new(memory_bytes_max, largest_memory_bytes));
         let mut store = Store::new(pre.module().engine(), host);
         store.limiter(|host| &mut host.ledger);
-        store.set_epoch_deadline(1);
         store.epoch_deadline_trap();
-        epoch::arm(within).ok()?;
-        let run = async {
-            let instance = pre.instantiate_async(&mut store).await?;
-            store.data_mut().ledger.instantiated();
-            function::initialise(&mut store, instance).await.map(|()| instance)
-        };
-        // A guest that computes is stopped by its epoch, one that waits by this.
-        let instance = tokio::time::timeout(within, run).await.ok()?.ok()?;
-        // In a job with more memory it would not have been refused.
-        if store.data().ledger.growth_refused() {
-            return None;
-        }
-        Some(Self { store, existing: Existing { instance, initialised: true } })
+        store
+    }
+
+    fn of(store: Store<Host>, existing: Existing, pre: &InstancePre<Host>) -> Self {
+        Self { store, existing, imports_nothing: pre.module().imports().len() == 0 }
     }
 
     fn held_bytes(&self) -> u64 {
@@ -213,11 +231,17 @@ impl Live {
         streams: Streams,
         grants: Grants,
     ) -> Result<(Store<Host>, Existing), Ending> {
-        let Self { mut store, existing } = self;
+        let Self { mut store, existing, imports_nothing } = self;
         let nobodys = std::mem::replace(&mut store.data_mut().ledger, Ledger::new(0, 0));
         let held_bytes = nobodys.held_bytes();
         let ledger = nobodys.with_limit(memory_bytes_max).ok_or(Ending::MemoryRefused(held_bytes))?;
-        *store.data_mut() = Host::new(order, ledger, streams, grants).map_err(|error| setup(&error))?;
+        if imports_nothing {
+            store.data_mut().ledger = ledger;
+            // Open until the process ends: the ends of the pipes are not to be seen one by one.
+            std::mem::forget(streams);
+        } else {
+            *store.data_mut() = Host::new(order, ledger, streams, grants).map_err(|error| setup(&error))?;
+        }
         Ok((store, existing))
     }
 }

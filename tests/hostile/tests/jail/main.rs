@@ -13,4 +13,5 @@ mod initialised;
 mod processes;
 mod rig;
 mod templates;
+mod tenants;
 mod walls;

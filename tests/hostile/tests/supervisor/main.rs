@@ -24,5 +24,6 @@ mod residue;
 mod rig;
 mod surroundings;
 mod templates;
+mod tenants;
 mod verdicts;
 mod zygotes;

@@ -145,9 +145,9 @@ impl Job {
             Ok(loaded) => {
                 let stdio = Stdio {
                     input: memfd(&self.input).into(),
-                    output: copy(&output),
-                    stdout: copy(&stdout),
-                    stderr: copy(&stderr),
+                    output: copy(&output).into(),
+                    stdout: copy(&stdout).into(),
+                    stderr: copy(&stderr).into(),
                 };
                 let grants = Grants::open(&self.directories).unwrap();
                 let mode = DeveloperMode::new(ticker, self.stop).with_grants(grants);

@@ -1,0 +1,137 @@
+//! A module that stays loaded for the jobs of one tenant.
+//!
+//! Owns: loading it once, and a store, an instance and a runtime for each job.
+//! Never: keeps anything of a job: whatever was made for one is gone before its report is sent.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use stockade_sys::artifact::LoadedArtifact;
+use stockade_sys::epoch;
+use stockade_wire::worker::{Ending, RunOrder, RunReport};
+use wasmtime::component::Component;
+use wasmtime::{Engine, InstancePre};
+use wasmtime_wasi::p2::bindings::CommandPre;
+
+use super::stack::Stack;
+use super::{
+    DEADLINE_MAX, Host, Interruption, Loaded, Program, Stdio, choose_entry, command_may_be_entered,
+    largest_memory_bytes, link_command, not_loaded, open, run, runtime, setup, unknown_import,
+};
+use crate::engine::{Variant, Warm};
+use crate::grants::Grants;
+use crate::jail::Sealed;
+
+/// The module, linked.
+pub(crate) struct Kept {
+    held: Held,
+    /// What every job's order must say.
+    memory_limit_bytes: u64,
+    memory_bytes_max: u64,
+    largest_memory_bytes: u64,
+    thread_has_room: bool,
+}
+
+enum Held {
+    Core(InstancePre<Host>),
+    Component(CommandPre<Host>),
+}
+
+impl Held {
+    fn link(variant: &Variant, artifact: OwnedFd) -> Result<Self, Ending> {
+        match open(variant, artifact)? {
+            LoadedArtifact::Module(module) => {
+                let pre = variant.core.instantiate_pre(&module).map_err(|error| unknown_import(&error))?;
+                Ok(Self::Core(pre))
+            }
+            LoadedArtifact::Component(component) => Ok(Self::Component(link_command(variant, &component)?)),
+        }
+    }
+
+    fn program(&self, order: &RunOrder, thread_has_room: bool) -> Result<Program, Ending> {
+        match self {
+            Self::Core(pre) => {
+                let entry = choose_entry(pre.module(), order)?;
+                let stack = Stack::of(pre.module(), thread_has_room);
+                Ok(Program::Core { pre: pre.clone(), entry, stack })
+            }
+            Self::Component(pre) => {
+                command_may_be_entered(order)?;
+                Ok(Program::Component(pre.clone()))
+            }
+        }
+    }
+
+    fn largest_memory_bytes(&self) -> u64 {
+        largest_memory_bytes(match self {
+            Self::Core(pre) => Some(pre.module().resources_required()),
+            Self::Component(pre) => Component::resources_required(pre.instance_pre().component()),
+        })
+    }
+}
+
+impl Kept {
+    /// Loads and links `artifact` for jobs with the limits of `order`, without running any of it. Needs leave to make
+    /// memory executable.
+    ///
+    /// # Errors
+    /// With what ends the first job, and is to be the only one.
+    pub(crate) fn load(warm: &Warm, order: &RunOrder, artifact: OwnedFd) -> Result<Self, Ending> {
+        if order.limits.fuel.is_some() {
+            return Err(Ending::SetupFailed("a module that counts fuel does not stay".to_owned()));
+        }
+        let held = Held::link(warm.variant(false), artifact)?;
+        let memory_bytes_max = order.limits.memory_bytes.min(warm.settings().memory_bytes_max);
+        let largest_memory_bytes = held.largest_memory_bytes();
+        if largest_memory_bytes > memory_bytes_max {
+            return Err(Ending::MemoryRefused(largest_memory_bytes));
+        }
+        let memory_limit_bytes = order.limits.memory_bytes;
+        let thread_has_room = warm.thread_has_room();
+        Ok(Self { held, memory_limit_bytes, memory_bytes_max, largest_memory_bytes, thread_has_room })
+    }
+
+    /// The engine whose epoch ends its guests.
+    pub(crate) fn engine(&self) -> &Engine {
+        match &self.held {
+            Held::Core(pre) => pre.module().engine(),
+            Held::Component(pre) => pre.engine(),
+        }
+    }
+
+    /// Runs one job that was ordered at `received`. Its deadline counts from then.
+    pub(crate) fn run(
+        &self,
+        _sealed: &Sealed,
+        order: &RunOrder,
+        received: Instant,
+        stdio: Stdio,
+    ) -> RunReport {
+        match self.loaded(order, received) {
+            Ok(loaded) => run(loaded, Interruption::Signals { process_ends: false }, (stdio, Grants::default()), order),
+            Err(ending) => not_loaded(ending, order, received),
+        }
+    }
+
+    fn loaded(&self, order: &RunOrder, received: Instant) -> Result<Loaded, Ending> {
+        if order.limits.fuel.is_some() || order.limits.memory_bytes != self.memory_limit_bytes {
+            let message = "the job's limits are not those of the worker that stays";
+            return Err(Ending::SetupFailed(message.to_owned()));
+        }
+        let program = self.held.program(order, self.thread_has_room)?;
+        let wanted = Duration::from_micros(order.limits.deadline_us).min(DEADLINE_MAX);
+        let deadline = received + wanted;
+        let runtime = runtime().map_err(|error| setup(&error))?;
+        epoch::arm(deadline.saturating_duration_since(Instant::now())).map_err(|error| setup(&error))?;
+        Ok(Loaded {
+            engine: self.engine().clone(),
+            program,
+            runtime,
+            deadline,
+            memory_bytes_max: self.memory_bytes_max,
+            largest_memory_bytes: self.largest_memory_bytes,
+            load: received.elapsed(),
+            live: None,
+        })
+    }
+}

@@ -1,0 +1,106 @@
+//! A run worker that stays for further jobs of one tenant with one module.
+//!
+//! Owns: the loop over such a worker's orders.
+//! Never: runs two jobs at once, or one before the worker is sealed; decides whether it stays: the supervisor ends it.
+//!
+//! ```text
+//! lock ─ RunAndStay ─ load ─ seal ─┬─ run ─ Finished ─ Run ─┐
+//!                                  └────────────────────────┘
+//! ```
+//! A job finds a store, an instance, a WASI context and a runtime of its own, and they are gone before its report goes
+//! out. What is common to all: the process, the loaded module, the pipes.
+
+use std::convert::Infallible;
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use stockade_sys::epoch;
+use stockade_sys::prctl::exit_now;
+use stockade_wire::worker::{FromWorker, RunOrder, RunReport, ToWorker};
+
+use crate::engine::Warm;
+use crate::jail::{Locked, Sealed};
+use crate::role::{Behaviour, Link, ORDER_STATUS, Orders, Settled, exactly, reply, set_up_failed};
+use crate::run::{Kept, Sink, Stdio, not_loaded};
+
+/// The order with which a worker is told to stay.
+pub(crate) struct First {
+    pub(crate) order: RunOrder,
+    pub(crate) artifact: OwnedFd,
+    pub(crate) input: OwnedFd,
+    pub(crate) received: Instant,
+}
+
+/// What the jobs of one process write to.
+struct Sinks {
+    output: Sink,
+    stdout: Sink,
+    stderr: Sink,
+}
+
+impl Sinks {
+    fn stdio(&self, input: OwnedFd) -> Stdio {
+        let Self { output, stdout, stderr } = self;
+        Stdio { input, output: output.clone(), stdout: stdout.clone(), stderr: stderr.clone() }
+    }
+}
+
+/// Runs the first job, then others until it is killed, told to stop, or the supervisor closes the link.
+pub(crate) fn serve(
+    locked: Locked,
+    fds: Settled,
+    first: First,
+    warm: &Warm,
+    behaviour: &Behaviour,
+) -> Infallible {
+    let Settled { link, output, stdout_log, stderr_log, .. } = fds;
+    let First { mut order, artifact, mut input, mut received } = first;
+    let sinks = Sinks { output: output.into(), stdout: stdout_log.into(), stderr: stderr_log.into() };
+    let (kept, sealed) = match settle(locked, &order, artifact, received, warm) {
+        Ok(settled) => settled,
+        Err(report) => {
+            reply(link, &FromWorker::Finished(report));
+            exit_now(0)
+        }
+    };
+    let mut orders = Orders::new();
+    loop {
+        (behaviour.ordered)(&order, link);
+        let report = kept.run(&sealed, &order, received, sinks.stdio(input));
+        let mut report = RunReport { mdwe: sealed.mdwe(), ..report };
+        (behaviour.reported)(&order, &mut report);
+        reply(link, &FromWorker::Finished(report));
+        (behaviour.stayed)(&order, link);
+        if epoch::stopping() {
+            exit_now(0)
+        }
+        (order, input) = next(link, &mut orders);
+        received = Instant::now();
+    }
+}
+
+fn settle(
+    locked: Locked,
+    order: &RunOrder,
+    artifact: OwnedFd,
+    received: Instant,
+    warm: &Warm,
+) -> Result<(Kept, Sealed), RunReport> {
+    let kept = Kept::load(warm, order, artifact).map_err(|ending| not_loaded(ending, order, received))?;
+    epoch::install(kept.engine()).map_err(|error| set_up_failed(&error))?;
+    let sealed = locked.seal_to_stay(order.limits.data_bytes).map_err(|error| set_up_failed(&error))?;
+    Ok((kept, sealed))
+}
+
+fn next(link: Link, orders: &mut Orders) -> (RunOrder, OwnedFd) {
+    match orders.take(link) {
+        (ToWorker::Run(order), given) => {
+            let [input] = exactly(given);
+            (order, input)
+        }
+        (
+            ToWorker::RunAndStay(_) | ToWorker::Compile(_) | ToWorker::Prepare(_) | ToWorker::Fork { .. },
+            _,
+        ) => exit_now(ORDER_STATUS),
+    }
+}
