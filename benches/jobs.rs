@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use stockade_wire::CLIENT_PROTOCOL_VERSION;
 use stockade_wire::client::{FromDaemon, ToDaemon};
 use stockade_wire::frame::{self, HEADER_BYTES};
-use stockade_wire::job::{JobResult, LimitsWanted, ModuleSource, Submission, Verdict};
+use stockade_wire::job::{Isolation, JobResult, LimitsWanted, ModuleSource, Submission, Verdict};
 use stockade_wire::limits::FRAME_BODY_BYTES_MAX;
 
 const NOOP: &str = r#"(module (func (export "noop") (result i32) i32.const 0))"#;
@@ -59,11 +59,48 @@ fn main() {
         let per_second = throughput(&daemon.socket, &noop, clients, rounds);
         println!("no-op jobs, fresh, {clients} clients            {per_second:>8.0} /s");
     }
+    tenant(&daemon, &mut client, &noop, &echo, rounds);
     let after = resident_kib(daemon.child.id());
     println!("supervisor resident memory             {before:>8} KiB before, {after} KiB after these jobs");
     println!("idle warm worker, PSS                  {:>8} KiB", idle_worker_pss_kib(daemon.child.id()));
     let late = lateness(&mut client, if short { 3 } else { 100 });
     println!("spinning guest, deadline to result       {}", late.line(Some(&echo)));
+}
+
+/// The same job in a process that it shares with others of its tenant.
+fn tenant(daemon: &Daemon, client: &mut Connection, noop: &Submission, echo: &Samples, rounds: usize) {
+    let noop = Submission { isolation: Some(Isolation::Tenant), ..noop.clone() };
+    let pid = daemon.child.id();
+    for _ in 0..WARM_UP.min(rounds) {
+        assert_eq!(client.run(&noop).isolation, Isolation::Tenant);
+    }
+    let (mut views, mut bills) = (Samples::default(), Bills::default());
+    let cpu = cpu_us(pid);
+    for _ in 0..rounds {
+        let since = Instant::now();
+        let result = client.run(&noop);
+        views.push(since.elapsed());
+        bills.add(&result);
+    }
+    let own = (cpu_us(pid) - cpu) / rounds as f64;
+    println!("no-op job, tenant, one at a time         {}", views.line(Some(echo)));
+    println!("    supervisor's CPU time a job            {own:>8.1} µs");
+    bills.print();
+    for clients in [1, 8, 64] {
+        let rounds = rounds * 4;
+        let cpu = cpu_us(pid);
+        let per_second = throughput(&daemon.socket, &noop, clients, rounds);
+        let own = (cpu_us(pid) - cpu) / rounds as f64;
+        println!(
+            "no-op jobs, tenant, {clients:>2} clients          {per_second:>8.0} /s  {own:>5.1} µs of the supervisor"
+        );
+    }
+}
+
+/// CPU time of a process's first thread, which is all the supervisor has on a job's way, µs.
+fn cpu_us(pid: u32) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
+    text.split_whitespace().next().and_then(|nanos| nanos.parse::<f64>().ok()).unwrap_or(f64::NAN) / 1e3
 }
 
 /// Durations, and what to say of them.
@@ -197,11 +234,17 @@ fn submission(text: &str, timeout: Option<Duration>) -> Submission {
 }
 
 /// A client that does nothing but wait: its own time counts as little as it can.
-struct Connection(UnixStream);
+struct Connection {
+    stream: UnixStream,
+    /// What has come and is not read yet, from `next` on.
+    buffer: Vec<u8>,
+    next: usize,
+}
 
 impl Connection {
     fn open(socket: &Path) -> Self {
-        let mut connection = Self(UnixStream::connect(socket).unwrap());
+        let stream = UnixStream::connect(socket).unwrap();
+        let mut connection = Self { stream, buffer: Vec::new(), next: 0 };
         connection.send(&ToDaemon::Hello { version: CLIENT_PROTOCOL_VERSION, agent: "bench".to_owned() });
         assert!(matches!(connection.receive(), FromDaemon::Hello { .. }));
         connection
@@ -219,15 +262,29 @@ impl Connection {
     }
 
     fn send(&mut self, message: &ToDaemon) {
-        self.0.write_all(&frame::encode(message, FRAME_BODY_BYTES_MAX).unwrap()).unwrap();
+        self.stream.write_all(&frame::encode(message, FRAME_BODY_BYTES_MAX).unwrap()).unwrap();
     }
 
     fn receive(&mut self) -> FromDaemon {
-        let mut header = [0; HEADER_BYTES];
-        self.0.read_exact(&mut header).unwrap();
-        let mut body = vec![0; frame::body_length(header, FRAME_BODY_BYTES_MAX).unwrap()];
-        self.0.read_exact(&mut body).unwrap();
-        stockade_wire::codec::decode(&body).unwrap()
+        self.fill(HEADER_BYTES);
+        let header = self.buffer[self.next..self.next + HEADER_BYTES].try_into().unwrap();
+        let length = frame::body_length(header, FRAME_BODY_BYTES_MAX).unwrap();
+        self.fill(HEADER_BYTES + length);
+        let body = self.next + HEADER_BYTES;
+        self.next = body + length;
+        stockade_wire::codec::decode(&self.buffer[body..self.next]).unwrap()
+    }
+
+    /// Reads until there are so many bytes.
+    fn fill(&mut self, length: usize) {
+        let mut chunk = [0; 16 << 10];
+        while self.buffer.len() - self.next < length {
+            self.buffer.drain(..self.next);
+            self.next = 0;
+            let came = self.stream.read(&mut chunk).unwrap();
+            assert!(came > 0, "the daemon closed the connection");
+            self.buffer.extend_from_slice(&chunk[..came]);
+        }
     }
 }
 

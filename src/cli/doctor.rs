@@ -18,8 +18,8 @@ use super::output::{Output, message};
 use super::render;
 use super::walls::{self, Wall};
 use crate::config::{self, Config, Mode};
-use crate::supervisor::logs::display::safe_text;
 use crate::supervisor::cgroup::{self, Discovery};
+use crate::supervisor::logs::display::safe_text;
 use crate::supervisor::{NoPressure, Startup, choose_pressure_file, examine_cache};
 
 /// Longest line of a finding, bytes.

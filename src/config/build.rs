@@ -12,12 +12,12 @@ use stockade_wire::zygote::NamespacePolicy;
 
 use super::error::ConfigError;
 use super::layers::{Entry, Layers};
+use super::schema::{PROFILES, WARM_UP};
 use super::value::{Location, Value};
 use super::{
     Cache, Ceilings, Cgroup, CgroupRoot, Clients, Compile, Config, Grants, Initialise, IsolationFloor, Jail,
     Kill, Log, LogFormat, Mode, Pool, Pressure, PressureFile, Profile, Queue, Results, RunAs, WarmUp,
 };
-use super::schema::{PROFILES, WARM_UP};
 
 /// The configuration these settings make, its rules checked.
 pub(super) fn config(layers: &Layers, automatic_cache: Option<PathBuf>) -> Result<Config, ConfigError> {

@@ -181,7 +181,8 @@ impl Layers {
     /// Makes room for a profile or a warm-up that is not there yet: a profile begins as a copy of the base profile, a
     /// warm-up with what is built in.
     fn admit(&mut self, key: &str, origin: &Origin) -> Result<(), ConfigError> {
-        let member = key.split_once('.').and_then(|(section, name)| Some((schema::family_of(section)?, name)));
+        let member =
+            key.split_once('.').and_then(|(section, name)| Some((schema::family_of(section)?, name)));
         let Some((family, name)) = member else { return Ok(()) };
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
         let letter_first = name.bytes().next().is_some_and(|b| b.is_ascii_lowercase());
@@ -189,7 +190,8 @@ impl Layers {
             let (origin, called) = (origin.clone(), family.called);
             return Err(ConfigError::Name { origin, name: quoted(name), called });
         }
-        let known = family.settings.iter().any(|one| self.entries.contains_key(&format!("{key}.{}", one.key)));
+        let known =
+            family.settings.iter().any(|one| self.entries.contains_key(&format!("{key}.{}", one.key)));
         if family.section == WARM_UP {
             // Its keys are settings: this does not come here again.
             return if known { Ok(()) } else { self.add(WARM_UP_DEFAULTS, Source::Default, key) };

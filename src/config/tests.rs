@@ -253,8 +253,7 @@ fn module_to_be_held_ready_takes_what_its_table_leaves_out_from_what_is_built_in
         ready,
         required,
     };
-    let expected =
-        [("b", of("/b", &[7], 9, true)), ("thumbnails", of("/srv/t.wasm", &[33, 1000], 4, false))];
+    let expected = [("b", of("/b", &[7], 9, true)), ("thumbnails", of("/srv/t.wasm", &[33, 1000], 4, false))];
     let expected = expected.map(|(name, warm_up)| (name.to_owned(), warm_up));
     assert_eq!(inspection.config.warm_up, BTreeMap::from(expected));
     let shown = inspection.settings.iter().find(|one| one.key == "warm_up.thumbnails.uids").unwrap();
@@ -479,8 +478,11 @@ fn document_has_every_setting_with_its_default_and_what_is_allowed() {
         let default = bare.iter().find(|one| one.key == key).unwrap().value.replace("/a", "");
         row(setting.key, &default, setting.kind)
     });
-    let missing: Vec<String> =
-        plain.chain(profile).chain(warm_up).filter(|row| !document.lines().any(|line| line.starts_with(row))).collect();
+    let missing: Vec<String> = plain
+        .chain(profile)
+        .chain(warm_up)
+        .filter(|row| !document.lines().any(|line| line.starts_with(row)))
+        .collect();
     assert!(missing.is_empty(), "not in docs/configuration.md:\n{}", missing.join("\n"));
 }
 

@@ -191,7 +191,12 @@ impl<J: Jobs> Connection<J> {
                 // forgotten.
                 let end = if wait { self.shared.jobs.end_of(&self.caller, &job) } else { None };
                 // Accepted goes out first: answers leave in the order in which they ask for room.
-                self.send(FromDaemon::Accepted { request, job }).await?;
+                let accepted = FromDaemon::Accepted { request, job };
+                if wait {
+                    self.outbound.send_ahead(&accepted).await?;
+                } else {
+                    self.outbound.send(&accepted).await?;
+                }
                 match end {
                     Some(end) => self.start_waiting(request, end),
                     None if wait => self.send(FromDaemon::NotFound { request }).await?,

@@ -14,7 +14,7 @@ use stockade_wire::limits::FRAME_BODY_BYTES_MAX;
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::observe::Causes;
 
@@ -23,6 +23,10 @@ const FRAMES_MAX: usize = 1024;
 
 /// What has to be taken by the client within the timeout, bytes. Reading a byte now and then is not reading.
 const WRITE_BYTES: usize = 64 << 10;
+
+/// Time an answer waits for the one that will follow it, so that both go out in one write and wake their client once.
+/// Most jobs are over sooner.
+const LINGER: Duration = Duration::from_millis(1);
 
 /// What a frame is taken to weigh beyond its large blocks, bytes.
 const FRAME_OVERHEAD_BYTES: usize = 4 << 10;
@@ -56,8 +60,10 @@ pub(super) struct Queue {
 
 struct Waiting {
     frame: Vec<u8>,
+    /// Another will follow, and it may wait for that.
+    lingers: bool,
     /// The room it takes, given back once it is written.
-    _room: OwnedSemaphorePermit,
+    room: OwnedSemaphorePermit,
 }
 
 /// A queue of about `bytes_max` bytes. A frame larger than that goes through alone.
@@ -76,7 +82,13 @@ impl Outbound {
             FromDaemon::Jobs { jobs, .. } => jobs.len().saturating_mul(1 << 10),
             _ => 0,
         };
-        self.put(blocks, message).await
+        self.put(blocks, message, false).await
+    }
+
+    /// As [`Outbound::send`], for an answer that another will follow: it may wait for that one, if that comes within
+    /// [`LINGER`].
+    pub(super) async fn send_ahead(&self, message: &FromDaemon) -> Result<(), Gone> {
+        self.put(0, message, true).await
     }
 
     /// Queues `FromDaemon::Finished` for `request`. Encodes only once there is room, so that results of a
@@ -84,10 +96,10 @@ impl Outbound {
     pub(super) async fn finished(&self, request: u64, result: &JobResult) -> Result<(), Gone> {
         let blocks = [&result.output, &result.logs.stdout, &result.logs.stderr];
         let blocks = blocks.iter().map(|block| block.0.len()).sum();
-        self.put(blocks, &FinishedRef::new(request, result)).await
+        self.put(blocks, &FinishedRef::new(request, result), false).await
     }
 
-    async fn put<T: Serialize>(&self, blocks: usize, message: &T) -> Result<(), Gone> {
+    async fn put<T: Serialize>(&self, blocks: usize, message: &T, lingers: bool) -> Result<(), Gone> {
         let weight = u32::try_from(blocks.saturating_add(FRAME_OVERHEAD_BYTES)).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.room).acquire_many_owned(weight.min(self.bytes_max));
         let room = room.await.map_err(|_| Gone)?;
@@ -95,7 +107,7 @@ impl Outbound {
             tracing::error!(error = %Causes(&error), "an answer cannot be sent; closing the connection");
             Gone
         })?;
-        self.frames.send(Waiting { frame, _room: room }).await.map_err(|_| Gone)
+        self.frames.send(Waiting { frame, lingers, room }).await.map_err(|_| Gone)
     }
 }
 
@@ -106,14 +118,61 @@ impl Queue {
         mut half: OwnedWriteHalf,
         patience: Duration,
     ) -> Result<(), OutboundError> {
-        while let Some(waiting) = self.frames.recv().await {
-            for part in waiting.frame.chunks(WRITE_BYTES) {
-                timeout(patience, half.write_all(part))
-                    .await
-                    .map_err(|_| OutboundError::NotReading(patience))?
-                    .map_err(OutboundError::Write)?;
+        let mut ahead = Ahead::default();
+        loop {
+            let next = match ahead.until {
+                None => self.frames.recv().await,
+                Some(until) => match timeout_at(until, self.frames.recv()).await {
+                    Ok(next) => next,
+                    Err(_) => {
+                        write(&mut half, &ahead.take(), patience).await?;
+                        continue;
+                    }
+                },
+            };
+            match next {
+                None => return write(&mut half, &ahead.take(), patience).await,
+                Some(waiting) if waiting.lingers => ahead.add(waiting),
+                Some(waiting) if ahead.until.is_none() => write(&mut half, &waiting.frame, patience).await?,
+                Some(waiting) => {
+                    let mut frames = ahead.take();
+                    frames.extend_from_slice(&waiting.frame);
+                    write(&mut half, &frames, patience).await?;
+                }
             }
         }
-        Ok(())
     }
+}
+
+/// Answers that wait for those that follow them: as many at most as requests that are not answered.
+#[derive(Default)]
+struct Ahead {
+    frames: Vec<u8>,
+    rooms: Vec<OwnedSemaphorePermit>,
+    /// When the first of them has waited long enough; `None` when there is none.
+    until: Option<Instant>,
+}
+
+impl Ahead {
+    fn add(&mut self, Waiting { frame, room, .. }: Waiting) {
+        self.until.get_or_insert_with(|| Instant::now() + LINGER);
+        self.frames.extend_from_slice(&frame);
+        self.rooms.push(room);
+    }
+
+    fn take(&mut self) -> Vec<u8> {
+        self.until = None;
+        self.rooms.clear();
+        std::mem::take(&mut self.frames)
+    }
+}
+
+async fn write(half: &mut OwnedWriteHalf, frames: &[u8], patience: Duration) -> Result<(), OutboundError> {
+    for part in frames.chunks(WRITE_BYTES) {
+        timeout(patience, half.write_all(part))
+            .await
+            .map_err(|_| OutboundError::NotReading(patience))?
+            .map_err(OutboundError::Write)?;
+    }
+    Ok(())
 }

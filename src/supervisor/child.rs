@@ -7,7 +7,7 @@
 //! exited: whoever stops waiting for one, at whatever point, leaves neither a process nor a zombie nor a leaf. A child
 //! nobody was told of, because its zygote died before it could tell, is found by its process group and reaped too.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,6 +18,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::time::ClockId;
 use nix::unistd::Pid;
 use stockade_sys::pidfd::{self, Ended};
 use tokio::io::unix::AsyncFd;
@@ -32,6 +33,8 @@ pub(crate) struct Child {
     pid: u32,
     pidfd: Option<AsyncFd<OwnedFd>>,
     leaf: Option<Leaf>,
+    /// Of its CPU time, once that was asked for.
+    cpu_clock: Cell<Option<ClockId>>,
     graveyard: Rc<Graveyard>,
 }
 
@@ -50,7 +53,13 @@ impl Child {
         // own: it is ours, and not reaped.
         let pidfd = watch(pidfd).inspect_err(|_| end_by_pid(pid))?;
         graveyard.unreaped.borrow_mut().insert(pid);
-        Ok(Self { pid, pidfd: Some(pidfd), leaf, graveyard: Rc::clone(graveyard) })
+        Ok(Self {
+            pid,
+            pidfd: Some(pidfd),
+            leaf,
+            cpu_clock: Cell::new(None),
+            graveyard: Rc::clone(graveyard),
+        })
     }
 
     /// Its process id.
@@ -116,9 +125,13 @@ impl Child {
 
     /// CPU time it has used so far, user and system, from the kernel.
     pub(crate) fn cpu_time(&self) -> Option<Duration> {
-        let clock = nix::time::ClockId::pid_cpu_clock_id(as_pid(self.pid)).ok()?;
-        let time = clock.now().ok()?;
-        Some(Duration::from(time))
+        // The same for as long as its pid is its own, which is until it is reaped.
+        let clock = match self.cpu_clock.get() {
+            Some(clock) => clock,
+            None => ClockId::pid_cpu_clock_id(as_pid(self.pid)).ok()?,
+        };
+        self.cpu_clock.set(Some(clock));
+        Some(Duration::from(clock.now().ok()?))
     }
 
     /// Reaps it. To be called once [`Child::exited`] has returned.

@@ -82,6 +82,15 @@ impl<S: Serialize, R: DeserializeOwned> Link<S, R> {
         decode(packet)
     }
 
+    /// Forgets that there may be something to receive, of a link that the kernel says is empty: the next receiver waits
+    /// for what comes from now on, and does not try first.
+    pub(crate) fn is_empty_now(&self) {
+        // Tokio knows what the kernel had told it by the last turn; an answer of "not ready" is how it is told better.
+        let _ = self.socket.try_io(Interest::READABLE, |_| -> std::io::Result<()> {
+            Err(std::io::ErrorKind::WouldBlock.into())
+        });
+    }
+
     /// Receives a message that is already there; `None` when there is none.
     pub(crate) fn receive_now(&self, fds_max: usize) -> Option<Result<Option<Message<R>>, ExchangeError>> {
         // Past Tokio, whose idea of readiness may be older than the peer's last message.
@@ -137,7 +146,7 @@ fn retryable<T>(outcome: Result<T, LinkError>) -> std::io::Result<Result<T, Link
 
 fn set_nonblocking(fd: &impl AsFd) -> std::io::Result<()> {
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
-    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
-    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    // A socket has no other flags.
+    fcntl(fd, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK))?;
     Ok(())
 }

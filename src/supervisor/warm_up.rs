@@ -182,9 +182,8 @@ impl WarmUps {
     ) -> Result<(), WarmUpError> {
         let (path, uid, within) = (&warm_up.module, holder.uid, self.hold_timeout);
         let held = pool.hold(holder, artifact, (warm_up.ready, warm_up.entry.clone()));
-        let held: Result<(), HoldError> = timeout(within, held)
-            .await
-            .map_err(|_| WarmUpError::Late { path: path.clone(), uid, within })?;
+        let held: Result<(), HoldError> =
+            timeout(within, held).await.map_err(|_| WarmUpError::Late { path: path.clone(), uid, within })?;
         held.map_err(|source| WarmUpError::NotHeld { path: path.clone(), uid, source: Box::new(source) })
     }
 }

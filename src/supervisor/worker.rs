@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::OFlag;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 use nix::unistd::pipe2;
 use stockade_sys::link as packets;
@@ -264,7 +264,11 @@ impl Worker {
     /// knows only what the kernel had told it by the last turn.
     pub(crate) fn is_quiet(&self) -> bool {
         let (output, stdout, stderr) = (self.output.as_fd(), self.stdout.as_fd(), self.stderr.as_fd());
-        self.child.is_quiet_with([self.link.as_fd(), output, stdout, stderr])
+        let quiet = self.child.is_quiet_with([self.link.as_fd(), output, stdout, stderr]);
+        if quiet {
+            self.link.is_empty_now();
+        }
+        quiet
     }
 
     /// What of its memory is resident, from the kernel, bytes. Not to be asked once it is reaped.
@@ -323,8 +327,11 @@ async fn locked(link: &Link<ToWorker, FromWorker>) -> Result<JailReport, WorkerE
 
 /// A pipe: our non-blocking end, and the worker's blocking one.
 fn pipe() -> Result<(Receiver, OwnedFd), WorkerError> {
-    let (ours, theirs) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| WorkerError::Prepare(errno.into()))?;
-    let ours = Receiver::from_owned_fd(ours).map_err(WorkerError::Prepare)?;
+    let failed = |errno: nix::errno::Errno| WorkerError::Prepare(errno.into());
+    let (ours, theirs) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
+    fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_RDONLY | OFlag::O_NONBLOCK)).map_err(failed)?;
+    // Of what Tokio would check, this much is known of a pipe that was just made.
+    let ours = Receiver::from_owned_fd_unchecked(ours).map_err(WorkerError::Prepare)?;
     Ok((ours, theirs))
 }
 

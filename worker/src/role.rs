@@ -263,8 +263,7 @@ pub(crate) fn run_prepared(
     let (ToWorker::Run(order), given) = take_order(link) else { exit_now(ORDER_STATUS) };
     let [input] = exactly(given);
     (behaviour.ordered)(&order, link);
-    let stdio =
-        Stdio { input, output: output.into(), stdout: stdout_log.into(), stderr: stderr_log.into() };
+    let stdio = Stdio { input, output: output.into(), stdout: stdout_log.into(), stderr: stderr_log.into() };
     let report = match (prepared.adopt(&order), branch.fit(order.limits.data_bytes)) {
         (Ok(loaded), Ok(sealed)) => {
             let mdwe = sealed.mdwe();
@@ -354,23 +353,23 @@ fn announce_panics(link: Link) {
 
 /// Waits for the one order. Without one the worker was not needed, and ends.
 fn take_order(link: Link) -> (ToWorker, Vec<OwnedFd>) {
-    // Never given back: that would be a system call in the way of the job, and there is one order.
-    Box::leak(Box::new(Orders::new())).take(link)
+    Orders::new().take(link)
 }
 
 /// Where orders are received.
 pub(crate) struct Orders {
-    buffer: Vec<u8>,
+    buffer: &'static mut [u8],
 }
 
 impl Orders {
     pub(crate) fn new() -> Self {
-        Self { buffer: vec![0; HEADER_BYTES + LINK_MESSAGE_BYTES_MAX] }
+        // Never given back: that would be a system call in the way of the job.
+        Self { buffer: Box::leak(vec![0; HEADER_BYTES + LINK_MESSAGE_BYTES_MAX].into_boxed_slice()) }
     }
 
     /// Waits for the next order. Ends the process when the supervisor has closed the link, or sent something else.
     pub(crate) fn take(&mut self, link: Link) -> (ToWorker, Vec<OwnedFd>) {
-        let Ok(Received { length, fds }) = link::receive(link.0, &mut self.buffer, LINK_FDS_MAX) else {
+        let Ok(Received { length, fds }) = link::receive(link.0, self.buffer, LINK_FDS_MAX) else {
             exit_now(ORDER_STATUS)
         };
         if length == 0 {
@@ -396,8 +395,7 @@ pub(crate) fn reply(link: Link, message: &FromWorker) {
 
 fn run_order(locked: Locked, order: RunOrder, fds: RunFds, warm: &Warm) -> Infallible {
     let RunFds { link, output, stdout_log, stderr_log, artifact, input } = fds;
-    let stdio =
-        Stdio { input, output: output.into(), stdout: stdout_log.into(), stderr: stderr_log.into() };
+    let stdio = Stdio { input, output: output.into(), stdout: stdout_log.into(), stderr: stderr_log.into() };
     let report = match run::load(warm, &order, artifact) {
         Ok(loaded) => run_sealed(locked, loaded, stdio, &order),
         Err(report) => report,

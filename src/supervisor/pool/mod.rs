@@ -171,7 +171,8 @@ impl Pool {
 
     /// Watches how scarce memory is, for as long as there are workers. To be called once.
     pub(crate) fn watch_pressure(self: &Rc<Self>) {
-        let (pressure, closing, pool) = (Rc::clone(&self.pressure), self.zygote.closing(), Rc::downgrade(self));
+        let (pressure, closing, pool) =
+            (Rc::clone(&self.pressure), self.zygote.closing(), Rc::downgrade(self));
         let tell = move |pressed| {
             if let Some(pool) = pool.upgrade() {
                 pool.press(pressed);

@@ -113,8 +113,8 @@ impl Ready {
     fn take(&self) -> Option<Worker> {
         self.first.set(false);
         let mut idle = self.idle.borrow_mut();
-        // One that died while idle is dropped here, which reaps it.
-        std::iter::from_fn(|| idle.pop_front()).find(|worker| !worker.is_gone())
+        // One that died while idle, or said something unasked, is dropped here, which ends and reaps it.
+        std::iter::from_fn(|| idle.pop_front()).find(Worker::is_quiet)
     }
 
     /// Puts a worker that has had no order among the idle ones, unless there are enough, or as many as there may be beside

@@ -88,8 +88,8 @@ impl Stand {
     pub(super) fn take(&self, now: Instant) -> Option<Worker> {
         self.used.set(now);
         let mut ready = self.ready.borrow_mut();
-        // One that died while idle is dropped here, which buries it.
-        let worker = std::iter::from_fn(|| ready.pop_front()).find(|worker| !worker.is_gone());
+        // One that died while idle, or said something unasked, is dropped here, which ends and buries it.
+        let worker = std::iter::from_fn(|| ready.pop_front()).find(Worker::is_quiet);
         let mut demand = self.demand.borrow_mut();
         demand.came(now);
         if worker.is_none() {

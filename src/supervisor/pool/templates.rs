@@ -37,7 +37,9 @@ pub(crate) enum HoldError {
     #[error("pool.templates_max is 0, or as many modules are held as it allows")]
     NoRoom,
     /// Templates cannot fork here.
-    #[error("the daemon is root and makes leaves, into which workers of another user cannot fork; run it as that user")]
+    #[error(
+        "the daemon is root and makes leaves, into which workers of another user cannot fork; run it as that user"
+    )]
     OutOfReach,
     /// It was tried.
     #[error(transparent)]
@@ -270,7 +272,9 @@ impl Pool {
         let (mut portion, mut since) = (0, Instant::now());
         for _ in 0..self.config.pool.zygote_forks_max {
             if portion == 0 {
-                let Some(missing) = self.wait_for_need(stand, &template, closing).await? else { return Ok(()) };
+                let Some(missing) = self.wait_for_need(stand, &template, closing).await? else {
+                    return Ok(());
+                };
                 (portion, since) = (missing, Instant::now());
             }
             if *closing.borrow() {
@@ -303,7 +307,8 @@ impl Pool {
         let idle = self.config.pool.template_idle;
         loop {
             let (target, there) = (stand.target(&self.ready, Instant::now()), stand.len());
-            if there < target && there <= target / 2 && self.ready.admits_prepared(self.templates.prepared()) {
+            if there < target && there <= target / 2 && self.ready.admits_prepared(self.templates.prepared())
+            {
                 return Ok(Some(target.saturating_sub(there)));
             }
             tokio::select! {

@@ -11,7 +11,7 @@ use super::growth::Growth;
 use crate::config;
 
 /// Jobs from one sample of a process's memory to the next.
-const SAMPLE_JOBS: u64 = 8;
+const SAMPLE_JOBS: u64 = 16;
 
 /// The life of one tenant worker.
 #[derive(Debug)]

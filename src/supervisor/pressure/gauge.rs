@@ -109,7 +109,8 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
-    const THRESHOLDS: Thresholds = Thresholds { high_percent: 10, low_percent: 2, calm: SECOND.saturating_mul(2) };
+    const THRESHOLDS: Thresholds =
+        Thresholds { high_percent: 10, low_percent: 2, calm: SECOND.saturating_mul(2) };
 
     /// Readings a second apart with these shares in hundredths, after a first; what the gauge says of each.
     fn said(shares: &[u64]) -> Vec<bool> {
@@ -176,7 +177,9 @@ mod tests {
     fn text_of_the_kernel_is_read_and_another_is_not() {
         let text = "some avg10=0.12 avg60=0.03 avg300=0.00 total=39611790\nfull avg10=0.00 total=11692375\n";
         assert_eq!(parse(text), Some(Duration::from_micros(39_611_790)));
-        for other in ["", "full total=3\n", "some avg10=0.00\n", "some total=-1\n", "some total=x\n", "something"] {
+        for other in
+            ["", "full total=3\n", "some avg10=0.00\n", "some total=-1\n", "some total=x\n", "something"]
+        {
             assert_eq!(parse(other), None, "{other:?}");
         }
     }

@@ -38,7 +38,9 @@ pub enum NoPressure {
     #[error("switched off by pressure.file")]
     Off,
     /// It cannot be read.
-    #[error("{path} cannot be read: {why}; boot a kernel with CONFIG_PSI (and psi=1, where it is off by default), or set pressure.file")]
+    #[error(
+        "{path} cannot be read: {why}; boot a kernel with CONFIG_PSI (and psi=1, where it is off by default), or set pressure.file"
+    )]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -74,7 +76,8 @@ pub fn choose(file: &PressureFile, group: Option<&Path>) -> Result<PathBuf, NoPr
 /// # Errors
 /// When it cannot be read or holds something else.
 pub(super) fn read(path: &Path) -> Result<Duration, NoPressure> {
-    let text = text(path).map_err(|error| NoPressure::Unreadable { path: path.to_owned(), why: error.to_string() })?;
+    let text = text(path)
+        .map_err(|error| NoPressure::Unreadable { path: path.to_owned(), why: error.to_string() })?;
     gauge::parse(&text).ok_or_else(|| NoPressure::Nonsense { path: path.to_owned() })
 }
 

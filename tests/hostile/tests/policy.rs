@@ -265,11 +265,14 @@ fn check_exempt(solo: &SingleThreaded, stack: &[Policy], number: u32) {
 }
 
 fn check_doors(solo: &SingleThreaded, name: &str, stack: &[Policy], tally: &mut Tally) {
-    let sealed_without_files = matches!(stack.last(), Some(Policy::Run | Policy::ForkedRun | Policy::TenantRun));
+    let sealed_without_files =
+        matches!(stack.last(), Some(Policy::Run | Policy::ForkedRun | Policy::TenantRun));
     let doors = match name {
         // It forks and answers.
         "zygote" => Vec::new(),
-        "template" | "initialise" => DOORS.into_iter().filter(|door| !TEMPLATE_DOORS.contains(door)).collect(),
+        "template" | "initialise" => {
+            DOORS.into_iter().filter(|door| !TEMPLATE_DOORS.contains(door)).collect()
+        }
         _ if sealed_without_files => [DOORS.as_slice(), FILE_DOORS.as_slice()].concat(),
         _ => DOORS.to_vec(),
     };

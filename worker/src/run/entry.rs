@@ -21,7 +21,7 @@ pub(super) const MEMORY: &str = "memory";
 const CANDIDATES_MAX: usize = 16;
 
 /// How a core module is entered.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Entry {
     /// `_start`, with the job's input and output as its standard streams.
     Start,
@@ -123,7 +123,9 @@ fn entries(module: &Module) -> impl Iterator<Item = &str> {
         .exports()
         .filter(|export| matches!(export.ty(), ExternType::Func(_)))
         .map(|export| export.name())
-        .filter(|name| !name.starts_with("__") && ![ALLOC, INITIALIZE, INITIALISE, "cabi_realloc"].contains(name))
+        .filter(|name| {
+            !name.starts_with("__") && ![ALLOC, INITIALIZE, INITIALISE, "cabi_realloc"].contains(name)
+        })
 }
 
 fn candidates(module: &Module) -> String {
@@ -257,12 +259,12 @@ mod tests {
 
     #[test]
     fn initialiser_that_is_no_bare_function_is_refused() {
-        let text =
-            |export: &str| format!(r#"(module (memory 1) (func (export "f")) (func (result i32) i32.const 0) {export})"#);
-        for export in [
-            r#"(export "stockade_initialise" (memory 0))"#,
-            r#"(export "stockade_initialise" (func 1))"#,
-        ] {
+        let text = |export: &str| {
+            format!(r#"(module (memory 1) (func (export "f")) (func (result i32) i32.const 0) {export})"#)
+        };
+        for export in
+            [r#"(export "stockade_initialise" (memory 0))"#, r#"(export "stockade_initialise" (func 1))"#]
+        {
             assert_eq!(fault(chosen(&text(export), None, &[])).0, LinkFault::EntrySignature, "{export}");
         }
         assert!(chosen(&text(r#"(func (export "stockade_initialise"))"#), None, &[]).is_ok());

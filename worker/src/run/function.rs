@@ -92,7 +92,7 @@ pub(super) async fn call_bytes(
     instance: Instance,
     name: &str,
     input: &mut File,
-    output: &Sink,
+    output: &mut Sink,
 ) -> wasmtime::Result<Ending> {
     let input = match read_input(input) {
         Ok(input) => input,
@@ -120,7 +120,7 @@ pub(super) async fn call_bytes(
 }
 
 /// Writes what a function returned; the job's whole output.
-pub(super) fn deliver(mut output: &Sink, bytes: &[u8]) -> Ending {
+pub(super) fn deliver(output: &mut Sink, bytes: &[u8]) -> Ending {
     match output.write_all(bytes) {
         Ok(()) => Ending::Exited(0),
         Err(error) => Ending::SetupFailed(format!("output cannot be written: {error}")),

@@ -1,6 +1,6 @@
 //! A module that stays loaded for the jobs of one tenant.
 //!
-//! Owns: loading it once, and a store, an instance and a runtime for each job.
+//! Owns: loading it once, and a store, an instance and, where something may wait, a runtime for each job.
 //! Never: keeps anything of a job: whatever was made for one is gone before its report is sent.
 
 use std::os::fd::OwnedFd;
@@ -9,16 +9,16 @@ use std::time::{Duration, Instant};
 use stockade_sys::artifact::LoadedArtifact;
 use stockade_sys::epoch;
 use stockade_wire::worker::{Ending, RunOrder, RunReport};
-use wasmtime::component::Component;
 use wasmtime::{Engine, InstancePre};
 use wasmtime_wasi::p2::bindings::CommandPre;
 
+use super::entry::{self, Entry};
 use super::stack::Stack;
 use super::{
     DEADLINE_MAX, Host, Interruption, Loaded, Program, Stdio, choose_entry, command_may_be_entered,
-    largest_memory_bytes, link_command, not_loaded, open, run, runtime, setup, unknown_import,
+    largest_memory_bytes, link_command, link_module, not_loaded, open, run, runtime, setup,
 };
-use crate::engine::{Variant, Warm};
+use crate::engine::Warm;
 use crate::grants::Grants;
 use crate::jail::Sealed;
 
@@ -29,31 +29,34 @@ pub(crate) struct Kept {
     memory_limit_bytes: u64,
     memory_bytes_max: u64,
     largest_memory_bytes: u64,
-    thread_has_room: bool,
 }
 
 enum Held {
-    Core(InstancePre<Host>),
+    Core { pre: InstancePre<Host>, stack: Stack, usual_entry: Option<Entry> },
     Component(CommandPre<Host>),
 }
 
 impl Held {
-    fn link(variant: &Variant, artifact: OwnedFd) -> Result<Self, Ending> {
+    fn link(warm: &Warm, artifact: OwnedFd) -> Result<Self, Ending> {
+        let variant = warm.variant(false);
         match open(variant, artifact)? {
             LoadedArtifact::Module(module) => {
-                let pre = variant.core.instantiate_pre(&module).map_err(|error| unknown_import(&error))?;
-                Ok(Self::Core(pre))
+                let stack = Stack::of(&module, warm.thread_has_room());
+                let usual_entry = entry::choose(&module, None, &[]).ok();
+                Ok(Self::Core { pre: link_module(variant, &module)?, stack, usual_entry })
             }
             LoadedArtifact::Component(component) => Ok(Self::Component(link_command(variant, &component)?)),
         }
     }
 
-    fn program(&self, order: &RunOrder, thread_has_room: bool) -> Result<Program, Ending> {
+    fn program(&self, order: &RunOrder) -> Result<Program, Ending> {
         match self {
-            Self::Core(pre) => {
-                let entry = choose_entry(pre.module(), order)?;
-                let stack = Stack::of(pre.module(), thread_has_room);
-                Ok(Program::Core { pre: pre.clone(), entry, stack })
+            Self::Core { pre, stack, usual_entry } => {
+                let entry = match usual_entry {
+                    Some(entry) if order.entry.is_none() && order.arguments.is_empty() => entry.clone(),
+                    _ => choose_entry(pre.module(), order)?,
+                };
+                Ok(Program::Core { pre: pre.clone(), entry, stack: *stack })
             }
             Self::Component(pre) => {
                 command_may_be_entered(order)?;
@@ -64,8 +67,8 @@ impl Held {
 
     fn largest_memory_bytes(&self) -> u64 {
         largest_memory_bytes(match self {
-            Self::Core(pre) => Some(pre.module().resources_required()),
-            Self::Component(pre) => Component::resources_required(pre.instance_pre().component()),
+            Self::Core { pre, .. } => Some(pre.module().resources_required()),
+            Self::Component(pre) => pre.instance_pre().component().resources_required(),
         })
     }
 }
@@ -80,21 +83,20 @@ impl Kept {
         if order.limits.fuel.is_some() {
             return Err(Ending::SetupFailed("a module that counts fuel does not stay".to_owned()));
         }
-        let held = Held::link(warm.variant(false), artifact)?;
+        let held = Held::link(warm, artifact)?;
         let memory_bytes_max = order.limits.memory_bytes.min(warm.settings().memory_bytes_max);
         let largest_memory_bytes = held.largest_memory_bytes();
         if largest_memory_bytes > memory_bytes_max {
             return Err(Ending::MemoryRefused(largest_memory_bytes));
         }
         let memory_limit_bytes = order.limits.memory_bytes;
-        let thread_has_room = warm.thread_has_room();
-        Ok(Self { held, memory_limit_bytes, memory_bytes_max, largest_memory_bytes, thread_has_room })
+        Ok(Self { held, memory_limit_bytes, memory_bytes_max, largest_memory_bytes })
     }
 
     /// The engine whose epoch ends its guests.
     pub(crate) fn engine(&self) -> &Engine {
         match &self.held {
-            Held::Core(pre) => pre.module().engine(),
+            Held::Core { pre, .. } => pre.module().engine(),
             Held::Component(pre) => pre.engine(),
         }
     }
@@ -108,7 +110,7 @@ impl Kept {
         stdio: Stdio,
     ) -> RunReport {
         match self.loaded(order, received) {
-            Ok(loaded) => run(loaded, Interruption::Signals { process_ends: false }, (stdio, Grants::default()), order),
+            Ok(loaded) => run(loaded, Interruption::Signals, (stdio, Grants::default()), order),
             Err(ending) => not_loaded(ending, order, received),
         }
     }
@@ -118,10 +120,13 @@ impl Kept {
             let message = "the job's limits are not those of the worker that stays";
             return Err(Ending::SetupFailed(message.to_owned()));
         }
-        let program = self.held.program(order, self.thread_has_room)?;
+        let program = self.held.program(order)?;
         let wanted = Duration::from_micros(order.limits.deadline_us).min(DEADLINE_MAX);
         let deadline = received + wanted;
-        let runtime = runtime().map_err(|error| setup(&error))?;
+        let runtime = match program.stack() {
+            Stack::Thread => None,
+            Stack::Fiber => Some(runtime().map_err(|error| setup(&error))?),
+        };
         epoch::arm(deadline.saturating_duration_since(Instant::now())).map_err(|error| setup(&error))?;
         Ok(Loaded {
             engine: self.engine().clone(),
@@ -132,6 +137,7 @@ impl Kept {
             largest_memory_bytes: self.largest_memory_bytes,
             load: received.elapsed(),
             live: None,
+            stays: true,
         })
     }
 }

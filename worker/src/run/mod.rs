@@ -94,31 +94,25 @@ pub enum Confinement {
 /// How a guest is stopped.
 enum Interruption {
     /// The handlers of [`epoch`] move the epoch on, once.
-    Signals {
-        /// Once the report is sent: there is no next job, and nothing needs to be taken apart.
-        process_ends: bool,
-    },
+    Signals,
     /// The ticker moves it on again and again, and the guest looks.
     Flag { stop: Arc<AtomicBool>, cpu: Option<CpuLimit> },
-}
-
-impl Interruption {
-    const fn ends_with_the_process(&self) -> bool {
-        matches!(self, Self::Signals { process_ends: true })
-    }
 }
 
 /// A guest that is ready to be instantiated. Nothing of it has run.
 pub struct Loaded {
     engine: Engine,
     program: Program,
-    runtime: Runtime,
+    /// None is needed where nothing waits.
+    runtime: Option<Runtime>,
     deadline: Instant,
     memory_bytes_max: u64,
     largest_memory_bytes: u64,
     load: Duration,
     /// An instance that is there already: made before the fork, by a template.
     live: Option<Live>,
+    /// The process runs further jobs: what is made for this one must go.
+    stays: bool,
 }
 
 enum Program {
@@ -199,12 +193,13 @@ pub fn load(warm: &Warm, order: &RunOrder, artifact: OwnedFd) -> Result<Loaded, 
         Ok(Loaded {
             engine: program.engine().clone(),
             program,
-            runtime,
+            runtime: Some(runtime),
             deadline: received + wanted,
             memory_bytes_max,
             largest_memory_bytes,
             load: received.elapsed(),
             live: None,
+            stays: false,
         })
     };
     build().map_err(|ending| not_loaded(ending, order, received))
@@ -234,18 +229,13 @@ pub(crate) fn not_loaded(ending: Ending, order: &RunOrder, received: Instant) ->
 #[must_use]
 pub fn execute(loaded: Loaded, confinement: Confinement, stdio: Stdio, order: &RunOrder) -> RunReport {
     let (interruption, grants) = match confinement {
-        Confinement::Sealed(sealed) => (Interruption::Signals { process_ends: true }, sealed.into_grants()),
+        Confinement::Sealed(sealed) => (Interruption::Signals, sealed.into_grants()),
         Confinement::Developer(mode) => (Interruption::Flag { stop: mode.stop, cpu: mode.cpu }, mode.grants),
     };
     run(loaded, interruption, (stdio, grants), order)
 }
 
-fn run(
-    mut loaded: Loaded,
-    interruption: Interruption,
-    given: (Stdio, Grants),
-    order: &RunOrder,
-) -> RunReport {
+fn run(loaded: Loaded, interruption: Interruption, given: (Stdio, Grants), order: &RunOrder) -> RunReport {
     let mut report = RunReport {
         ending: Ending::Interrupted,
         fuel: None,
@@ -256,22 +246,13 @@ fn run(
         mdwe: false,
         command: loaded.program.is_command(),
     };
-    perform(&mut loaded, &interruption, given, order, &mut report);
-    // Whatever way it ended: the process may have a next job, which this one's deadline is not to end.
-    if matches!(interruption, Interruption::Signals { .. })
-        && let Err(error) = epoch::disarm()
-    {
-        report.ending = setup(&error);
-    }
-    if interruption.ends_with_the_process() {
-        std::mem::forget(loaded);
-    }
+    perform(loaded, &interruption, given, order, &mut report);
     report
 }
 
 /// Everything between the start of the deadline and its end. What it says goes into `report`.
 fn perform(
-    loaded: &mut Loaded,
+    mut loaded: Loaded,
     interruption: &Interruption,
     given: (Stdio, Grants),
     order: &RunOrder,
@@ -279,21 +260,22 @@ fn perform(
 ) {
     let began = Instant::now();
     let live = loaded.live.take();
-    let (mut store, instance, mut exchange) = match furnish(loaded, live, interruption, given, order) {
+    let (mut store, instance, mut exchange) = match furnish(&loaded, live, interruption, given, order) {
         Ok(furnished) => furnished,
         Err(ending) => {
             report.ending = ending;
+            stop_clock(interruption, report);
             return;
         }
     };
     let mut instantiated = None;
     if !already_over(interruption, loaded.deadline) {
-        let Loaded { program, runtime, deadline, .. } = &*loaded;
+        let Loaded { program, runtime, deadline, .. } = &loaded;
         let work = drive(program, &mut store, instance, &mut exchange, &mut instantiated);
-        let done = match (program.stack(), interruption) {
+        let done = match (program.stack(), interruption, runtime) {
             // Nothing waits, so only the guest has to be stopped, and the signals do that.
-            (Stack::Thread, Interruption::Signals { .. }) => at_once(work),
-            _ => runtime.block_on(until(work, *deadline, interruption)),
+            (Stack::Thread, Interruption::Signals, _) | (_, _, None) => at_once(work),
+            (_, _, Some(runtime)) => runtime.block_on(until(work, *deadline, interruption)),
         };
         report.ending = match done {
             Some(Ok(ending)) => ending,
@@ -302,16 +284,27 @@ fn perform(
         };
     }
     let ended = Instant::now();
+    stop_clock(interruption, report);
     let called = instantiated.unwrap_or(ended);
     report.load_us = micros(loaded.load.saturating_add(called.duration_since(began)));
     report.run_us = micros(ended.duration_since(called));
     report.fuel = order.limits.fuel.map(|given| given.saturating_sub(store.get_fuel().unwrap_or_default()));
     report.wasm_memory_peak_bytes = store.data().ledger.peak_bytes();
     report.growth_refused = store.data().ledger.growth_refused();
-    if interruption.ends_with_the_process() {
-        // The kernel takes all of it back at once: taking it apart here first would copy page after page that this
-        // process shares with its zygote.
-        std::mem::forget((store, exchange));
+    if matches!(interruption, Interruption::Signals) && !loaded.stays {
+        // This process ends next, and the kernel takes all of it back at once: taking it apart here first would copy
+        // page after page that it shares with its zygote.
+        std::mem::forget((store, exchange, loaded));
+    }
+}
+
+/// Ends the job's deadline, whatever way the job ended: its report is not to be cut off, and the process may have a next
+/// job, which is not to be ended by it.
+fn stop_clock(interruption: &Interruption, report: &mut RunReport) {
+    if matches!(interruption, Interruption::Signals)
+        && let Err(error) = epoch::disarm()
+    {
+        report.ending = setup(&error);
     }
 }
 
@@ -374,7 +367,7 @@ fn set_limits(
     // Before instantiating: start functions run there.
     store.set_epoch_deadline(1);
     match interruption {
-        Interruption::Signals { .. } => store.epoch_deadline_trap(),
+        Interruption::Signals => store.epoch_deadline_trap(),
         Interruption::Flag { stop, cpu } => {
             let stop = Arc::clone(stop);
             let cpu_is_up = cpu.clone().map(CpuLimit::begun);
@@ -394,7 +387,7 @@ fn set_limits(
 fn already_over(interruption: &Interruption, deadline: Instant) -> bool {
     Instant::now() >= deadline
         || match interruption {
-            Interruption::Signals { .. } => epoch::deadline_passed() || epoch::stopping(),
+            Interruption::Signals => epoch::deadline_passed() || epoch::stopping(),
             Interruption::Flag { stop, .. } => stop.load(Ordering::Relaxed),
         }
 }
@@ -405,7 +398,7 @@ async fn until<F: Future>(work: F, deadline: Instant, interruption: &Interruptio
     let mut work = pin!(work);
     loop {
         let next = match interruption {
-            Interruption::Signals { .. } => deadline,
+            Interruption::Signals => deadline,
             Interruption::Flag { .. } => deadline.min(Instant::now() + developer::TICK * 10),
         };
         if let Ok(done) = tokio::time::timeout_at(next.into(), &mut work).await {
@@ -436,19 +429,17 @@ async fn drive(
         Program::Core { pre, entry, stack } => {
             let Existing { instance, initialised } = match existing {
                 Some(existing) => existing,
-                None => {
-                    Existing { instance: stack.instantiate(pre, &mut *store).await?, initialised: false }
-                }
+                None => Existing { instance: stack.instantiate(pre, &mut *store).await?, initialised: false },
             };
             store.data_mut().ledger.instantiated();
-            if entry::has_initialiser(pre.module()) {
-                if !initialised {
-                    function::initialise(store, *stack, instance).await?;
-                }
-            } else if !matches!(entry, Entry::Start) {
-                function::initialize(store, *stack, instance).await?;
+            let has_initialiser = entry::has_initialiser(pre.module());
+            if has_initialiser && !initialised {
+                function::initialise(store, *stack, instance).await?;
             }
             *instantiated = Some(Instant::now());
+            if !has_initialiser && !matches!(entry, Entry::Start) {
+                function::initialize(store, *stack, instance).await?;
+            }
             enter(entry, store, (*stack, instance), exchange).await
         }
     }
@@ -482,7 +473,10 @@ async fn enter(
 fn link(warm: &Warm, order: &RunOrder, artifact: OwnedFd) -> Result<Program, Ending> {
     let variant = warm.variant(order.limits.fuel.is_some());
     match open(variant, artifact)? {
-        LoadedArtifact::Module(module) => link_module(warm, order, &module),
+        LoadedArtifact::Module(module) => {
+            let (entry, stack) = (choose_entry(&module, order)?, Stack::of(&module, warm.thread_has_room()));
+            Ok(Program::Core { pre: link_module(variant, &module)?, entry, stack })
+        }
         LoadedArtifact::Component(component) => {
             command_may_be_entered(order)?;
             Ok(Program::Component(link_command(variant, &component)?))
@@ -504,16 +498,13 @@ fn open(variant: &Variant, artifact: OwnedFd) -> Result<LoadedArtifact, Ending> 
     })
 }
 
-fn link_module(warm: &Warm, order: &RunOrder, module: &Module) -> Result<Program, Ending> {
-    let variant = warm.variant(order.limits.fuel.is_some());
-    let entry = choose_entry(module, order)?;
-    let pre = variant.core.instantiate_pre(module).map_err(|error| unknown_import(&error))?;
-    Ok(Program::Core { pre, entry, stack: Stack::of(module, warm.thread_has_room()) })
-}
-
 fn choose_entry(module: &Module, order: &RunOrder) -> Result<Entry, Ending> {
     entry::choose(module, order.entry.as_deref(), &order.arguments)
         .map_err(|NoEntry { fault, message }| Ending::Unlinkable(fault, guest_text(&message)))
+}
+
+fn link_module(variant: &Variant, module: &Module) -> Result<InstancePre<Host>, Ending> {
+    variant.core.instantiate_pre(module).map_err(|error| unknown_import(&error))
 }
 
 fn command_may_be_entered(order: &RunOrder) -> Result<(), Ending> {

@@ -179,12 +179,13 @@ impl Prepared {
         Ok(Loaded {
             engine: pre.module().engine().clone(),
             program: Program::Core { pre, entry, stack },
-            runtime,
+            runtime: Some(runtime),
             deadline,
             memory_bytes_max,
             largest_memory_bytes,
             load: received.elapsed(),
             live,
+            stays: false,
         })
     }
 }

@@ -5,7 +5,9 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use stockade_sys::memfd;
 use stockade_sys::pidfd::Exit;
-use stockade_wire::worker::{Ending, FromWorker, PrepareOrder, Role, RunLimits, RunOrder, RunReport, ToWorker};
+use stockade_wire::worker::{
+    Ending, FromWorker, PrepareOrder, Role, RunLimits, RunOrder, RunReport, ToWorker,
+};
 
 use crate::guests::drain;
 use crate::rig::{Rig, Template, Worker, compiled, fork_order, prepare_order, run_order};
@@ -229,7 +231,8 @@ fn initialiser_that_calls_any_function_of_the_host_is_as_good_as_not_run() {
     }
     assert_eq!(kept, Vec::<&str>::new());
     // Without a call the same module is kept.
-    let silent = r#"(module (memory (export "memory") 1) (func (export "stockade_initialise")) (func (export "f")))"#;
+    let silent =
+        r#"(module (memory (export "memory") 1) (func (export "stockade_initialise")) (func (export "f")))"#;
     assert!(Template::of(&rig, &compiled(&rig, silent)).unwrap().initialised);
 }
 
