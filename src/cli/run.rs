@@ -66,6 +66,7 @@ pub(super) fn run(mut config: Config, args: &RunArgs) -> ExitCode {
     // One job needs one worker, which the start makes; and the log must not mix with the guest's own words.
     config.pool.warm = 0;
     config.pool.warm_max = 0;
+    config.pool.ready_max = 1;
     config.warm_up.clear();
     config.pressure.file = PressureFile::Off;
     if !log_asked_for() {
