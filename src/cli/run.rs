@@ -12,7 +12,7 @@ use std::time::Duration;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::{SFlag, fstat};
 use stockade_wire::job::{JobResult, Phase};
-use tokio::task::LocalSet;
+use tokio::runtime::{Builder, LocalOptions};
 
 use super::args::{ReportArgs, RunArgs};
 use super::output::Output;
@@ -57,8 +57,9 @@ enum RunError {
 /// # Errors
 /// When the kernel gives no event loop.
 pub(super) fn on_this_thread<F: Future>(future: F) -> std::io::Result<F::Output> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(LocalSet::new().block_on(&runtime, future))
+    // Not a `LocalSet`: that would have itself woken through the kernel at every turn.
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    Ok(runtime.block_on(future))
 }
 
 /// Runs the job and gives its exit status.

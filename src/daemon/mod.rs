@@ -64,7 +64,7 @@ pub enum DaemonError {
 /// jobs have `limits.drain_timeout` to end, and clients get their results. When `stop` resolves again jobs
 /// are ended at once. The socket is gone from the file system when draining begins, its lock when this returns.
 ///
-/// To be called within a [`tokio::task::LocalSet`].
+/// To be called on a [`tokio::runtime::LocalRuntime`] or within a [`tokio::task::LocalSet`].
 ///
 /// # Errors
 /// When the socket cannot be watched. Errors of single connections are logged and end those alone.

@@ -4,7 +4,7 @@
 //! Never: forks, compiles or runs guest code itself (the developer's in-process mode aside), believes a client
 //! or a worker.
 //!
-//! Everything runs on one thread, on a Tokio `current_thread` runtime inside a `LocalSet`: a job's way through
+//! Everything runs on one thread, on a Tokio `LocalRuntime` (tests use a `LocalSet`): a job's way through
 //! the supervisor is a handful of short steps, and handing them between threads cost more than it gained.
 //!
 //! ```text

@@ -80,7 +80,7 @@ impl Startup {
         Self { config, executable: PathBuf::from("/proc/self/exe"), own_files: Vec::new() }
     }
 
-    /// Starts it. To be called on the main thread, inside a `LocalSet` on a `current_thread` runtime: workers die
+    /// Starts it. To be called on the main thread, on a Tokio `LocalRuntime` or inside a `LocalSet`: workers die
     /// with the thread that started their zygote.
     ///
     /// # Errors

@@ -14,6 +14,9 @@ pub const HELLO_FRAME_BYTES_MAX: usize = 4 << 10;
 /// packet, and this is below the kernel's default socket buffer (212,992 bytes) with its overhead.
 pub const LINK_MESSAGE_BYTES_MAX: usize = 128 << 10;
 
+/// Longest value of a function that its worker may send with its report, bytes; a longer one goes through the output pipe.
+pub const RETURNED_BYTES_MAX: usize = 32 << 10;
+
 /// Most descriptors that travel with one link message.
 pub const LINK_FDS_MAX: usize = 6;
 

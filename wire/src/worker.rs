@@ -15,7 +15,7 @@
 //!   │ ◀─────────────── RunAndStay ── │   once: the module it will have, and the first job
 //!   │ ── Finished ─────────────────▶ │
 //!   │ ◀────────────────────── Run ── │   any number of times, each after the reply to the one before
-//!   │ ── Finished ─────────────────▶ │   exactly one reply to each
+//!   │ ── Finished | Returned ──────▶ │   exactly one reply to each
 //!   ✕ is killed                      │   when it is not to be used again
 //!
 //! template                        supervisor
@@ -28,6 +28,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::bytes::ByteBuf;
 use crate::job::{Layer, MissingLayer};
 
 /// What a worker is forked for; decides its syscall allow-lists.
@@ -134,6 +135,9 @@ pub enum FromWorker {
     NotCompiled(CompileFailure),
     /// The run is over.
     Finished(RunReport),
+    /// The same from a worker that stays, with what the function it ran returned: at most
+    /// [`RETURNED_BYTES_MAX`](crate::limits::RETURNED_BYTES_MAX) bytes, which are not in the output pipe.
+    Returned(RunReport, ByteBuf),
     /// The allow-list was hit; the kernel kills the worker next. Syscall number, this architecture's.
     Forbidden(u32),
     /// The worker's own code panicked.

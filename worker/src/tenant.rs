@@ -12,6 +12,7 @@
 
 use std::convert::Infallible;
 use std::os::fd::OwnedFd;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use stockade_sys::epoch;
@@ -21,7 +22,7 @@ use stockade_wire::worker::{FromWorker, RunOrder, RunReport, ToWorker};
 use crate::engine::Warm;
 use crate::jail::{Locked, Sealed};
 use crate::role::{Behaviour, Link, ORDER_STATUS, Orders, Settled, exactly, reply, set_up_failed};
-use crate::run::{Kept, Sink, Stdio, not_loaded};
+use crate::run::{Kept, Returned, Sink, Stdio, not_loaded};
 
 /// The order with which a worker is told to stay.
 pub(crate) struct First {
@@ -39,9 +40,10 @@ struct Sinks {
 }
 
 impl Sinks {
-    fn stdio(&self, input: OwnedFd) -> Stdio {
+    /// For one job, whose function's value goes to `returned` if it is short.
+    fn stdio(&self, input: OwnedFd, returned: &Returned) -> Stdio {
         let Self { output, stdout, stderr } = self;
-        Stdio { input, output: output.clone(), stdout: stdout.clone(), stderr: stderr.clone() }
+        Stdio { input, output: output.returning(returned), stdout: stdout.clone(), stderr: stderr.clone() }
     }
 }
 
@@ -66,10 +68,18 @@ pub(crate) fn serve(
     let mut orders = Orders::new();
     loop {
         (behaviour.ordered)(&order, link);
-        let report = kept.run(&sealed, &order, received, sinks.stdio(input));
+        let returned = Returned::default();
+        let report = kept.run(&sealed, &order, received, sinks.stdio(input, &returned));
         let mut report = RunReport { mdwe: sealed.mdwe(), ..report };
         (behaviour.reported)(&order, &mut report);
-        reply(link, &FromWorker::Finished(report));
+        let value = Arc::into_inner(returned).and_then(OnceLock::into_inner);
+        reply(
+            link,
+            &match value {
+                Some(value) => FromWorker::Returned(report, value.into()),
+                None => FromWorker::Finished(report),
+            },
+        );
         (behaviour.stayed)(&order, link);
         if epoch::stopping() {
             exit_now(0)

@@ -190,6 +190,7 @@ fn read(message: FromWorker) -> Reply {
         | FromWorker::LockFailed(_)
         | FromWorker::NotGranted(_)
         | FromWorker::Finished(_)
+        | FromWorker::Returned(..)
         | FromWorker::Prepared { .. }
         | FromWorker::NotPrepared(_)
         | FromWorker::Forked { .. }

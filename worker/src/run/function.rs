@@ -4,7 +4,7 @@
 //! Never: chooses the function.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 
 use stockade_wire::limits::INPUT_BYTES_MAX;
 use stockade_wire::worker::{Ending, LinkFault, TrapCode};
@@ -121,7 +121,7 @@ pub(super) async fn call_bytes(
 
 /// Writes what a function returned; the job's whole output.
 pub(super) fn deliver(output: &mut Sink, bytes: &[u8]) -> Ending {
-    match output.write_all(bytes) {
+    match output.deliver(bytes) {
         Ok(()) => Ending::Exited(0),
         Err(error) => Ending::SetupFailed(format!("output cannot be written: {error}")),
     }

