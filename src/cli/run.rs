@@ -19,7 +19,7 @@ use super::output::Output;
 use super::run_logs::LogText;
 use super::signals::{InheritedSignalsError, begin_afresh};
 use super::{ArgsError, Colour, bill, exit, refused, render};
-use crate::config::Config;
+use crate::config::{Config, PressureFile};
 use crate::daemon::{SignalError, StopSignals};
 use crate::job_end::JobEnd;
 use crate::observe::{self, ObserveError};
@@ -69,6 +69,10 @@ pub(super) fn on_this_thread<F: Future>(future: F) -> std::io::Result<F::Output>
 pub(super) fn run(mut config: Config, args: &RunArgs) -> ExitCode {
     // One job needs one worker, which the start makes; and the log must not mix with the guest's own words.
     config.pool.warm = 0;
+    config.pool.warm_max = 0;
+    config.pool.ready_max = 1;
+    config.warm_up.clear();
+    config.pressure.file = PressureFile::Off;
     if !log_asked_for() {
         "error".clone_into(&mut config.log.filter);
     }

@@ -113,6 +113,7 @@ impl Executor {
                 statistics.starts_prepared = starts.prepared.get();
                 statistics.starts_warm = starts.warm.get();
                 statistics.starts_cold = starts.cold.get();
+                statistics.readiness = pool.readiness();
                 cached(artifacts, statistics);
             }
             Self::InProcess { artifacts, .. } => cached(artifacts, statistics),

@@ -31,10 +31,12 @@ mod link;
 pub mod logs;
 mod places;
 mod pool;
+mod pressure;
 mod readiness;
 mod run;
 mod start;
 mod streams;
+mod warm_up;
 mod worker;
 mod zygote;
 
@@ -60,7 +62,9 @@ pub use self::follow::{LogFollower, LogPiece, OutputFollower};
 pub use self::in_process::InProcessError;
 pub use self::job::Caller;
 pub use self::job::outcome::{denied, refusal_code, syscall_name};
+pub use self::pressure::{NoPressure, choose as choose_pressure_file};
 pub use self::start::{FirstWorker, StartError, Startup};
+pub use self::warm_up::WarmUpError;
 
 use self::beside::{Source, Weight};
 use self::drive::{Executor, Payload};
@@ -68,6 +72,7 @@ use self::job::Job;
 use self::job::ladder::Cause;
 use self::ledger::Ledger;
 use self::places::Places;
+use self::warm_up::WarmUps;
 use crate::config::Config;
 use crate::job_end::JobEnd;
 
@@ -104,6 +109,7 @@ struct Core {
     /// What no job is granted, by resolved paths.
     own_files: Rc<[PathBuf]>,
     executor: Executor,
+    warm_ups: Rc<WarmUps>,
     places: Places,
     ledger: RefCell<Ledger>,
     /// Layers every worker has, as the first one had.
@@ -267,6 +273,7 @@ impl Supervisor {
             ..Statistics::default()
         };
         core.executor.count(&mut statistics);
+        statistics.readiness.warm_ups = core.warm_ups.states();
         statistics
     }
 

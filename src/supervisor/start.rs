@@ -24,6 +24,7 @@ use super::job::Caller;
 use super::ledger::Ledger;
 use super::places::Places;
 use super::pool::{Need, Pool, PoolError, has_other_ids};
+use super::warm_up::{Holding, WarmUpError, WarmUps};
 use super::worker::Worker;
 use super::zygote::{Settings, Zygote, ZygoteError};
 use super::{CLOSE_TIMEOUT, Core, Counters, Supervisor};
@@ -47,6 +48,15 @@ pub enum StartError {
     /// The artifact cache cannot be used.
     #[error("the cache of compiled modules cannot be used")]
     Cache(#[from] DiskError),
+    /// A module without which the daemon is not to start is not held ready.
+    #[error("warm_up.{name} is required and not ready; correct it, or set its required = false")]
+    WarmUp {
+        /// Its name in the configuration.
+        name: String,
+        /// Why.
+        #[source]
+        source: Box<WarmUpError>,
+    },
     /// The developer's mode did not start.
     #[error(transparent)]
     InProcess(#[from] InProcessError),
@@ -78,15 +88,17 @@ impl Startup {
     /// When a required layer is missing or anything else it needs cannot be had. Nothing is left running then.
     pub async fn start(self) -> Result<Supervisor, StartError> {
         let config = Rc::new(self.config);
+        let warm_ups = WarmUps::new(&config);
         let (executor, layers) = match config.mode {
-            Mode::Jailed => jailed(&config, self.executable).await?,
-            Mode::InProcess => in_process(&config)?,
+            Mode::Jailed => jailed(&config, self.executable, &warm_ups).await?,
+            Mode::InProcess => in_process(&config, &warm_ups)?,
         };
         warn_of_links(&config.grants.directories);
         let core = Core {
             own_uid: Caller::own().uid,
             own_files: own_files(&config, &self.own_files),
             executor,
+            warm_ups,
             places: Places::new(config.pool.workers_max),
             ledger: RefCell::new(Ledger::new(config.results.clone())),
             layers,
@@ -159,10 +171,24 @@ fn warn_of_links(listed: &[PathBuf]) {
     }
 }
 
-async fn jailed(config: &Rc<Config>, executable: PathBuf) -> Result<(Executor, Vec<Layer>), StartError> {
+async fn jailed(
+    config: &Rc<Config>,
+    executable: PathBuf,
+    warm_ups: &Rc<WarmUps>,
+) -> Result<(Executor, Vec<Layer>), StartError> {
     let leaves = leaves(config)?;
     let graveyard = Graveyard::open();
-    let started = forked(config, executable, &graveyard, leaves).await;
+    let started = async {
+        let (holding, layers) = forked(config, executable, &graveyard, leaves).await?;
+        if let Err((name, source)) = warm_ups.require(&holding).await {
+            holding.pool.close(CLOSE_TIMEOUT).await;
+            return Err(StartError::WarmUp { name, source: Box::new(source) });
+        }
+        let (pool, artifacts) = (Rc::clone(&holding.pool), Rc::clone(&holding.artifacts));
+        tokio::task::spawn_local(Rc::clone(warm_ups).follow(holding));
+        Ok((Executor::Jailed { pool, artifacts }, layers))
+    };
+    let started = started.await;
     buried(&graveyard, started.is_err()).await;
     started
 }
@@ -180,7 +206,7 @@ async fn forked(
     executable: PathBuf,
     graveyard: &Rc<Graveyard>,
     leaves: Leaves,
-) -> Result<(Executor, Vec<Layer>), StartError> {
+) -> Result<(Holding, Vec<Layer>), StartError> {
     let (pool, fingerprint) = pool_of(config, executable, graveyard, leaves).await?;
     let worker = pool.first(&any_job(config)).await.map_err(worker_error)?;
     let layers = try_walls(&pool, &worker, config)?.layers;
@@ -188,7 +214,8 @@ async fn forked(
     let compilers_max = config.pool.compilers_max;
     let artifacts = Artifacts::new(Rc::clone(&pool), compilers_max, &config.cache, &fingerprint)?;
     pool.refill();
-    Ok((Executor::Jailed { pool, artifacts: Rc::new(artifacts) }, layers))
+    pool.watch_pressure();
+    Ok((Holding { pool, artifacts: Rc::new(artifacts) }, layers))
 }
 
 /// A pool without a worker, and the fingerprint of its engine.
@@ -230,12 +257,13 @@ fn any_job(config: &Config) -> Need<'static> {
     }
 }
 
-fn in_process(config: &Rc<Config>) -> Result<(Executor, Vec<Layer>), StartError> {
+fn in_process(config: &Rc<Config>, warm_ups: &WarmUps) -> Result<(Executor, Vec<Layer>), StartError> {
     let host = Rc::new(InProcess::start(config)?);
     let compilers_max = config.pool.compilers_max;
     let artifacts = Artifacts::new(Rc::clone(&host), compilers_max, &config.cache, &host.fingerprint())?;
     let off = Layer::ALL.map(Layer::name).join(", ");
     tracing::warn!("in-process mode: guests run in this process; off: {off}");
+    warm_ups.pass_over("in-process mode has no workers");
     Ok((Executor::InProcess { host, artifacts: Rc::new(artifacts) }, Vec::new()))
 }
 

@@ -262,8 +262,31 @@ pub struct Statistics {
     pub connections: u64,
     /// The supervisor's resident memory, bytes.
     pub supervisor_memory_bytes: Option<u64>,
+    /// How many workers stand ready, and why.
+    pub readiness: Readiness,
     /// The host.
     pub host: HostFigures,
+}
+
+/// How many workers are to stand ready, and what decides it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Readiness {
+    /// Blank workers that are to stand ready now.
+    pub warm_target: u64,
+    /// Workers that have a module, of all templates together, that are to stand ready now.
+    pub prepared_target: u64,
+    /// Templates whose instance has run its initialiser.
+    pub initialised: u64,
+    /// Private memory of a ready worker at most, bytes, of those that were looked at.
+    pub worker_bytes: Option<u64>,
+    /// Whether memory is scarce; `None` when that is not known.
+    pub memory_pressed: Option<bool>,
+    /// The file that is known from, or why it is not.
+    pub memory_pressure_source: String,
+    /// Times memory became scarce since start.
+    pub memory_pressure_periods: u64,
+    /// Modules held ready from the start, by name: `coming`, `ready`, or why one is not held.
+    pub warm_ups: Vec<(String, String)>,
 }
 
 /// Figures of the host.

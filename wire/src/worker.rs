@@ -58,7 +58,7 @@ pub enum ToWorker {
     /// (readable). Only to a worker of role [`Role::Run`], without a fuel limit.
     RunAndStay(RunOrder),
     /// To a template, once: load this module. Descriptor: the artifact (sealed memfd).
-    Prepare,
+    Prepare(PrepareOrder),
     /// To a template: fork a run worker. Descriptors as for [`crate::zygote::ToZygote::Fork`].
     Fork {
         /// A leaf's directory comes with the message; the child is born in it.
@@ -78,6 +78,17 @@ pub struct CompileOrder {
     /// Whether the artifact is to count fuel. Metered code is slower, so it is a variant of its own: a run
     /// with [`RunLimits::fuel`] needs a metered artifact and a run without it an unmetered one.
     pub fuel: bool,
+}
+
+/// Order to a template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrepareOrder {
+    /// A function the module must export; `None`: any module will do.
+    pub entry: Option<String>,
+    /// Time a module that says that it may be initialised ahead has for that, µs; 0: it is not.
+    pub initialise_us: u64,
+    /// Most that its memories and tables may come to then, bytes.
+    pub initialise_bytes: u64,
 }
 
 /// Order to a run worker.
@@ -137,6 +148,8 @@ pub enum FromWorker {
         /// There is an instance already. Without one (the module has a start function, which is guest code) each
         /// fork makes its own.
         live: bool,
+        /// The instance has run its initialiser.
+        initialised: bool,
     },
     /// The template cannot load this module; why. It exits.
     NotPrepared(String),

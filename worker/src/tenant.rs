@@ -111,7 +111,7 @@ fn next(link: Link, orders: &mut Orders) -> (RunOrder, Option<OwnedFd>) {
             (order, Some(input))
         }
         (
-            ToWorker::RunAndStay(_) | ToWorker::Compile(_) | ToWorker::Prepare | ToWorker::Fork { .. },
+            ToWorker::RunAndStay(_) | ToWorker::Compile(_) | ToWorker::Prepare(_) | ToWorker::Fork { .. },
             _,
         ) => exit_now(ORDER_STATUS),
     }

@@ -223,6 +223,29 @@ impl<C: Compile + 'static> Artifacts<C> {
         }
     }
 
+    /// The artifact for `key` before any job wants it, compiled in `uid`'s turn when there is none.
+    pub(crate) async fn get_ahead(self: &Rc<Self>, key: Key, module: Arc<Vec<u8>>, uid: u32) -> Landed {
+        if let Some(artifact) = self.memory.borrow_mut().get(key) {
+            return Ok(artifact);
+        }
+        let (flight, mut stage) = self.board(key, Some(module));
+        loop {
+            let now = stage.borrow_and_update().clone();
+            match now {
+                Stage::Landed(landed) => return landed,
+                Stage::Waiting => tokio::select! {
+                    biased;
+                    _ = stage.changed() => {}
+                    place = self.compilers.take(uid) => flight.give(place),
+                },
+                Stage::Looking | Stage::Compiling => {
+                    // It lands before it is gone.
+                    let _ = stage.changed().await;
+                }
+            }
+        }
+    }
+
     /// The flight for `key`, and what keeps it going.
     fn board(self: &Rc<Self>, key: Key, module: Option<Arc<Module>>) -> (Rc<Flight>, watch::Receiver<Stage>) {
         if let Some(flight) = self.flights.borrow().get(&key) {

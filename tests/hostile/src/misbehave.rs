@@ -49,6 +49,7 @@
 //! | `lie-in-FIELD` | is false in that field of its report alone, see [`LIES`] |
 //! | `exit-before-order` | locks, and exits before it says so |
 //! | `hang-before-report` | locks, and does not say so |
+//! | `keep-what-was-drawn` | as a template, keeps an instance whose initialiser has called the host |
 //! | `hang-in-compile` | with a module to compile, sleeps |
 //! | `spin-in-compile` | spins natively |
 //! | `die-in-compile` | exits with status 7, having said nothing |
@@ -91,7 +92,7 @@ static OWN_NAME: OnceLock<String> = OnceLock::new();
 pub fn behaviour(path: &str) -> Behaviour {
     let name = Path::new(path).file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let _ = OWN_NAME.set(name.to_owned());
-    Behaviour { born, announce, run, ordered, reported, stayed, compile }
+    Behaviour { born, announce, run, keep, ordered, reported, stayed, compile }
 }
 
 fn own_name() -> &'static str {
@@ -189,6 +190,11 @@ fn run(locked: Locked, order: RunOrder, fds: RunFds, warm: &Warm) -> Infallible 
     seal(locked, &order);
     act(fds);
     exit_now(SURVIVED_STATUS)
+}
+
+/// The leak on purpose: what was drawn while the module was initialised goes to every fork.
+fn keep(called_the_host: bool) -> bool {
+    !called_the_host || own_name() == "keep-what-was-drawn"
 }
 
 fn ordered(order: &RunOrder, link: Link) {

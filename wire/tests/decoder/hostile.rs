@@ -96,7 +96,7 @@ fn tags<T: Message>() -> BTreeSet<[u8; 4]> {
 fn dice_reach_every_kind_of_message() {
     assert_eq!(tags::<ToDaemon>().len(), 7);
     assert_eq!(tags::<FromDaemon>().len(), 12);
-    assert_eq!(tags::<ToWorker>().len(), 4);
+    assert_eq!(tags::<ToWorker>().len(), 5);
     assert_eq!(tags::<FromWorker>().len(), 12);
     assert_eq!(tags::<ToZygote>().len(), 2);
     assert_eq!(tags::<FromZygote>().len(), 4);

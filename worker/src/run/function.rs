@@ -12,7 +12,7 @@ use wasmtime::{Instance, Memory, Store, Val};
 
 use super::Host;
 use super::ending::guest_text;
-use super::entry::{ALLOC, INITIALIZE, MEMORY, print};
+use super::entry::{ALLOC, INITIALISE, INITIALIZE, MEMORY, print};
 use super::sink::Sink;
 use super::stack::Stack;
 
@@ -66,6 +66,17 @@ pub(super) async fn initialize(
         Ok(function) => stack.call(&function, store, ()).await,
         Err(_) => Ok(()),
     }
+}
+
+/// Runs `_initialize`, if there is one, and the initialiser of a module that has one.
+pub(super) async fn initialise(
+    store: &mut Store<Host>,
+    stack: Stack,
+    instance: Instance,
+) -> wasmtime::Result<()> {
+    initialize(store, stack, instance).await?;
+    let initialiser = instance.get_typed_func::<(), ()>(&mut *store, INITIALISE)?;
+    stack.call(&initialiser, store, ()).await
 }
 
 /// Calls `name` with numbers and prints its results, one a line.

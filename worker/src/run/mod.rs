@@ -58,7 +58,7 @@ use entry::{Entry, NoEntry};
 use function::Input;
 use host::Streams;
 use ledger::Ledger;
-use prepared::Live;
+use prepared::{Existing, Live};
 use stack::{Stack, at_once};
 
 /// A deadline further away than this is as good as none.
@@ -328,7 +328,7 @@ fn furnish(
     interruption: &Interruption,
     (stdio, grants): (Stdio, Grants),
     order: &RunOrder,
-) -> Result<(Store<Host>, Option<Instance>, Exchange), Ending> {
+) -> Result<(Store<Host>, Option<Existing>, Exchange), Ending> {
     let Stdio { input, output, stdout, stderr } = stdio;
     let input = input.map(File::from);
     let (streams, exchange) = match &loaded.program {
@@ -427,7 +427,7 @@ async fn until<F: Future>(work: F, deadline: Instant, interruption: &Interruptio
 async fn drive(
     program: &Program,
     store: &mut Store<Host>,
-    instance: Option<Instance>,
+    existing: Option<Existing>,
     exchange: &mut Exchange,
     instantiated: &mut Option<Instant>,
 ) -> wasmtime::Result<Ending> {
@@ -440,12 +440,19 @@ async fn drive(
             Ok(Ending::Exited(i32::from(result.is_err())))
         }
         Program::Core { pre, entry, stack } => {
-            let instance = match instance {
-                Some(instance) => instance,
-                None => stack.instantiate(pre, &mut *store).await?,
+            let Existing { instance, initialised } = match existing {
+                Some(existing) => existing,
+                None => Existing { instance: stack.instantiate(pre, &mut *store).await?, initialised: false },
             };
             store.data_mut().ledger.instantiated();
+            let has_initialiser = entry::has_initialiser(pre.module());
+            if has_initialiser && !initialised {
+                function::initialise(store, *stack, instance).await?;
+            }
             *instantiated = Some(Instant::now());
+            if !has_initialiser && !matches!(entry, Entry::Start) {
+                function::initialize(store, *stack, instance).await?;
+            }
             enter(entry, store, (*stack, instance), exchange).await
         }
     }
@@ -464,11 +471,9 @@ async fn enter(
             Ok(Ending::Exited(0))
         }
         (Entry::Bytes { name }, Exchange { input, output: Some(output) }) => {
-            function::initialize(store, stack, instance).await?;
             function::call_bytes(store, stack, instance, name, input.as_mut(), output).await
         }
         (Entry::Numbers { name, arguments, results }, Exchange { output: Some(output), .. }) => {
-            function::initialize(store, stack, instance).await?;
             let text = function::call_numbers(store, stack, instance, name, arguments, *results).await?;
             Ok(function::deliver(output, text.as_bytes()))
         }

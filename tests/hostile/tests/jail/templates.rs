@@ -12,7 +12,7 @@ use crate::guests::{compile, drain, order};
 use crate::rig::{Rig, Template, Worker, compiled, fork_order, run_order};
 
 /// One for each wall that shows from inside.
-const PROBES: [&str; 5] = [
+pub(crate) const PROBES: [&str; 5] = [
     "read:/etc/passwd",
     "make-directory:/tmp/never",
     "map-executable",

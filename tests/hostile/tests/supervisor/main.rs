@@ -19,6 +19,7 @@ mod families;
 mod ladder;
 mod outputs;
 mod processes;
+mod readiness;
 mod reports;
 mod residue;
 mod rig;

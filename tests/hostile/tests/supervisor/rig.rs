@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use stockade::config::{CgroupRoot, Config};
+use stockade::config::{CgroupRoot, Config, PressureFile};
 use stockade::supervisor::{Caller, Lookup, StartError, Startup, Supervisor};
 use stockade_sys::pidfd;
 use stockade_wire::client::Refusal;
@@ -158,12 +158,15 @@ pub struct Rig {
     pub executable: Executable,
 }
 
-/// Defaults without what differs between machines, with one worker ahead of need, and without templates: a test counts
-/// the processes it asked for.
+/// Defaults without what differs between machines, with one worker ahead of need, always, and without templates: a test
+/// counts the processes it asked for.
 pub fn config() -> Config {
     let mut config = Config::defaults().unwrap();
     config.cgroup.root = CgroupRoot::Off;
     config.pool.warm = 1;
+    config.pool.warm_max = 0;
+    config.pool.template_ready_max = 0;
+    config.pressure.file = PressureFile::Off;
     config.pool.templates_max = 0;
     config.results.kept_max = 16;
     config

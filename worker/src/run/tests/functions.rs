@@ -124,6 +124,41 @@ fn library_is_set_up_before_its_function_is_called_and_logs_to_stdout() {
     assert_eq!((outcome.output.as_str(), outcome.stdout.as_str()), ("7\n", "log line"));
 }
 
+/// Both set-up functions note that they ran; the entries say what they noted.
+fn noting(exports: &str) -> String {
+    format!(
+        r#"(module
+        (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+        (memory (export "memory") 1) (global $ran (mut i32) (i32.const 0))
+        (func $note (param i32)
+          (global.set $ran (i32.add (i32.mul (global.get $ran) (i32.const 10)) (local.get 0))))
+        (func $first (call $note (i32.const 1)))
+        (func $second (call $note (i32.const 2)))
+        (func (export "f") (result i32) (global.get $ran))
+        (func (export "_start") (call $exit (global.get $ran)))
+        {exports})"#
+    )
+}
+
+#[test]
+fn initialiser_runs_once_before_any_entry_and_after_what_the_library_needs() {
+    let both = r#"(export "_initialize" (func $first)) (export "stockade_initialise" (func $second))"#;
+    let alone = r#"(export "stockade_initialise" (func $second))"#;
+    let library = r#"(export "_initialize" (func $first))"#;
+    for (exports, of_function, of_command) in [(both, "12\n", 12), (alone, "2\n", 2), (library, "1\n", 0)] {
+        let text = noting(exports);
+        assert_eq!(job(&text).entry("f").run().output, of_function, "{exports}");
+        assert_eq!(job(&text).run().report.ending, Ending::Exited(of_command), "{exports}");
+    }
+}
+
+#[test]
+fn initialiser_that_traps_ends_its_job() {
+    let text = r#"(module (func (export "stockade_initialise") unreachable) (func (export "f")))"#;
+    let ending = job(text).run().report.ending;
+    assert!(matches!(ending, Ending::Trapped(TrapCode::Unreachable, _)), "{ending:?}");
+}
+
 #[test]
 fn import_that_is_not_offered_is_named() {
     let outcome = job(r#"(module (import "env" "launch" (func)) (func (export "f")))"#).run();
