@@ -31,6 +31,9 @@ const ENDURANCE_CLIENTS: u64 = 8;
 /// Points at which the supervisor is looked at in a long run.
 const ENDURANCE_SAMPLES: u64 = 20;
 
+/// Requests after which a module that has no template gets none.
+const REQUESTS_MAX: u32 = 100;
+
 /// Longest time for a long run.
 const ENDURANCE_TIME_MAX: Duration = Duration::from_secs(3_600);
 
@@ -89,8 +92,11 @@ fn point(daemon: &Daemon<'_>, workers: u64, clients: u64, time: Duration) -> io:
     let mut client = Connection::open(daemon.socket())?;
     let submission = client.introduce(&Job::Noop.submission(Some(Isolation::Fresh)), &[])?;
     let job = Prepared::new(&submission, Vec::new())?;
-    // Until it is asked for often enough to have a template.
-    for _ in 0..10 {
+    // Until it is asked for often enough to have a template, and not once more: that would take a ready worker.
+    for _ in 0..REQUESTS_MAX {
+        if client.statistics()?.templates > 0 {
+            break;
+        }
         client.run_prepared(&job)?;
     }
     daemon.wait_until_prepared(workers)?;
