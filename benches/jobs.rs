@@ -11,19 +11,32 @@
 )]
 
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use stockade_wire::CLIENT_PROTOCOL_VERSION;
+use stockade::sealed::SealedFile;
+use stockade_sys::rights;
 use stockade_wire::client::{FromDaemon, ToDaemon};
 use stockade_wire::frame::{self, HEADER_BYTES};
 use stockade_wire::job::{Isolation, JobResult, LimitsWanted, ModuleSource, Submission, Verdict};
-use stockade_wire::limits::FRAME_BODY_BYTES_MAX;
+use stockade_wire::limits::{BESIDE_BYTES_MIN, FRAME_BODY_BYTES_MAX};
+use stockade_wire::{CLIENT_PROTOCOL_VERSION, CLIENT_PROTOCOL_VERSION_WITHOUT_DESCRIPTORS};
 
 const NOOP: &str = r#"(module (func (export "noop") (result i32) i32.const 0))"#;
 const SPIN: &str = r#"(module (func (export "_start") (loop $l br $l)) (memory (export "memory") 1))"#;
+
+/// Returns what it is handed.
+const ECHO: &str = r#"(module (memory (export "memory") 257)
+  (func (export "stockade_alloc") (param i32) (result i32) i32.const 65536)
+  (func (export "echo") (param i32 i32) (result i64)
+    (i64.or (i64.shl (i64.extend_i32_u (local.get 0)) (i64.const 32)) (i64.extend_i32_u (local.get 1)))))"#;
+
+/// Lengths of inputs that come back as outputs, bytes, and what the rounds are divided by for each.
+const SIZES: [(&str, usize, usize); 3] =
+    [("1 KB", 1 << 10, 5), ("1 MB", 1 << 20, 20), ("16 MB", 16 << 20, 100)];
 
 const ECHO_BYTES: usize = 256;
 const WARM_UP: usize = 200;
@@ -63,6 +76,9 @@ fn main() {
     let after = resident_kib(daemon.child.id());
     println!("supervisor resident memory             {before:>8} KiB before, {after} KiB after these jobs");
     println!("idle warm worker, PSS                  {:>8} KiB", idle_worker_pss_kib(daemon.child.id()));
+    for beside in [false, true] {
+        sizes(&daemon, beside, rounds, &echo);
+    }
     let late = lateness(&mut client, if short { 3 } else { 100 });
     println!("spinning guest, deadline to result       {}", late.line(Some(&echo)));
 }
@@ -197,6 +213,41 @@ fn throughput(socket: &Path, job: &Submission, clients: usize, rounds: usize) ->
     (rounds / clients * clients) as f64 / since.elapsed().as_secs_f64()
 }
 
+/// Jobs whose output is their input, in frames or beside them, and what a job costs the supervisor.
+fn sizes(daemon: &Daemon, beside: bool, rounds: usize, floor: &Samples) {
+    let how = if beside { "beside" } else { "frames" };
+    let mut client = Connection::open(&daemon.socket);
+    let limits = LimitsWanted { output_bytes: Some(16 << 20), ..LimitsWanted::default() };
+    let job = Submission { limits, ..submission(ECHO, None) };
+    let first = client.run(&job);
+    assert_eq!(first.outcome.verdict, Verdict::Completed, "{:?}", first.outcome);
+    let job = Submission { module: ModuleSource::Digest(first.module), ..job };
+    let mut with_files = if beside { WithFiles::open(&daemon.socket) } else { None };
+    if beside && with_files.is_none() {
+        return println!("in and out, beside                   not spoken by this daemon");
+    }
+    for (name, bytes, divisor) in SIZES {
+        let rounds = (rounds / divisor).max(3);
+        let input: Vec<u8> = (0..=255).cycle().take(bytes).collect();
+        let mut samples = Samples::default();
+        let before = cpu_time(daemon.child.id());
+        for _ in 0..rounds {
+            let since = Instant::now();
+            let output = match &mut with_files {
+                Some(client) => client.exchange(&job, &input),
+                None => client.run(&Submission { input: input.clone().into(), ..job.clone() }).output.0,
+            };
+            samples.push(since.elapsed());
+            assert!(output == input);
+        }
+        let cpu_us = (cpu_time(daemon.child.id()) - before).as_secs_f64() * 1e6 / rounds as f64;
+        println!(
+            "{name:>5} in and out, {how:<6}              {}  supervisor {cpu_us:>7.0} µs of CPU",
+            samples.line(Some(floor))
+        );
+    }
+}
+
 fn lateness(client: &mut Connection, rounds: usize) -> Samples {
     let timeout = Duration::from_millis(20);
     let spin = submission(SPIN, Some(timeout));
@@ -245,7 +296,10 @@ impl Connection {
     fn open(socket: &Path) -> Self {
         let stream = UnixStream::connect(socket).unwrap();
         let mut connection = Self { stream, buffer: Vec::new(), next: 0 };
-        connection.send(&ToDaemon::Hello { version: CLIENT_PROTOCOL_VERSION, agent: "bench".to_owned() });
+        connection.send(&ToDaemon::Hello {
+            version: CLIENT_PROTOCOL_VERSION_WITHOUT_DESCRIPTORS,
+            agent: "bench".to_owned(),
+        });
         assert!(matches!(connection.receive(), FromDaemon::Hello { .. }));
         connection
     }
@@ -293,6 +347,53 @@ impl Connection {
     }
 }
 
+/// A client that gives large inputs and takes large outputs as files.
+struct WithFiles(UnixStream);
+
+impl WithFiles {
+    /// `None` when the daemon does not speak that version.
+    fn open(socket: &Path) -> Option<Self> {
+        let mut connection = Self(UnixStream::connect(socket).unwrap());
+        let hello = ToDaemon::Hello { version: CLIENT_PROTOCOL_VERSION, agent: "bench".to_owned() };
+        connection.0.write_all(&frame::encode(&hello, FRAME_BODY_BYTES_MAX).unwrap()).unwrap();
+        matches!(connection.receive(), (FromDaemon::Hello { .. }, _)).then_some(connection)
+    }
+
+    /// Runs a job with that input, for its output.
+    fn exchange(&mut self, job: &Submission, input: &[u8]) -> Vec<u8> {
+        let file = (input.len() >= BESIDE_BYTES_MIN).then(|| SealedFile::holding("bench", input).unwrap());
+        let fds: Vec<_> = file.iter().map(AsFd::as_fd).collect();
+        let in_frame = if fds.is_empty() { input.to_vec() } else { Vec::new() };
+        let submission = Box::new(Submission { input: in_frame.into(), ..job.clone() });
+        let submit = ToDaemon::Submit { request: 1, wait: true, submission };
+        let frame = frame::encode_with(&submit, FRAME_BODY_BYTES_MAX, fds.len()).unwrap();
+        if fds.is_empty() {
+            self.0.write_all(&frame).unwrap();
+        } else {
+            let (header, body) = frame.split_at(HEADER_BYTES);
+            self.0.write_all(header).unwrap();
+            assert_eq!(rights::send(self.0.as_fd(), body, &fds), Ok(body.len()));
+        }
+        assert!(matches!(self.receive(), (FromDaemon::Accepted { .. }, None)));
+        match self.receive() {
+            (FromDaemon::Finished { .. }, Some(output)) => output.read().unwrap(),
+            (FromDaemon::Finished { result, .. }, None) => result.output.0,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn receive(&mut self) -> (FromDaemon, Option<SealedFile>) {
+        let mut header = [0; HEADER_BYTES];
+        self.0.read_exact(&mut header).unwrap();
+        let header = frame::header(header, FRAME_BODY_BYTES_MAX).unwrap();
+        let mut body = vec![0; header.body_bytes];
+        let came = rights::receive(self.0.as_fd(), &mut body, header.fds).unwrap();
+        self.0.read_exact(&mut body[came.length..]).unwrap();
+        let file = came.fds.first().map(|fd| SealedFile::examine(fd, u64::MAX).unwrap());
+        (stockade_wire::codec::decode(&body).unwrap(), file)
+    }
+}
+
 /// A daemon of its own, with nothing cached but what this run makes.
 struct Daemon {
     child: Child,
@@ -332,6 +433,15 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// CPU time of all threads of a process, to the nanosecond.
+fn cpu_time(pid: u32) -> Duration {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let files = threads.map(|thread| thread.unwrap().path().join("schedstat"));
+    let first =
+        |text: String| text.split(' ').next().and_then(|ns| ns.parse().ok()).map(Duration::from_nanos);
+    files.filter_map(|file| first(std::fs::read_to_string(file).ok()?)).sum()
 }
 
 fn resident_kib(pid: u32) -> u64 {

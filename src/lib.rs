@@ -11,5 +11,7 @@ pub mod client;
 pub mod config;
 pub mod daemon;
 pub mod host;
+pub mod job_end;
 pub mod observe;
+pub mod sealed;
 pub mod supervisor;

@@ -16,7 +16,7 @@ use policy::{Policy, PolicyError};
 
 /// File name, constant, and the policies every one of whose rules must be admitted there too, because their
 /// filters stack.
-const POLICIES: [(&str, &str); 8] = [
+const POLICIES: [(&str, &str); 9] = [
     ("zygote", "ZYGOTE"),
     ("lock", "LOCK"),
     ("run", "RUN"),
@@ -24,18 +24,21 @@ const POLICIES: [(&str, &str); 8] = [
     ("run-files", "RUN_FILES"),
     ("compile", "COMPILE"),
     ("template", "TEMPLATE"),
+    ("initialise", "INITIALISE"),
     ("forked-run", "FORKED_RUN"),
 ];
 
 /// Inner filters are installed on top of outer ones; the kernel takes the strictest answer.
-const STACKED: [(&str, &str); 7] = [
+const STACKED: [(&str, &str); 9] = [
     ("run", "lock"),
     ("tenant-run", "lock"),
     ("run-files", "lock"),
     ("lock", "zygote"),
     ("compile", "zygote"),
     ("template", "zygote"),
+    ("initialise", "template"),
     ("forked-run", "template"),
+    ("forked-run", "initialise"),
 ];
 
 fn main() {

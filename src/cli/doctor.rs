@@ -17,9 +17,10 @@ use super::exit;
 use super::output::{Output, message};
 use super::render;
 use super::walls::{self, Wall};
-use crate::config::{self, Mode};
+use crate::config::{self, Config, Mode};
+use crate::supervisor::cgroup::{self, Discovery};
 use crate::supervisor::logs::display::safe_text;
-use crate::supervisor::{Startup, examine_cache};
+use crate::supervisor::{NoPressure, Startup, choose_pressure_file, examine_cache};
 
 /// Longest line of a finding, bytes.
 const LINE_BYTES_MAX: usize = 600;
@@ -47,6 +48,8 @@ pub struct Examination {
     pub cache: Place,
     /// The daemon's socket.
     pub socket: Place,
+    /// Where it is known from how scarce memory is.
+    pub pressure: Place,
     /// Jobs can run: a worker can be started, every required layer is there, and the cache can be used.
     pub ok: bool,
 }
@@ -86,6 +89,7 @@ pub fn examine(startup: &Startup, socket_path: &Path) -> Examination {
         },
         surrounding_filter: stockade_worker::survey::surrounding_filter(),
         socket: daemon(socket_path),
+        pressure: pressure(config),
         ok: refused.is_none() && cache.usable && !layers.iter().any(Wall::is_fatal),
         cache,
         layers,
@@ -131,6 +135,7 @@ fn text(examination: &Examination, colour: Colour) -> String {
     }
     place_line(&mut text, "cache", &examination.cache, colour);
     place_line(&mut text, "socket", &examination.socket, colour);
+    place_line(&mut text, "pressure", &examination.pressure, colour);
     let verdict = if examination.refused.is_some() {
         "no worker can be started: stockade will not run jobs here"
     } else if examination.layers.iter().any(Wall::is_fatal) {
@@ -181,6 +186,22 @@ fn cache(settings: &config::Cache) -> Place {
     Place { path: Some(directory.clone()), usable, state }
 }
 
+/// Of a daemon started from here; one that runs says in its own statistics.
+fn pressure(config: &Config) -> Place {
+    let group = match cgroup::discover(&config.cgroup.root) {
+        Discovery::Delegated(delegation) => Some(delegation.directory().to_owned()),
+        Discovery::Absent(_) => None,
+    };
+    match choose_pressure_file(&config.pressure.file, group.as_deref()) {
+        Ok(path) => Place { path: Some(path), usable: true, state: "can be read".to_owned() },
+        Err(NoPressure::Off) => Place { path: None, usable: true, state: "off".to_owned() },
+        Err(why) => {
+            let state = format!("scarce memory is not noticed: {}", message(&why));
+            Place { path: None, usable: false, state }
+        }
+    }
+}
+
 fn daemon(path: &Path) -> Place {
     let (usable, state) = match try_connect(path) {
         Ok(()) => (true, "a daemon answers"),
@@ -210,7 +231,7 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
-    use crate::config::Config;
+    use crate::config::{CgroupRoot, PressureFile};
 
     fn sample() -> Examination {
         Examination {
@@ -224,6 +245,7 @@ mod tests {
             refused: None,
             cache: Place { path: Some("/c".into()), usable: true, state: "can be written".to_owned() },
             socket: Place { path: Some("/s".into()), usable: true, state: "a daemon answers".to_owned() },
+            pressure: Place { path: Some("/p".into()), usable: true, state: "can be read".to_owned() },
             ok: true,
         }
     }
@@ -244,6 +266,7 @@ stockade 0.1.0 on Linux 6.1.0 (x86_64), as uid 1000, mode jailed
   mdwe          present  optional
   cache         /c can be written
   socket        /s a daemon answers
+  pressure      /p can be read
 every required layer is there
 ";
         let output = report(&sample(), false, Colour::Off);
@@ -330,6 +353,22 @@ every required layer is there
         assert!(cache(None).state.starts_with("off"));
         let unusable = cache(Some(Path::new("/dev/null/stockade")));
         assert!(!unusable.usable && unusable.state.contains("cannot "), "{}", unusable.state);
+    }
+
+    #[test]
+    fn pressure_that_is_not_known_is_said_with_the_reason() {
+        let mut config = Config::defaults().unwrap();
+        config.cgroup.root = CgroupRoot::Off;
+        let mut place = |file| {
+            config.pressure.file = file;
+            pressure(&config)
+        };
+        assert_eq!(place(PressureFile::Off).state, "off");
+        let missing = place(PressureFile::Path("/no/such/file".into()));
+        assert!(!missing.usable && missing.state.contains("/no/such/file"), "{}", missing.state);
+        let found = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(found.path(), "some total=0\n").unwrap();
+        assert_eq!(place(PressureFile::Path(found.path().into())).path.unwrap(), found.path());
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub(super) enum RemoteError {
     Json(#[from] serde_json::Error),
     #[error("cannot write the answer")]
     Write(#[source] std::io::Error),
+    #[error("the output that the daemon sent cannot be read")]
+    Output(#[source] std::io::Error),
 }
 
 /// Connects to the daemon on `path` and asks. Blocks until answered.

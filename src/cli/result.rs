@@ -12,6 +12,7 @@ use super::remote::RemoteError;
 use super::run::on_this_thread;
 use super::{exit, submit};
 use crate::client::{Client, ClientError};
+use crate::job_end::JobEnd;
 
 /// Asks the daemon on `path` for the job's result, once it is over; the exit status is the job's.
 pub(super) fn result(path: &Path, args: &ResultArgs) -> ExitCode {
@@ -19,7 +20,7 @@ pub(super) fn result(path: &Path, args: &ResultArgs) -> ExitCode {
         let mut client = Client::connect(path).await?;
         let result = client.result(&args.job, true).await?;
         // Whoever waits is answered with the end alone.
-        submit::show(&result.ok_or(ClientError::Unexpected)?, args.report)
+        submit::show(&JobEnd::of(result.ok_or(ClientError::Unexpected)?), args.report)
     });
     match asked.map_err(RemoteError::Runtime).flatten() {
         Ok(status) => ExitCode::from(status),

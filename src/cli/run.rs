@@ -12,17 +12,18 @@ use std::time::Duration;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::{SFlag, fstat};
 use stockade_wire::job::{JobResult, Phase};
-use tokio::task::LocalSet;
+use tokio::runtime::{Builder, LocalOptions};
 
 use super::args::{ReportArgs, RunArgs};
 use super::output::Output;
 use super::run_logs::LogText;
 use super::signals::{InheritedSignalsError, begin_afresh};
 use super::{ArgsError, Colour, bill, exit, refused, render};
-use crate::config::Config;
+use crate::config::{Config, PressureFile};
 use crate::daemon::{SignalError, StopSignals};
+use crate::job_end::JobEnd;
 use crate::observe::{self, ObserveError};
-use crate::supervisor::{Caller, Input, Lookup, StartError, Startup, Supervisor};
+use crate::supervisor::{Beside, Caller, Input, Lookup, StartError, Startup, Supervisor};
 
 /// How long a compilation takes before it is worth a line.
 const PROGRESS_AFTER: Duration = Duration::from_millis(300);
@@ -48,6 +49,8 @@ enum RunError {
     Write(#[source] std::io::Error),
     #[error("the job's result is gone")]
     Lost,
+    #[error("the job's output cannot be read")]
+    Output(#[source] std::io::Error),
     #[error("the result cannot be written as JSON")]
     Json(#[from] serde_json::Error),
 }
@@ -57,14 +60,19 @@ enum RunError {
 /// # Errors
 /// When the kernel gives no event loop.
 pub(super) fn on_this_thread<F: Future>(future: F) -> std::io::Result<F::Output> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(LocalSet::new().block_on(&runtime, future))
+    // Not a `LocalSet`: that would have itself woken through the kernel at every turn.
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    Ok(runtime.block_on(future))
 }
 
 /// Runs the job and gives its exit status.
 pub(super) fn run(mut config: Config, args: &RunArgs) -> ExitCode {
     // One job needs one worker, which the start makes; and the log must not mix with the guest's own words.
     config.pool.warm = 0;
+    config.pool.warm_max = 0;
+    config.pool.ready_max = 1;
+    config.warm_up.clear();
+    config.pressure.file = PressureFile::Off;
     if !log_asked_for() {
         "error".clone_into(&mut config.log.filter);
     }
@@ -94,11 +102,12 @@ async fn run_one(config: Config, RunArgs { report: told, job: args }: &RunArgs) 
     let module = if told.json { args.read_module() } else { args.read_recognised_module() }?;
     let module_bytes = module.len();
     // A named file is read whole; standard input stays a stream, as long as it may be.
-    let (bytes, input) = match &args.input {
-        Some(path) if path.as_os_str() != "-" => (args.read_input()?, Input::Submitted),
+    let (bytes, beside) = match &args.input {
+        Some(path) if path.as_os_str() != "-" => (args.read_input()?, Beside::default()),
         Some(_) | None => {
             args.check_standard_input()?;
-            (Vec::new(), Input::Descriptor(standard_input().map_err(RunError::Input)?))
+            let input = Input::Descriptor(standard_input().map_err(RunError::Input)?);
+            (Vec::new(), Beside { input, ..Beside::default() })
         }
     };
     let submission = args.submission(module, bytes)?;
@@ -107,7 +116,7 @@ async fn run_one(config: Config, RunArgs { report: told, job: args }: &RunArgs) 
     startup.config.durable.directory = None;
     let supervisor = startup.start().await?;
     let caller = Caller::own();
-    let id = match supervisor.submit_with(&caller, submission, input) {
+    let id = match supervisor.submit_with(&caller, submission, beside) {
         Ok(id) => id,
         Err(refusal) => {
             supervisor.end().await;
@@ -121,12 +130,14 @@ async fn run_one(config: Config, RunArgs { report: told, job: args }: &RunArgs) 
         status = watched.interrupted(&mut signals) => return Ok(status),
     };
     supervisor.end().await;
-    let result = result.ok_or(RunError::Lost)?;
+    let end = result.ok_or(RunError::Lost)?;
+    // All of the output has been shown, unless the object is to hold it.
+    let result = &if told.json { end.whole().map_err(RunError::Output)? } else { end.result.clone() };
     match shown {
-        Ok(()) => Ok(report(&result, *told)?),
+        Ok(()) => Ok(report(result, *told)?),
         // That the job was cancelled then is no news to whoever went away.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
-            let _ = Output { stderr: bill_if(told.bill, &result), ..Output::default() }.write();
+            let _ = Output { stderr: bill_if(told.bill, result), ..Output::default() }.write();
             Ok(exit::BROKEN_PIPE)
         }
         Err(error) => Err(RunError::Write(error)),
@@ -145,11 +156,7 @@ struct Watched<'a> {
 impl Watched<'_> {
     /// Shows what the guest writes as it writes it, until the job is over. The error is why that could not be
     /// shown: a reader who went away, a disk that is full.
-    async fn to_the_end(
-        &self,
-        name: &str,
-        module_bytes: usize,
-    ) -> (std::io::Result<()>, Option<Rc<JobResult>>) {
+    async fn to_the_end(&self, name: &str, module_bytes: usize) -> (std::io::Result<()>, Option<Rc<JobEnd>>) {
         // Taken hold of before anything is shown: a reader may take longer over that than results are kept.
         let end = self.supervisor.end_of(&self.caller, self.id);
         let progress = self.progress(name, module_bytes);

@@ -52,10 +52,21 @@ pub(super) fn serve(in_force: InForce, socket_flag: Option<&Path>) -> ExitCode {
     }
 }
 
+/// Takes as many open files as it may: service managers give a low limit to whoever asks for no more, for the sake of
+/// programs that use select(2), which this one does not.
+fn raise_open_files() {
+    let raised =
+        rlimit::Resource::NOFILE.get_hard().and_then(|hard| rlimit::Resource::NOFILE.set(hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit on open files stays as it is");
+    }
+}
+
 fn try_serve(in_force: InForce, socket_flag: Option<&Path>) -> Result<(), ServeError> {
     begin_afresh()?;
     let config = in_force.config().clone();
     let log = observe::to_stderr(&config.log)?;
+    raise_open_files();
     super::run::on_this_thread(async {
         let mut stop = StopSignals::listen()?;
         let reload = ReloadSignal::listen()?;

@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use serde::Serialize;
-use stockade_wire::client::{HostFigures, Statistics};
+use stockade_wire::client::{HostFigures, Readiness, Statistics};
 
 use super::output::Output;
 use super::{remote, render};
@@ -16,6 +16,9 @@ use crate::supervisor::logs::safe_text;
 
 /// Longest verdict shown, bytes.
 const NAME_BYTES_MAX: usize = 32;
+
+/// Longest reason shown, bytes.
+const STATE_BYTES_MAX: usize = 300;
 
 /// The figures as they are printed. Field names are stable, and so is their order.
 #[derive(Debug, Serialize)]
@@ -42,7 +45,20 @@ struct StatisticsObject<'a> {
     wall_p99_us: Option<u64>,
     connections: u64,
     supervisor_memory_bytes: Option<u64>,
+    readiness: ReadinessObject<'a>,
     host: &'a HostFigures,
+}
+
+#[derive(Debug, Serialize)]
+struct ReadinessObject<'a> {
+    warm_target: u64,
+    prepared_target: u64,
+    initialised: u64,
+    worker_bytes: Option<u64>,
+    memory_pressed: Option<bool>,
+    memory_pressure_source: &'a str,
+    memory_pressure_periods: u64,
+    warm_ups: BTreeMap<&'a str, &'a str>,
 }
 
 /// Prints the figures of the daemon on `path`.
@@ -78,7 +94,22 @@ fn object(statistics: &Statistics) -> StatisticsObject<'_> {
         wall_p99_us: statistics.wall_p99_us,
         connections: statistics.connections,
         supervisor_memory_bytes: statistics.supervisor_memory_bytes,
+        readiness: readiness(&statistics.readiness),
         host: &statistics.host,
+    }
+}
+
+fn readiness(readiness: &Readiness) -> ReadinessObject<'_> {
+    let warm_ups = readiness.warm_ups.iter().map(|(name, state)| (name.as_str(), state.as_str()));
+    ReadinessObject {
+        warm_target: readiness.warm_target,
+        prepared_target: readiness.prepared_target,
+        initialised: readiness.initialised,
+        worker_bytes: readiness.worker_bytes,
+        memory_pressed: readiness.memory_pressed,
+        memory_pressure_source: &readiness.memory_pressure_source,
+        memory_pressure_periods: readiness.memory_pressure_periods,
+        warm_ups: warm_ups.collect(),
     }
 }
 
@@ -98,11 +129,22 @@ fn table(statistics: &Statistics) -> String {
         "wall time",
         format!("p50 {}, p99 {}", milliseconds(statistics.wall_p50_us), milliseconds(statistics.wall_p99_us)),
     );
-    line("workers", format!("{} warm, {} forked since start", statistics.warm, statistics.forks));
+    let ready = &statistics.readiness;
+    line(
+        "workers",
+        format!("{} of {} warm, {} forked since start", statistics.warm, ready.warm_target, statistics.forks),
+    );
     line(
         "templates",
-        format!("{} modules held ready, {} workers", statistics.templates, statistics.prepared),
+        format!(
+            "{} modules held ready ({} initialised), {} of {} workers",
+            statistics.templates, ready.initialised, statistics.prepared, ready.prepared_target
+        ),
     );
+    for (name, state) in &ready.warm_ups {
+        line("", format!("{}: {}", safe_text(name, NAME_BYTES_MAX), safe_text(state, STATE_BYTES_MAX)));
+    }
+    line("pressure", pressure(ready));
     let (prepared, warm, cold) = (statistics.starts_prepared, statistics.starts_warm, statistics.starts_cold);
     line("starts", format!("{prepared} with the module there, {warm} warm, {cold} cold"));
     line(
@@ -125,6 +167,16 @@ fn table(statistics: &Statistics) -> String {
         format!("{available} of {total} memory available, {} swap used", mebibytes(host.swap_used_bytes)),
     );
     text
+}
+
+fn pressure(ready: &Readiness) -> String {
+    let source = safe_text(&ready.memory_pressure_source, STATE_BYTES_MAX);
+    let times = ready.memory_pressure_periods;
+    match ready.memory_pressed {
+        Some(true) => format!("memory is scarce, {times} times since start ({source})"),
+        Some(false) => format!("memory is not scarce, was {times} times since start ({source})"),
+        None => format!("not known: {source}"),
+    }
 }
 
 fn milliseconds(us: Option<u64>) -> String {

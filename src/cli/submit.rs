@@ -3,11 +3,10 @@
 //! Owns: what a person sees of it, and that interrupting the command ends the job.
 //! Never: runs anything itself.
 
+use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
-
-use stockade_wire::job::JobResult;
 
 use super::args::{ReportArgs, SubmitArgs};
 use super::output::Output;
@@ -16,6 +15,7 @@ use super::run::{on_this_thread, report};
 use super::{ArgsError, exit, refused};
 use crate::client::{Client, ClientError, Ticket};
 use crate::daemon::StopSignals;
+use crate::job_end::JobEnd;
 use crate::supervisor::logs::{safe_for_terminal, safe_text};
 
 /// Longest id shown, bytes.
@@ -67,7 +67,7 @@ async fn try_submit(path: &Path, args: &SubmitArgs) -> Result<u8, RemoteError> {
     };
     let ended = result_or_end(&mut client, &ticket, &mut signals).await;
     match ended.map_err(|error| of_durable(error, args.durable, &ticket))? {
-        Some(result) => show(&result, args.report),
+        Some(end) => show(&end, args.report),
         None => Ok(exit::KILLED),
     }
 }
@@ -88,25 +88,24 @@ async fn result_or_end(
     client: &mut Client,
     ticket: &Ticket,
     signals: &mut StopSignals,
-) -> Result<Option<JobResult>, RemoteError> {
+) -> Result<Option<JobEnd>, RemoteError> {
     tokio::select! {
-        result = client.finished(ticket) => return Ok(Some(result?)),
+        result = client.end_of(ticket) => return Ok(Some(result?)),
         () = signals.next() => {}
     }
     client.abandon(ticket).await?;
     tokio::select! {
-        result = client.finished(ticket) => Ok(Some(result?)),
+        result = client.end_of(ticket) => Ok(Some(result?)),
         () = signals.next() => Ok(None),
     }
 }
 
-pub(super) fn show(result: &JobResult, args: ReportArgs) -> Result<u8, RemoteError> {
+pub(super) fn show(end: &JobEnd, args: ReportArgs) -> Result<u8, RemoteError> {
     if args.json {
-        return Ok(report(result, args)?);
+        return Ok(report(&end.whole().map_err(RemoteError::Output)?, args)?);
     }
-    let mut stdout = std::io::stdout().lock();
-    let shown = stdout.write_all(&result.output.0).and_then(|()| stdout.flush());
-    drop(stdout);
+    let result = &end.result;
+    let shown = show_output(end)?;
     show_logs(result);
     let status = report(result, args)?;
     match shown {
@@ -116,8 +115,22 @@ pub(super) fn show(result: &JobResult, args: ReportArgs) -> Result<u8, RemoteErr
     }
 }
 
+/// The output to standard output; the inner error is why it could not be shown.
+fn show_output(end: &JobEnd) -> Result<std::io::Result<()>, RemoteError> {
+    let mut stdout = std::io::stdout().lock();
+    let shown = match &end.output {
+        None => stdout.write_all(&end.result.output.0),
+        // By the kernel, as far as it can.
+        Some(file) => {
+            let mut file = File::from(file.reopen().map_err(RemoteError::Output)?);
+            std::io::copy(&mut file, &mut stdout).map(drop)
+        }
+    };
+    Ok(shown.and_then(|()| stdout.flush()))
+}
+
 /// What the guest printed besides its output, to standard error. Without a reader there is nobody to tell.
-fn show_logs(result: &JobResult) {
+fn show_logs(result: &stockade_wire::job::JobResult) {
     let mut stderr = std::io::stderr().lock();
     if result.logs.dropped_bytes > 0 {
         let lost = result.logs.dropped_bytes;

@@ -8,14 +8,18 @@
 
 mod stream;
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use stockade_wire::CLIENT_PROTOCOL_VERSION;
 use stockade_wire::client::{FromDaemon, Refusal, Statistics, ToDaemon};
 use stockade_wire::frame::FrameError;
-use stockade_wire::job::{JobResult, JobSummary, LogStream, Submission};
+use stockade_wire::job::{JobResult, JobSummary, LogStream, ModuleSource, Submission};
+use stockade_wire::limits::{BESIDE_BYTES_MIN, FRAME_BODY_BYTES_MAX};
 
-use self::stream::FrameStream;
+use self::stream::{FrameStream, Received};
+use crate::job_end::JobEnd;
+use crate::sealed::{NotSealed, SealedFile};
 use crate::supervisor::logs::safe_text;
 
 /// What this client calls itself.
@@ -71,6 +75,9 @@ pub enum ClientError {
         "the daemon gave an answer that does not belong to the question; use the client that came with it"
     )]
     Unexpected,
+    /// The daemon sent a descriptor that is not what an output has to be.
+    #[error("the output that the daemon sent {0}; is it the daemon's socket?")]
+    Output(#[from] NotSealed),
     /// The job was not admitted.
     #[error("{}", refusal_text(.0))]
     Refused(Refusal),
@@ -131,9 +138,10 @@ impl Client {
         let mut client = Self { stream, frame_bytes_max: u64::MAX, requests: 0 };
         let hello = ToDaemon::Hello { version: CLIENT_PROTOCOL_VERSION, agent: AGENT.to_owned() };
         client.stream.send(&hello).await?;
-        match client.stream.receive().await? {
+        match client.stream.receive().await?.0 {
             FromDaemon::Hello { version: CLIENT_PROTOCOL_VERSION, frame_bytes_max, .. } => {
                 client.frame_bytes_max = frame_bytes_max;
+                client.stream.expect_fds();
                 Ok(client)
             }
             FromDaemon::Hello { version, .. } => Err(ClientError::Version { theirs: version }),
@@ -141,7 +149,8 @@ impl Client {
         }
     }
 
-    /// Submits a job without waiting for its end; its id.
+    /// Submits a job without waiting for its end; its id. A module or an input of [`BESIDE_BYTES_MIN`] bytes and more
+    /// goes as a sealed file in memory instead of in the frame.
     ///
     /// # Errors
     /// [`ClientError::Refused`] when it is not admitted.
@@ -157,7 +166,7 @@ impl Client {
         Ok(self.submit_with(submission, false, true).await?.job)
     }
 
-    /// Submits a job whose result [`Client::finished`] then waits for.
+    /// As [`Client::submit`], a job whose result [`Client::finished`] then waits for.
     ///
     /// # Errors
     /// [`ClientError::Refused`] when it is not admitted.
@@ -175,13 +184,15 @@ impl Client {
 
     async fn submit_with(
         &mut self,
-        submission: Submission,
+        mut submission: Submission,
         wait: bool,
         durable: bool,
     ) -> Result<Ticket, ClientError> {
         let request = self.next_request();
+        let files = put_beside(&mut submission);
+        let fds: Vec<_> = files.iter().map(AsFd::as_fd).collect();
         let message = ToDaemon::Submit { request, wait, durable, submission: Box::new(submission) };
-        self.stream.send_within(&message, self.frame_bytes_max).await?;
+        self.stream.send_within(&message, &fds, self.frame_bytes_max).await?;
         match self.answer(request).await? {
             FromDaemon::Accepted { job, .. } => Ok(Ticket { job, request }),
             FromDaemon::Refused { refusal, .. } => Err(ClientError::Refused(refusal)),
@@ -189,15 +200,24 @@ impl Client {
         }
     }
 
-    /// Waits for the end of a submitted job. Dropping the future loses nothing; it may be asked again.
+    /// Waits for the end of a submitted job; its result, with its output in it. Dropping the future loses nothing; it
+    /// may be asked again.
     ///
     /// # Errors
-    /// When the connection ends first.
+    /// [`ClientError::NotFound`] when its result was not kept long enough.
     pub async fn finished(&mut self, ticket: &Ticket) -> Result<JobResult, ClientError> {
-        match self.answer(ticket.request).await? {
-            FromDaemon::Finished { result, .. } => Ok(*result),
-            FromDaemon::NotFound { .. } => Err(ClientError::NotFound(ticket.job.clone())),
-            other => Err(strange(other)),
+        whole(&self.end_of(ticket).await?)
+    }
+
+    /// As [`Client::finished`], with the output where it came: a large one in a file, of which nothing was copied.
+    ///
+    /// # Errors
+    /// As [`Client::finished`].
+    pub async fn end_of(&mut self, ticket: &Ticket) -> Result<JobEnd, ClientError> {
+        match self.answer_with_fds(ticket.request).await? {
+            (FromDaemon::Finished { result, .. }, fds) => end(*result, fds),
+            (FromDaemon::NotFound { .. }, _) => Err(ClientError::NotFound(ticket.job.clone())),
+            (other, _) => Err(strange(other)),
         }
     }
 
@@ -229,11 +249,12 @@ impl Client {
     /// [`ClientError::NotFound`] when there is no such job.
     pub async fn result(&mut self, job: &str, wait: bool) -> Result<Option<JobResult>, ClientError> {
         let request = self.next_request();
-        match self.ask(request, ToDaemon::Result { request, job: job.to_owned(), wait }).await? {
-            FromDaemon::Finished { result, .. } => Ok(Some(*result)),
-            FromDaemon::Running { .. } => Ok(None),
-            FromDaemon::NotFound { .. } => Err(ClientError::NotFound(job.to_owned())),
-            other => Err(strange(other)),
+        self.stream.send(&ToDaemon::Result { request, job: job.to_owned(), wait }).await?;
+        match self.answer_with_fds(request).await? {
+            (FromDaemon::Finished { result, .. }, fds) => whole(&end(*result, fds)?).map(Some),
+            (FromDaemon::Running { .. }, _) => Ok(None),
+            (FromDaemon::NotFound { .. }, _) => Err(ClientError::NotFound(job.to_owned())),
+            (other, _) => Err(strange(other)),
         }
     }
 
@@ -291,13 +312,21 @@ impl Client {
         self.answer(request).await
     }
 
-    /// The next answer to `request`. Safe to drop: nothing that came is lost.
+    /// The next answer to `request`, with which no descriptor may come. Safe to drop: nothing that came is lost.
     async fn answer(&mut self, request: u64) -> Result<FromDaemon, ClientError> {
+        match self.answer_with_fds(request).await? {
+            (message, fds) if fds.is_empty() => Ok(message),
+            _ => Err(ClientError::Unexpected),
+        }
+    }
+
+    /// The next answer to `request` and what came with it. Safe to drop: nothing that came is lost.
+    async fn answer_with_fds(&mut self, request: u64) -> Result<Received, ClientError> {
         loop {
-            let message = self.stream.receive().await?;
+            let (message, fds) = self.stream.receive().await?;
             match answered(&message) {
                 None => return Err(strange(message)),
-                Some(number) if number == request => return Ok(message),
+                Some(number) if number == request => return Ok((message, fds)),
                 Some(_) => {}
             }
         }
@@ -307,6 +336,44 @@ impl Client {
         self.requests += 1;
         self.requests
     }
+}
+
+/// Takes what is large out of `submission` and into files, in the order in which they are announced. What the kernel
+/// gives no file for stays.
+fn put_beside(submission: &mut Submission) -> Vec<SealedFile> {
+    let put = |name, bytes: &[u8]| {
+        let large = bytes.len() >= BESIDE_BYTES_MIN;
+        large.then(|| SealedFile::holding(name, bytes).ok()).flatten()
+    };
+    let mut files = Vec::new();
+    if let ModuleSource::Bytes(bytes) = &submission.module
+        && let Some(file) = put("stockade-module", &bytes.0)
+    {
+        submission.module = ModuleSource::Descriptor;
+        files.push(file);
+    }
+    if let Some(file) = put("stockade-input", &submission.input.0) {
+        submission.input = Vec::new().into();
+        files.push(file);
+    }
+    files
+}
+
+/// A job's result with its output, wherever that came.
+fn end(result: JobResult, fds: Vec<OwnedFd>) -> Result<JobEnd, ClientError> {
+    let mut fds = fds.into_iter();
+    match (fds.next(), fds.next()) {
+        (None, _) => Ok(JobEnd::of(result)),
+        (Some(output), None) if result.output.0.is_empty() => {
+            let output = SealedFile::examine(&output, FRAME_BODY_BYTES_MAX as u64)?;
+            Ok(JobEnd::with_output(result, output, None))
+        }
+        _ => Err(ClientError::Unexpected),
+    }
+}
+
+fn whole(end: &JobEnd) -> Result<JobResult, ClientError> {
+    end.whole().map_err(ClientError::Io)
 }
 
 /// Which request a message answers, if any.

@@ -1,16 +1,18 @@
 //! Frames over the client's end of the socket.
 //!
-//! Owns: bytes that have come and are not a whole frame yet.
-//! Never: knows which answer belongs to which request.
+//! Owns: bytes that have come and are not a whole frame yet, and the descriptors that came with them.
+//! Never: knows which answer belongs to which request; receives a descriptor that no header announced.
 
 use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use stockade_sys::rights;
 use stockade_wire::client::{FromDaemon, ToDaemon};
 use stockade_wire::codec;
-use stockade_wire::frame::{self, FrameError, HEADER_BYTES};
+use stockade_wire::frame::{self, FrameError, HEADER_BYTES, Header};
 use stockade_wire::limits::FRAME_BODY_BYTES_MAX;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 
 use super::ClientError;
@@ -24,7 +26,14 @@ pub(super) struct FrameStream {
     socket: UnixStream,
     /// The beginning of the next frame, as far as it has come.
     received: Vec<u8>,
+    /// What came with the first byte of its body.
+    fds: Vec<OwnedFd>,
+    /// Headers may announce descriptors, and no more is read at once than belongs to one header or to one body.
+    with_fds: bool,
 }
+
+/// A message and what came with it.
+pub(super) type Received = (FromDaemon, Vec<OwnedFd>);
 
 impl FrameStream {
     pub(super) async fn connect(path: &Path) -> Result<Self, ClientError> {
@@ -35,38 +44,61 @@ impl FrameStream {
             ErrorKind::PermissionDenied => ClientError::NotAllowed(path.into(), source),
             _ => ClientError::Connect(path.into(), source),
         })?;
-        Ok(Self { socket, received: Vec::new() })
+        Ok(Self { socket, received: Vec::new(), fds: Vec::new(), with_fds: false })
+    }
+
+    /// From here on headers may announce descriptors.
+    pub(super) const fn expect_fds(&mut self) {
+        self.with_fds = true;
     }
 
     pub(super) async fn send(&mut self, message: &ToDaemon) -> Result<(), ClientError> {
-        self.send_within(message, FRAME_BODY_BYTES_MAX as u64).await
+        self.send_within(message, &[], FRAME_BODY_BYTES_MAX as u64).await
     }
 
-    /// Sends a frame of at most `max` bytes of body. Not to be dropped half-way.
-    pub(super) async fn send_within(&mut self, message: &ToDaemon, max: u64) -> Result<(), ClientError> {
+    /// Sends a frame of at most `max` bytes of body, with copies of `fds`. Not to be dropped half-way.
+    pub(super) async fn send_within(
+        &mut self,
+        message: &ToDaemon,
+        fds: &[BorrowedFd<'_>],
+        max: u64,
+    ) -> Result<(), ClientError> {
         let bound = usize::try_from(max).unwrap_or(usize::MAX).min(FRAME_BODY_BYTES_MAX);
-        let frame = frame::encode(message, bound).map_err(|error| match error {
+        let frame = frame::encode_with(message, bound, fds.len()).map_err(|error| match error {
             FrameError::TooLarge { announced, .. } => ClientError::TooLarge { bytes: announced, max },
             error => ClientError::Frame(error),
         })?;
-        match self.socket.write_all(&frame).await {
+        match self.write(&frame, fds).await {
             // The daemon has closed; what it said before that is still there to be read.
             Err(error) if gone(&error) => match self.receive().await? {
-                FromDaemon::Protocol { message } => Err(super::strange(FromDaemon::Protocol { message })),
+                (FromDaemon::Protocol { message }, _) => {
+                    Err(super::strange(FromDaemon::Protocol { message }))
+                }
                 _ => Err(ClientError::Closed),
             },
             written => written.map_err(ClientError::Io),
         }
     }
 
+    async fn write(&mut self, frame: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        if fds.is_empty() {
+            return self.socket.write_all(frame).await;
+        }
+        let (header, body) = frame.split_at_checked(HEADER_BYTES).unwrap_or_default();
+        self.socket.write_all(header).await?;
+        let socket = &self.socket;
+        let send = || Ok(rights::send(socket.as_fd(), body, fds)?);
+        let sent = socket.async_io(Interest::WRITABLE, send).await?;
+        self.socket.write_all(body.get(sent..).unwrap_or_default()).await
+    }
+
     /// The next message. Safe to drop: what has come is kept.
-    pub(super) async fn receive(&mut self) -> Result<FromDaemon, ClientError> {
+    pub(super) async fn receive(&mut self) -> Result<Received, ClientError> {
         loop {
-            if let Some(message) = self.take_frame()? {
-                return Ok(message);
+            if let Some(received) = self.take_frame()? {
+                return Ok(received);
             }
-            self.received.reserve(READ_BYTES);
-            match self.socket.read_buf(&mut self.received).await {
+            match self.read().await {
                 Ok(0) => return Err(ClientError::Closed),
                 Err(error) if gone(&error) => return Err(ClientError::Closed),
                 read => read.map_err(ClientError::Io)?,
@@ -74,17 +106,56 @@ impl FrameStream {
         }
     }
 
-    fn take_frame(&mut self) -> Result<Option<FromDaemon>, ClientError> {
+    /// Reads once.
+    async fn read(&mut self) -> io::Result<usize> {
+        if !self.with_fds {
+            self.received.reserve(READ_BYTES);
+            return self.socket.read_buf(&mut self.received).await;
+        }
+        let held = self.received.len();
+        let header = self.received.first_chunk::<HEADER_BYTES>();
+        // Whether it is a header at all is seen when its frame is taken.
+        let header = header.and_then(|header| frame::header(*header, FRAME_BODY_BYTES_MAX).ok());
+        let (wanted, room) = match header {
+            None => (HEADER_BYTES.saturating_sub(held), 0),
+            Some(Header { body_bytes, fds }) => {
+                let first = held == HEADER_BYTES;
+                ((HEADER_BYTES + body_bytes).saturating_sub(held), if first { fds } else { 0 })
+            }
+        };
+        let wanted = wanted.min(READ_BYTES);
+        let mut part = vec![0; wanted];
+        let socket = &self.socket;
+        let receive = || Ok(rights::receive(socket.as_fd(), &mut part, room)?);
+        let came = socket.async_io(Interest::READABLE, receive).await?;
+        if came.more_fds {
+            return Err(ErrorKind::InvalidData.into());
+        }
+        part.truncate(came.length);
+        self.received.append(&mut part);
+        self.fds.extend(came.fds);
+        Ok(came.length)
+    }
+
+    fn take_frame(&mut self) -> Result<Option<Received>, ClientError> {
         let Some((header, rest)) = self.received.split_first_chunk::<HEADER_BYTES>() else { return Ok(None) };
-        let length = frame::body_length(*header, FRAME_BODY_BYTES_MAX).map_err(ClientError::Frame)?;
-        let Some(body) = rest.get(..length) else { return Ok(None) };
+        let Header { body_bytes, fds } = if self.with_fds {
+            frame::header(*header, FRAME_BODY_BYTES_MAX)
+        } else {
+            frame::body_length(*header, FRAME_BODY_BYTES_MAX).map(|body_bytes| Header { body_bytes, fds: 0 })
+        }
+        .map_err(ClientError::Frame)?;
+        let Some(body) = rest.get(..body_bytes) else { return Ok(None) };
+        if self.fds.len() != fds {
+            return Err(ClientError::Unexpected);
+        }
         let message = codec::decode(body).map_err(|error| ClientError::Frame(error.into()))?;
-        self.received.drain(..HEADER_BYTES + length);
+        self.received.drain(..HEADER_BYTES + body_bytes);
         if self.received.is_empty() {
             // Not to keep the memory of the largest answer there ever was.
             self.received.shrink_to(READ_BYTES);
         }
-        Ok(Some(message))
+        Ok(Some((message, std::mem::take(&mut self.fds))))
     }
 }
 

@@ -12,10 +12,12 @@ use stockade_wire::zygote::NamespacePolicy;
 
 use super::error::ConfigError;
 use super::layers::{Entry, Layers};
+use super::schema::{PROFILES, WARM_UP};
 use super::value::{Location, Value};
 use super::{
-    Cache, CallerLimits, Ceilings, Cgroup, CgroupRoot, Clients, Compile, Config, Durable, Grants,
-    IsolationFloor, Jail, Kill, Log, LogFormat, Mode, Pool, Profile, Queue, Results, RunAs,
+    Cache, CallerLimits, Ceilings, Cgroup, CgroupRoot, Clients, Compile, Config, Durable, Grants, Initialise,
+    IsolationFloor, Jail, Kill, Log, LogFormat, Mode, Pool, Pressure, PressureFile, Profile, Queue, Results,
+    RunAs, WarmUp,
 };
 
 /// Directories that are chosen where the configuration says `auto`.
@@ -34,10 +36,13 @@ pub(super) fn config(layers: &Layers, automatic: Automatic) -> Result<Config, Co
         socket: of.path("socket")?,
         default_profile: of.text("default_profile")?,
         pool: pool(&of)?,
+        pressure: pressure(&of)?,
         queue: Queue {
             jobs_max: of.count("queue.jobs_max")?,
             bytes_max: of.size("queue.bytes_max")?,
             jobs_per_caller_max: of.count("queue.jobs_per_caller_max")?,
+            files_max: of.count("queue.files_max")?,
+            files_per_caller_max: of.count("queue.files_per_caller_max")?,
         },
         jail: jail(&of)?,
         cgroup: Cgroup {
@@ -78,6 +83,7 @@ pub(super) fn config(layers: &Layers, automatic: Automatic) -> Result<Config, Co
             kept_max: of.count("results.kept_max")?,
             bytes_max: of.size("results.bytes_max")?,
             kept_for: of.duration("results.kept_for")?,
+            files_max: of.count("results.files_max")?,
         },
         durable: Durable {
             directory: match of.location("durable.directory")? {
@@ -95,6 +101,7 @@ pub(super) fn config(layers: &Layers, automatic: Automatic) -> Result<Config, Co
         },
         kill: Kill { epoch_head_start: of.duration("kill.epoch_head_start")? },
         profiles: profiles(&of)?,
+        warm_up: warm_ups(&of)?,
     };
     super::rules::check(&config, layers)?;
     Ok(config)
@@ -103,12 +110,23 @@ pub(super) fn config(layers: &Layers, automatic: Automatic) -> Result<Config, Co
 fn pool(of: &Typed<'_>) -> Result<Pool, ConfigError> {
     Ok(Pool {
         warm: of.count("pool.warm")?,
+        warm_max: of.count("pool.warm_max")?,
         workers_max: of.count("pool.workers_max")?,
         compilers_max: of.count("pool.compilers_max")?,
         templates_max: of.count("pool.templates_max")?,
         template_ready: of.count("pool.template_ready")?,
+        template_ready_max: of.count("pool.template_ready_max")?,
         template_after: of.small("pool.template_after")?,
         template_idle: of.duration("pool.template_idle")?,
+        ready_max: of.count("pool.ready_max")?,
+        ready_bytes_max: of.size("pool.ready_bytes_max")?,
+        initialise: match of.choice("pool.initialise")? {
+            "never" => Initialise::Never,
+            "any" => Initialise::Any,
+            _ => Initialise::Listed,
+        },
+        initialise_time: of.duration("pool.initialise_time")?,
+        initialise_bytes: of.size("pool.initialise_bytes")?,
         isolation_floor: if of.choice("pool.isolation_floor")? == "fresh" {
             IsolationFloor::Fresh
         } else {
@@ -124,6 +142,20 @@ fn pool(of: &Typed<'_>) -> Result<Pool, ConfigError> {
         restart_burst: of.small("pool.restart_burst")?,
         restart_window: of.duration("pool.restart_window")?,
         worker_failures_max: of.small("pool.worker_failures_max")?,
+    })
+}
+
+fn pressure(of: &Typed<'_>) -> Result<Pressure, ConfigError> {
+    Ok(Pressure {
+        file: match of.location("pressure.file")? {
+            Location::Auto => PressureFile::Auto,
+            Location::Off => PressureFile::Off,
+            Location::Path(path) => PressureFile::Path(path),
+        },
+        interval: of.duration("pressure.interval")?,
+        high_percent: of.number("pressure.high_percent")?,
+        low_percent: of.number("pressure.low_percent")?,
+        calm: of.duration("pressure.calm")?,
     })
 }
 
@@ -172,7 +204,7 @@ fn clients(of: &Typed<'_>) -> Result<Clients, ConfigError> {
 }
 
 fn profiles(of: &Typed<'_>) -> Result<BTreeMap<String, Profile>, ConfigError> {
-    let names = of.0.profile_names();
+    let names = of.0.names(PROFILES);
     names.into_iter().map(|name| profile(of, &name).map(|profile| (name, profile))).collect()
 }
 
@@ -187,6 +219,23 @@ fn profile(of: &Typed<'_>, name: &str) -> Result<Profile, ConfigError> {
         output_bytes: of.size(&key("output_bytes"))?,
         log_bytes: of.size(&key("log_bytes"))?,
         log_lines: of.number(&key("log_lines"))?,
+    })
+}
+
+fn warm_ups(of: &Typed<'_>) -> Result<BTreeMap<String, WarmUp>, ConfigError> {
+    let names = of.0.names(WARM_UP);
+    names.into_iter().map(|name| warm_up(of, &name).map(|warm_up| (name, warm_up))).collect()
+}
+
+fn warm_up(of: &Typed<'_>, name: &str) -> Result<WarmUp, ConfigError> {
+    let key = |setting: &str| format!("{WARM_UP}.{name}.{setting}");
+    Ok(WarmUp {
+        // One without a path is refused by a rule.
+        module: of.path(&key("module"))?.unwrap_or_default(),
+        entry: of.maybe_text(&key("entry"))?,
+        uids: of.uids(&key("uids"))?,
+        ready: of.count(&key("ready"))?,
+        required: of.flag(&key("required"))?,
     })
 }
 
@@ -218,6 +267,8 @@ impl<'a> Typed<'a> {
         flag -> bool: Value::Flag(flag) => *flag;
         choice -> &'static str: Value::Choice(word) => word;
         text -> String: Value::Text(text) => text.clone();
+        maybe_text -> Option<String>: Value::MaybeText(text) => text.clone();
+        uids -> BTreeSet<u32>: Value::Uids(uids) => uids.clone();
         path -> Option<PathBuf>: Value::Path(path) => path.clone();
         paths -> Vec<PathBuf>: Value::Paths(paths) => paths.clone();
         location -> Location: Value::Location(location) => location.clone();

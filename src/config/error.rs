@@ -149,9 +149,11 @@ pub enum ConfigError {
         /// What could be written instead.
         allowed: Box<str>,
     },
-    /// A profile's name that is none.
-    #[error("{origin}: `{name}` cannot name a profile; allowed: up to 64 of a-z, 0-9 and -, a letter first")]
-    ProfileName {
+    /// A name of a profile or a warm-up that is none.
+    #[error("{origin}: `{name}` cannot name a {called}; allowed: up to 64 of a-z, 0-9 and -, a letter first")]
+    Name {
+        /// What it was to name.
+        called: &'static str,
         /// Where.
         origin: Origin,
         /// The name, shortened.
@@ -197,7 +199,7 @@ impl ConfigError {
             | Self::Syntax { .. }
             | Self::UnknownVariable { .. }
             | Self::NotASection { .. }
-            | Self::ProfileName { .. }
+            | Self::Name { .. }
             | Self::Conflict { .. }
             | Self::NoDefault { .. } => {}
         }

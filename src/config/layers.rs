@@ -11,7 +11,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, Origin};
 use super::schema::{
-    self, FILE_VARIABLE, FILTER, FILTER_VARIABLE, PROFILE_SETTINGS, PROFILES, SETTINGS, VARIABLE_PREFIX,
+    self, FAMILIES, FILE_VARIABLE, FILTER, FILTER_VARIABLE, PROFILE_SETTINGS, PROFILES, SETTINGS,
+    VARIABLE_PREFIX, WARM_UP,
 };
 use super::value::{Value, Written, quoted};
 
@@ -28,10 +29,13 @@ const DEFAULT_PROFILES: [(&str, &str); 3] = [
 /// A new profile takes from this one what it leaves out.
 const BASE_PROFILE: &str = "extension";
 
-/// Longest name of a profile, bytes.
-const PROFILE_NAME_BYTES_MAX: usize = 64;
+/// What a module to be held ready has where its table says nothing.
+const WARM_UP_DEFAULTS: &str = include_str!("../../policies/warm-up.toml");
 
-/// Deepest that keys nest: `profiles.NAME.KEY`.
+/// Longest name of a profile or a warm-up, bytes.
+const NAME_BYTES_MAX: usize = 64;
+
+/// Deepest that keys nest: `SECTION.NAME.KEY`.
 const DEPTH_MAX: usize = 3;
 
 /// One setting as it stands.
@@ -140,18 +144,21 @@ impl Layers {
     /// Every setting, in the order of the schema, profiles last.
     pub(super) fn all(&self) -> impl Iterator<Item = (&str, &Entry)> {
         let plain = SETTINGS.iter().filter_map(|setting| self.entries.get_key_value(setting.key));
-        let profiles = self.profile_names().into_iter().flat_map(move |name| {
-            PROFILE_SETTINGS.iter().filter_map(move |setting| {
-                self.entries.get_key_value(&format!("{PROFILES}.{name}.{}", setting.key))
+        let families = FAMILIES.into_iter().flat_map(move |family| {
+            self.names(family.section).into_iter().flat_map(move |name| {
+                family.settings.iter().filter_map(move |setting| {
+                    self.entries.get_key_value(&format!("{}.{name}.{}", family.section, setting.key))
+                })
             })
         });
-        plain.chain(profiles).map(|(key, entry)| (key.as_str(), entry))
+        plain.chain(families).map(|(key, entry)| (key.as_str(), entry))
     }
 
-    /// Names of all profiles.
-    pub(super) fn profile_names(&self) -> Vec<String> {
-        let names = self.entries.keys().filter_map(|key| schema::profile_key(key));
-        let mut names: Vec<String> = names.map(|(name, _)| name.to_owned()).collect();
+    /// Names of all members of a family.
+    pub(super) fn names(&self, section: &str) -> Vec<String> {
+        let keys = self.entries.keys().filter_map(|key| schema::member_key(key));
+        let of_it = keys.filter(|(family, _, _)| family.section == section);
+        let mut names: Vec<String> = of_it.map(|(_, name, _)| name.to_owned()).collect();
         names.dedup();
         names
     }
@@ -180,7 +187,7 @@ impl Layers {
             let origin = reading.source.at(reading.text, name.span().start);
             match value.get_ref() {
                 DeValue::Table(inner) if holds_settings(&key) => {
-                    self.admit_profile(&key, &origin)?;
+                    self.admit(&key, &origin)?;
                     self.add_table(inner, reading, &key)?;
                 }
                 _ if holds_settings(&key) => return Err(ConfigError::NotASection { origin, key }),
@@ -190,15 +197,23 @@ impl Layers {
         Ok(())
     }
 
-    /// Makes room for a profile that is not there yet: it begins as a copy of the base profile.
-    fn admit_profile(&mut self, key: &str, origin: &Origin) -> Result<(), ConfigError> {
-        let Some(name) = key.strip_prefix(PROFILES).and_then(|rest| rest.strip_prefix('.')) else {
-            return Ok(());
-        };
+    /// Makes room for a profile or a warm-up that is not there yet: a profile begins as a copy of the base profile, a
+    /// warm-up with what is built in.
+    fn admit(&mut self, key: &str, origin: &Origin) -> Result<(), ConfigError> {
+        let member =
+            key.split_once('.').and_then(|(section, name)| Some((schema::family_of(section)?, name)));
+        let Some((family, name)) = member else { return Ok(()) };
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
         let letter_first = name.bytes().next().is_some_and(|b| b.is_ascii_lowercase());
-        if name.len() > PROFILE_NAME_BYTES_MAX || !letter_first || !name.bytes().all(plain) {
-            return Err(ConfigError::ProfileName { origin: origin.clone(), name: quoted(name) });
+        if name.len() > NAME_BYTES_MAX || !letter_first || !name.bytes().all(plain) {
+            let (origin, called) = (origin.clone(), family.called);
+            return Err(ConfigError::Name { origin, name: quoted(name), called });
+        }
+        let known =
+            family.settings.iter().any(|one| self.entries.contains_key(&format!("{key}.{}", one.key)));
+        if family.section == WARM_UP {
+            // Its keys are settings: this does not come here again.
+            return if known { Ok(()) } else { self.add(WARM_UP_DEFAULTS, Source::Default, key) };
         }
         for setting in PROFILE_SETTINGS {
             let base = format!("{PROFILES}.{BASE_PROFILE}.{}", setting.key);
@@ -212,9 +227,9 @@ impl Layers {
 
     fn set(&mut self, key: &str, written: &Written, origin: Origin) -> Result<(), ConfigError> {
         let Some(kind) = schema::kind_of(key) else {
-            let nearest = match schema::profile_key(key) {
-                Some((profile, name)) => schema::nearest(name, PROFILE_SETTINGS.iter().map(|s| s.key))
-                    .map(|name| format!("{PROFILES}.{profile}.{name}")),
+            let nearest = match schema::member_key(key) {
+                Some((family, member, name)) => schema::nearest(name, family.settings.iter().map(|s| s.key))
+                    .map(|name| format!("{}.{member}.{name}", family.section)),
                 None => schema::nearest(key, SETTINGS.iter().map(|s| s.key)),
             };
             return Err(ConfigError::UnknownKey { origin, key: shown_key(key), nearest });
@@ -269,7 +284,7 @@ fn holds_settings(key: &str) -> bool {
     let depth = key.split('.').count();
     match key.split_once('.') {
         None => schema::is_section(key),
-        Some((section, _)) => section == PROFILES && depth < DEPTH_MAX,
+        Some((section, _)) => schema::family_of(section).is_some() && depth < DEPTH_MAX,
     }
 }
 
@@ -291,10 +306,13 @@ fn written(value: &DeValue<'_>) -> Written {
         DeValue::Datetime(_) => Written::Other("date"),
         DeValue::Table(_) => Written::Other("table"),
         DeValue::Array(items) => {
-            let texts = items.iter().map(|item| item.get_ref().as_str().map(str::to_owned));
+            let texts = items.iter().map(|item| match written(item.get_ref()) {
+                Written::Text(text) | Written::Number(text) => Some(text),
+                Written::Flag(_) | Written::List(_) | Written::Other(_) => None,
+            });
             texts
                 .collect::<Option<Vec<_>>>()
-                .map_or(Written::Other("array of other things than texts"), Written::List)
+                .map_or(Written::Other("array of other things than texts and numbers"), Written::List)
         }
     }
 }

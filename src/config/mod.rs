@@ -50,6 +50,8 @@ pub struct Config {
     pub default_profile: String,
     /// Workers and the zygote.
     pub pool: Pool,
+    /// When memory counts as scarce.
+    pub pressure: Pressure,
     /// Jobs that wait.
     pub queue: Queue,
     /// The walls of every worker.
@@ -76,6 +78,8 @@ pub struct Config {
     pub kill: Kill,
     /// Job profiles by name.
     pub profiles: BTreeMap<String, Profile>,
+    /// Modules held ready from the start, by name.
+    pub warm_up: BTreeMap<String, WarmUp>,
 }
 
 /// Where jobs run.
@@ -90,20 +94,34 @@ pub enum Mode {
 /// Workers and the zygote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pool {
-    /// Run workers forked and locked ahead of need.
+    /// Run workers that stand ready, forked and locked ahead of need, when nobody asks for any.
     pub warm: usize,
+    /// Most of them when many are asked for; at most `warm`: there are never more than that.
+    pub warm_max: usize,
     /// Most jobs that run at once.
     pub workers_max: usize,
     /// Most compilations at once.
     pub compilers_max: usize,
     /// Most templates: processes that hold a module which is asked for often, to fork from. None: never make one.
     pub templates_max: usize,
-    /// Workers kept ready by each template.
+    /// Workers that stand ready by each template when few are asked for.
     pub template_ready: usize,
+    /// Most of them when many are asked for; at most `template_ready`: there are never more than that.
+    pub template_ready_max: usize,
     /// Times a caller's module is asked for, each within `template_idle` of the last, before it gets a template.
     pub template_after: u32,
     /// Time after which a template nobody asked for is given up.
     pub template_idle: Duration,
+    /// Most workers of all kinds together that stand ready.
+    pub ready_max: usize,
+    /// Most private memory of them together, bytes.
+    pub ready_bytes_max: u64,
+    /// Which of the modules that say that they may be are initialised in their templates.
+    pub initialise: Initialise,
+    /// Time such a module has for that.
+    pub initialise_time: Duration,
+    /// Most that its memories and tables may come to then, bytes.
+    pub initialise_bytes: u64,
     /// The least isolation a job is given, whatever it would accept.
     pub isolation_floor: IsolationFloor,
     /// Most tenant workers: processes that run one job after another of one tenant with one module. None: never make
@@ -129,6 +147,58 @@ pub struct Pool {
     pub worker_failures_max: u32,
 }
 
+/// Which modules are initialised in their templates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Initialise {
+    /// None.
+    Never,
+    /// Those that the operator lists in `warm_up`.
+    Listed,
+    /// Any.
+    Any,
+}
+
+/// When memory counts as scarce, so that no more workers stand ready than must.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pressure {
+    /// Where the kernel says it.
+    pub file: PressureFile,
+    /// How often it is read.
+    pub interval: Duration,
+    /// Share of time in hundredths, within an interval, in which some process waited for memory, from which it counts.
+    pub high_percent: u64,
+    /// The share down to which it is over.
+    pub low_percent: u64,
+    /// Time for which it must be over before more workers stand ready again.
+    pub calm: Duration,
+}
+
+/// Where the kernel says how scarce memory is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PressureFile {
+    /// In the supervisor's own tree of cgroups, where it has one; else for the whole machine.
+    Auto,
+    /// Nowhere: it never counts as scarce.
+    Off,
+    /// In this file.
+    Path(PathBuf),
+}
+
+/// A module held ready from the start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WarmUp {
+    /// Where it is; absolute.
+    pub module: PathBuf,
+    /// A function it must export.
+    pub entry: Option<String>,
+    /// Whose jobs it is held for; none: the daemon's own user's.
+    pub uids: BTreeSet<u32>,
+    /// Workers that stand ready for each of them at least.
+    pub ready: usize,
+    /// Without it the daemon does not start.
+    pub required: bool,
+}
+
 /// How little isolation a job may be given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IsolationFloor {
@@ -147,6 +217,10 @@ pub struct Queue {
     pub bytes_max: u64,
     /// Most jobs of one caller (uid) admitted and not over.
     pub jobs_per_caller_max: usize,
+    /// Most files in memory that clients sent, modules and inputs, held open for them.
+    pub files_max: usize,
+    /// Of those, most of one caller (uid).
+    pub files_per_caller_max: usize,
 }
 
 /// The walls of every worker.
@@ -301,6 +375,8 @@ pub struct Results {
     pub bytes_max: u64,
     /// Longest time.
     pub kept_for: Duration,
+    /// Most large outputs kept as files in memory; further ones are kept in the supervisor's own.
+    pub files_max: usize,
 }
 
 /// The journal of durable jobs.

@@ -72,6 +72,8 @@ fn figure(value: &Value) -> Option<u64> {
         Value::Flag(_)
         | Value::Choice(_)
         | Value::Text(_)
+        | Value::MaybeText(_)
+        | Value::Uids(_)
         | Value::Path(_)
         | Value::Paths(_)
         | Value::Location(_)

@@ -9,10 +9,10 @@ use stockade_wire::zygote::NamespacePolicy;
 
 use super::error::ConfigError;
 use super::layers::Layers;
-use super::schema::FILTER;
+use super::schema::{FILTER, WARM_UP};
 use super::units::show_size;
-use super::value::quoted;
-use super::{CgroupRoot, Config, Mode, Profile};
+use super::value::{Kind, quoted};
+use super::{CgroupRoot, Config, Mode, Profile, WarmUp};
 
 /// Room in a frame for everything of a result but its output and logs.
 const RESULT_OVERHEAD_BYTES: u64 = 1 << 20;
@@ -35,6 +35,8 @@ enum Fault {
 pub(super) fn check(config: &Config, layers: &Layers) -> Result<(), ConfigError> {
     let broken = mode(config)
         .or_else(|| counts(config))
+        .or_else(|| readiness(config))
+        .or_else(|| config.warm_up.iter().find_map(|(name, warm_up)| held(config, name, warm_up)))
         .or_else(|| walls(config))
         .or_else(|| frames(config))
         .or_else(|| results(config))
@@ -81,6 +83,9 @@ fn counts(config: &Config) -> Option<Broken> {
     if config.queue.jobs_per_caller_max > config.queue.jobs_max {
         return broken("queue.jobs_per_caller_max", "at most queue.jobs_max");
     }
+    if config.queue.files_per_caller_max > config.queue.files_max {
+        return broken("queue.files_per_caller_max", "at most queue.files_max");
+    }
     if config.clients.connections_per_uid_max > config.clients.connections_max {
         return broken("clients.connections_per_uid_max", "at most clients.connections_max");
     }
@@ -89,6 +94,34 @@ fn counts(config: &Config) -> Option<Broken> {
             "clients.frame_bytes_max",
             "at most clients.buffered_bytes_max, or no such frame could be read",
         );
+    }
+    None
+}
+
+fn readiness(config: &Config) -> Option<Broken> {
+    if config.pool.warm > config.pool.ready_max {
+        return broken("pool.warm", "at most pool.ready_max");
+    }
+    if config.pressure.low_percent >= config.pressure.high_percent {
+        return broken("pressure.low_percent", "below pressure.high_percent");
+    }
+    None
+}
+
+fn held(config: &Config, name: &str, warm_up: &WarmUp) -> Option<Broken> {
+    let key = |setting: &str| format!("{WARM_UP}.{name}.{setting}");
+    if warm_up.module.as_os_str().is_empty() {
+        return wrong(&key("module"), "it is to be a file".to_owned(), Kind::Path.allowed());
+    }
+    // Each is a template, and has its workers.
+    let templates = |warm_up: &WarmUp| warm_up.uids.len().max(1);
+    if config.warm_up.values().map(templates).sum::<usize>() > config.pool.templates_max {
+        return broken(&key("uids"), "all warm-ups and their users together at most pool.templates_max");
+    }
+    let workers = config.warm_up.values().map(|one| templates(one).saturating_mul(one.ready));
+    if workers.fold(config.pool.warm, usize::saturating_add) > config.pool.ready_max {
+        let rule = "for all warm-ups and their users together, and with pool.warm, at most pool.ready_max";
+        return broken(&key("ready"), rule);
     }
     None
 }

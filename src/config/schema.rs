@@ -22,6 +22,9 @@ pub(super) const FILTER: &str = "log.filter";
 /// The section that holds the profiles.
 pub(super) const PROFILES: &str = "profiles";
 
+/// The section that holds the modules to be held ready from the start.
+pub(super) const WARM_UP: &str = "warm_up";
+
 const MS: u64 = 1_000;
 const SECOND: u64 = 1_000 * MS;
 const MINUTE: u64 = 60 * SECOND;
@@ -75,12 +78,19 @@ pub(super) const SETTINGS: &[Setting] = &[
     set("socket", Kind::Path),
     live("default_profile", Kind::Text),
     set("pool.warm", count(0, 1024)),
+    set("pool.warm_max", count(0, 4096)),
     set("pool.workers_max", count(1, 4096)),
     set("pool.compilers_max", count(1, 64)),
     set("pool.templates_max", count(0, 1024)),
     set("pool.template_ready", count(1, 1024)),
+    set("pool.template_ready_max", count(0, 4096)),
     set("pool.template_after", count(1, 1_000_000)),
     set("pool.template_idle", time(SECOND, 24 * HOUR)),
+    set("pool.ready_max", count(1, 8192)),
+    set("pool.ready_bytes_max", size(MIB, TIB)),
+    set("pool.initialise", Kind::Choice(&["never", "listed", "any"])),
+    set("pool.initialise_time", time(MS, MINUTE)),
+    set("pool.initialise_bytes", size(0, GUEST_MEMORY_MAX)),
     set("pool.isolation_floor", Kind::Choice(&["fresh", "tenant"])),
     set("pool.tenant_workers_max", count(0, 4096)),
     set("pool.tenant_workers_per_user_max", count(1, 4096)),
@@ -92,9 +102,16 @@ pub(super) const SETTINGS: &[Setting] = &[
     set("pool.restart_burst", count(1, 1000)),
     set("pool.restart_window", time(SECOND, HOUR)),
     set("pool.worker_failures_max", count(1, 100_000)),
+    set("pressure.file", Kind::Location),
+    set("pressure.interval", time(100 * MS, MINUTE)),
+    set("pressure.high_percent", count(1, 100)),
+    set("pressure.low_percent", count(0, 99)),
+    set("pressure.calm", time(0, HOUR)),
     live("queue.jobs_max", count(1, 1_000_000)),
     live("queue.bytes_max", size(MIB, TIB)),
     live("queue.jobs_per_caller_max", count(1, 1_000_000)),
+    live("queue.files_max", count(2, 65_536)),
+    live("queue.files_per_caller_max", count(2, 65_536)),
     set("jail.require", Kind::Layers),
     set("jail.landlock_abi_min", count(0, 9)),
     set("jail.namespaces", Kind::Choice(&["auto", "off"])),
@@ -131,6 +148,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     live("results.kept_max", count(0, 1_000_000)),
     live("results.bytes_max", size(0, TIB)),
     live("results.kept_for", time(0, 24 * HOUR)),
+    set("results.files_max", count(0, 65_536)),
     set("durable.directory", Kind::Location),
     set("durable.bytes_max", size(MIB, TIB)),
     set("clients.connections_max", count(1, 65_536)),
@@ -160,10 +178,41 @@ pub(super) const PROFILE_SETTINGS: &[Setting] = &[
     live("log_lines", count(1, 1_000_000)),
 ];
 
+/// Every setting of a module that is to be held ready.
+pub(super) const WARM_UP_SETTINGS: &[Setting] = &[
+    set("module", Kind::Path),
+    set("entry", Kind::MaybeText),
+    set("uids", Kind::Uids),
+    set("ready", count(1, 1024)),
+    set("required", Kind::Flag),
+];
+
+/// Settings that there are any number of times, each time under a name: `SECTION.NAME.KEY`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Family {
+    /// The section.
+    pub(super) section: &'static str,
+    /// What one of them is called.
+    pub(super) called: &'static str,
+    /// What each has.
+    pub(super) settings: &'static [Setting],
+}
+
+/// Every family, in the order in which they are shown.
+pub(super) const FAMILIES: [Family; 2] = [
+    Family { section: PROFILES, called: "profile", settings: PROFILE_SETTINGS },
+    Family { section: WARM_UP, called: "warm-up", settings: WARM_UP_SETTINGS },
+];
+
+/// The family of that section.
+pub(super) fn family_of(section: &str) -> Option<Family> {
+    FAMILIES.into_iter().find(|family| family.section == section)
+}
+
 /// The kind of the setting with that dotted name.
 pub(super) fn kind_of(key: &str) -> Option<Kind> {
-    let (settings, name) = match profile_key(key) {
-        Some((_, name)) => (PROFILE_SETTINGS, name),
+    let (settings, name) = match member_key(key) {
+        Some((family, _, name)) => (family.settings, name),
         None => (SETTINGS, key),
     };
     settings.iter().find(|setting| setting.key == name).map(|setting| setting.kind)
@@ -171,16 +220,18 @@ pub(super) fn kind_of(key: &str) -> Option<Kind> {
 
 /// Whether the setting with that dotted name can change while the daemon runs.
 pub(super) fn is_live(key: &str) -> bool {
-    let (settings, name) = match profile_key(key) {
-        Some((_, name)) => (PROFILE_SETTINGS, name),
+    let (settings, name) = match member_key(key) {
+        Some((family, _, name)) => (family.settings, name),
         None => (SETTINGS, key),
     };
     settings.iter().any(|setting| setting.key == name && setting.live)
 }
 
-/// `profiles.NAME.KEY` taken apart.
-pub(super) fn profile_key(key: &str) -> Option<(&str, &str)> {
-    key.strip_prefix(PROFILES)?.strip_prefix('.')?.rsplit_once('.')
+/// `SECTION.NAME.KEY` of a family taken apart.
+pub(super) fn member_key(key: &str) -> Option<(Family, &str, &str)> {
+    let (section, rest) = key.split_once('.')?;
+    let (name, setting) = rest.rsplit_once('.')?;
+    Some((family_of(section)?, name, setting))
 }
 
 /// The environment variable of a dotted name.
@@ -191,7 +242,7 @@ pub(super) fn variable_of(key: &str) -> String {
 
 /// Whether there is a section of that name.
 pub(super) fn is_section(name: &str) -> bool {
-    name == PROFILES
+    family_of(name).is_some()
         || SETTINGS
             .iter()
             .any(|setting| setting.key.split_once('.').is_some_and(|(section, _)| section == name))
@@ -200,8 +251,8 @@ pub(super) fn is_section(name: &str) -> bool {
 /// Whether a variable's name begins as those of a section do.
 pub(super) fn begins_like_a_setting(variable: &str) -> bool {
     let rest = variable.strip_prefix(VARIABLE_PREFIX).unwrap_or(variable);
-    let section = rest.split('_').next().unwrap_or_default().to_ascii_lowercase();
-    rest.contains('_') && is_section(&section)
+    let rest = rest.to_ascii_lowercase();
+    rest.match_indices('_').any(|(end, _)| rest.get(..end).is_some_and(is_section))
 }
 
 /// The variable most like `given`, which all begin with the same prefix.

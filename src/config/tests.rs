@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use stockade_wire::job::Layer;
 
 use super::layers::Layers;
-use super::schema::{self, PROFILE_SETTINGS, SETTINGS};
+use super::schema::{self, PROFILE_SETTINGS, SETTINGS, WARM_UP_SETTINGS};
 use super::value::Kind;
 use super::*;
 
@@ -42,7 +42,8 @@ fn candidates(key: &str, kind: Kind) -> Vec<String> {
         Kind::Flag => vec!["true".into(), "false".into()],
         Kind::Choice(words) => words.iter().map(|word| (*word).to_owned()).collect(),
         Kind::Text if key == "default_profile" => vec!["batch".into()],
-        Kind::Text => vec!["debug".into()],
+        Kind::Text | Kind::MaybeText => vec!["debug".into()],
+        Kind::Uids => vec!["1000,1001".into()],
         Kind::Path | Kind::Paths | Kind::Location => vec!["/srv/somewhere".into()],
         Kind::Layers => vec!["seccomp".into()],
         Kind::Ids => vec!["1234:5678".into()],
@@ -170,7 +171,7 @@ fn file_with_a_figure_at_fault_is_refused_naming_line_key_and_what_is_allowed() 
         ),
         (
             "[pool]\nwarm = [3]",
-            "F:2: `pool.warm` cannot be a TOML array of other things than texts: not a figure; allowed: a whole number from 0 to 1024",
+            "F:2: `pool.warm` cannot be [\"3\"]: not a figure; allowed: a whole number from 0 to 1024",
         ),
         (
             "[pool]\nwarm = 1979-05-27",
@@ -243,6 +244,39 @@ fn file_with_a_value_at_fault_is_refused_naming_line_key_and_what_is_allowed() {
 }
 
 #[test]
+fn module_to_be_held_ready_takes_what_its_table_leaves_out_from_what_is_built_in() {
+    let text = "[warm_up.thumbnails]\nmodule = \"/srv/t.wasm\"\nuids = [1000, 33]\n[warm_up.b]\nmodule = \"/b\"\nrequired = true\nuids = 7";
+    let inspection = load(text, &[("STOCKADE_WARM_UP_B_READY", "9")]).unwrap();
+    let of = |module: &str, uids: &[u32], ready, required| WarmUp {
+        module: module.into(),
+        entry: None,
+        uids: uids.iter().copied().collect(),
+        ready,
+        required,
+    };
+    let expected = [("b", of("/b", &[7], 9, true)), ("thumbnails", of("/srv/t.wasm", &[33, 1000], 4, false))];
+    let expected = expected.map(|(name, warm_up)| (name.to_owned(), warm_up));
+    assert_eq!(inspection.config.warm_up, BTreeMap::from(expected));
+    let shown = inspection.settings.iter().find(|one| one.key == "warm_up.thumbnails.uids").unwrap();
+    assert_eq!(shown.value, "33,1000");
+    assert_refused(&[
+        (
+            "[warm_up.a]\nmodul = \"/a\"",
+            "F:2: there is no setting `warm_up.a.modul`; did you mean `warm_up.a.module`?; `stockade config check` lists all",
+        ),
+        (
+            "[warm_up.A]\nmodule = \"/a\"",
+            "F:1: `\"A\"` cannot name a warm-up; allowed: up to 64 of a-z, 0-9 and -, a letter first",
+        ),
+        (
+            "[warm_up.a]\nuids = [-1]",
+            "F:2: `warm_up.a.uids` cannot be [\"-1\"]: \"-1\" is no user id; allowed: user ids, such as 1000",
+        ),
+        ("warm_up = 3", "F:1: `warm_up` is a section; write [warm_up] and its settings below"),
+    ]);
+}
+
+#[test]
 fn file_that_is_not_toml_is_refused_naming_the_line() {
     for (text, line) in [("[pool\nwarm = 1", 1), ("mode = \"jailed\"\nmode = \"jailed\"", 2), ("a = \n", 1)] {
         let message = load(text, &[]).unwrap_err();
@@ -262,6 +296,26 @@ fn configuration_that_contradicts_itself_is_refused() {
             "F:2: `pool.warm` = 9 contradicts the rest of the configuration: at most pool.workers_max",
         ),
         ("[pool]\nworkers_max = 1", "default: `pool.warm` = 4 contradicts"),
+        (
+            "[pool]\nwarm = 8\nready_max = 7",
+            "F:2: `pool.warm` = 8 contradicts the rest of the configuration: at most pool.ready_max",
+        ),
+        (
+            "[pressure]\nlow_percent = 10",
+            "F:2: `pressure.low_percent` = 10 contradicts the rest of the configuration: below pressure.high_percent",
+        ),
+        (
+            "[warm_up.a]\nready = 1",
+            "default: `warm_up.a.module` cannot be \"\": it is to be a file; allowed: an absolute path, or nothing",
+        ),
+        (
+            "[warm_up.a]\nmodule = \"/a\"\nuids = [1,2,3,4,5,6,7,8,9]",
+            "F:3: `warm_up.a.uids` = 1,2,3,4,5,6,7,8,9 contradicts the rest of the configuration: all warm-ups",
+        ),
+        (
+            "[warm_up.a]\nmodule = \"/a\"\nuids = [1,2]\nready = 63",
+            "F:4: `warm_up.a.ready` = 63 contradicts the rest of the configuration: for all warm-ups",
+        ),
         ("[queue]\njobs_per_caller_max = 1001", "F:2: `queue.jobs_per_caller_max` = 1001"),
         ("[clients]\nconnections_per_uid_max = 257", "F:2: `clients.connections_per_uid_max` = 257"),
         ("[clients]\nbuffered_bytes_max = \"1M\"", "default: `clients.frame_bytes_max` = 96M"),
@@ -419,8 +473,17 @@ fn document_has_every_setting_with_its_default_and_what_is_allowed() {
     let profile = PROFILE_SETTINGS.iter().map(|setting| {
         row(setting.key, &default(&format!("profiles.extension.{}", setting.key)), setting.kind)
     });
-    let missing: Vec<String> =
-        plain.chain(profile).filter(|row| !document.lines().any(|line| line.starts_with(row))).collect();
+    let bare = load("[warm_up.a]\nmodule = \"/a\"", &[]).unwrap().settings;
+    let warm_up = WARM_UP_SETTINGS.iter().map(|setting| {
+        let key = format!("warm_up.a.{}", setting.key);
+        let default = bare.iter().find(|one| one.key == key).unwrap().value.replace("/a", "");
+        row(setting.key, &default, setting.kind)
+    });
+    let missing: Vec<String> = plain
+        .chain(profile)
+        .chain(warm_up)
+        .filter(|row| !document.lines().any(|line| line.starts_with(row)))
+        .collect();
     assert!(missing.is_empty(), "not in docs/configuration.md:\n{}", missing.join("\n"));
 }
 

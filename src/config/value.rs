@@ -42,6 +42,10 @@ pub(super) enum Kind {
     Choice(&'static [&'static str]),
     /// Any text that is not empty.
     Text,
+    /// Any text, or empty for none.
+    MaybeText,
+    /// User ids; in text, separated by `,`.
+    Uids,
     /// An absolute path, or empty for none.
     Path,
     /// Absolute paths; in text, separated by `:`.
@@ -65,6 +69,8 @@ pub(super) enum Value {
     Flag(bool),
     Choice(&'static str),
     Text(String),
+    MaybeText(Option<String>),
+    Uids(BTreeSet<u32>),
     Path(Option<PathBuf>),
     Paths(Vec<PathBuf>),
     Location(Location),
@@ -137,7 +143,9 @@ impl Written {
                 let items = text.split(separator).map(str::trim).filter(|item| !item.is_empty());
                 Ok(items.map(str::to_owned).collect())
             }
-            Self::Number(_) | Self::Flag(_) | Self::Other(_) => Err("not a list".to_owned()),
+            // One is a list, too, where its members are numbers.
+            Self::Number(number) => Ok(vec![number.clone()]),
+            Self::Flag(_) | Self::Other(_) => Err("not a list".to_owned()),
         }
     }
 }
@@ -167,6 +175,8 @@ impl Kind {
             Self::Flag => "true or false".to_owned(),
             Self::Choice(words) => words.join(" or "),
             Self::Text => "a text".to_owned(),
+            Self::MaybeText => "a text, or nothing".to_owned(),
+            Self::Uids => "user ids, such as 1000".to_owned(),
             Self::Path => "an absolute path, or nothing".to_owned(),
             Self::Paths => "absolute paths without `..`".to_owned(),
             Self::Location => "auto, off or an absolute path".to_owned(),
@@ -210,6 +220,14 @@ impl Kind {
                 "" => Err("empty".to_owned()),
                 text => Ok(Value::Text(text.to_owned())),
             },
+            Self::MaybeText => match written.text()? {
+                "" => Ok(Value::MaybeText(None)),
+                text => Ok(Value::MaybeText(Some(text.to_owned()))),
+            },
+            Self::Uids => {
+                let items = written.items(',')?;
+                items.iter().map(|item| uid(item)).collect::<Result<_, _>>().map(Value::Uids)
+            }
             Self::Path => match written.text()? {
                 "" => Ok(Value::Path(None)),
                 text => absolute(text).map(|path| Value::Path(Some(path))),
@@ -243,6 +261,8 @@ impl Value {
             Self::Flag(flag) => flag.to_string(),
             Self::Choice(word) => (*word).to_owned(),
             Self::Text(text) => text.clone(),
+            Self::MaybeText(text) => text.clone().unwrap_or_default(),
+            Self::Uids(uids) => uids.iter().map(u32::to_string).collect::<Vec<_>>().join(","),
             Self::Path(path) => path.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
             Self::Paths(paths) => {
                 paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(":")
@@ -313,6 +333,12 @@ fn absolute(text: &str) -> Result<PathBuf, String> {
 pub(super) fn layer(name: &str) -> Result<Layer, String> {
     let found = Layer::ALL.into_iter().find(|layer| layer.name() == name);
     found.ok_or_else(|| format!("{} is no layer", quoted(name)))
+}
+
+fn uid(text: &str) -> Result<u32, String> {
+    let id = units::parse_count(text).ok().and_then(|id| u32::try_from(id).ok());
+    // (uid_t) -1 is nobody's.
+    id.filter(|id| *id != u32::MAX).ok_or_else(|| format!("{} is no user id", quoted(text)))
 }
 
 fn ids(text: &str) -> Result<RunAs, String> {

@@ -11,25 +11,28 @@
 //! ```
 
 use std::cell::RefCell;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use stockade_wire::CLIENT_PROTOCOL_VERSION;
-use stockade_wire::client::{FromDaemon, Refusal, ToDaemon};
-use stockade_wire::job::JobResult;
+use stockade_wire::client::{FromDaemon, ToDaemon};
+use stockade_wire::job::Submission;
 use stockade_wire::limits::{HELLO_FRAME_BYTES_MAX, LOG_CHUNK_BYTES_MAX, NAME_BYTES_MAX};
+use stockade_wire::{CLIENT_PROTOCOL_VERSION, CLIENT_PROTOCOL_VERSION_WITHOUT_DESCRIPTORS};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::AGENT;
+use super::brought::{self, Brought, Mismatch};
 use super::census::{Census, Seat};
-use super::inbound::{Inbound, InboundError};
+use super::inbound::{Inbound, InboundError, Received};
 use super::jobs::{FollowLogs, Jobs};
 use super::outbound::{self, Gone, Outbound};
 use crate::config::Clients;
 use crate::host::HostSampler;
+use crate::job_end::JobEnd;
 use crate::observe::Causes;
 use crate::supervisor::logs::safe_text;
 use crate::supervisor::{Caller, LogPiece, Lookup};
@@ -57,9 +60,12 @@ enum Ending {
     #[error("hello was said before")]
     HelloTwice,
     #[error(
-        "this daemon speaks version {CLIENT_PROTOCOL_VERSION} of the protocol, the client {0}; use a matching client"
+        "this daemon speaks versions {CLIENT_PROTOCOL_VERSION_WITHOUT_DESCRIPTORS} to {CLIENT_PROTOCOL_VERSION} of the \
+         protocol, the client {0}; use a matching client"
     )]
     Version(u16),
+    #[error(transparent)]
+    Mismatch(#[from] Mismatch),
     #[error(transparent)]
     Gone(#[from] Gone),
 }
@@ -119,17 +125,20 @@ impl<J: Jobs> Connection<J> {
         let max = HELLO_FRAME_BYTES_MAX.min(self.frame_bytes_max());
         let (version, agent) = match inbound.first(max).await? {
             None => return Ok(false),
-            Some(ToDaemon::Hello { version, agent }) => (version, agent),
+            Some((ToDaemon::Hello { version, agent }, _)) => (version, agent),
             Some(_) => return Err(Ending::NoHello),
         };
-        if version != CLIENT_PROTOCOL_VERSION {
+        if !(CLIENT_PROTOCOL_VERSION_WITHOUT_DESCRIPTORS..=CLIENT_PROTOCOL_VERSION).contains(&version) {
             return Err(Ending::Version(version));
+        }
+        if version > CLIENT_PROTOCOL_VERSION_WITHOUT_DESCRIPTORS {
+            inbound.expect_fds();
+            self.outbound.allow_fds();
         }
         let Caller { uid, pid, .. } = self.caller;
         tracing::debug!(uid, pid, agent = safe_text(&agent, NAME_BYTES_MAX), "client connected");
         let frame_bytes_max = self.frame_bytes_max() as u64;
-        let answer =
-            FromDaemon::Hello { version: CLIENT_PROTOCOL_VERSION, agent: AGENT.into(), frame_bytes_max };
+        let answer = FromDaemon::Hello { version, agent: AGENT.into(), frame_bytes_max };
         self.outbound.send(&answer).await?;
         Ok(true)
     }
@@ -146,23 +155,24 @@ impl<J: Jobs> Connection<J> {
             };
             match message {
                 None => return Ok(()),
-                Some(message) => self.request(message).await?,
+                Some(received) => self.request(received).await?,
             }
             // A client whose requests are all there already must not keep the thread from the others.
             tokio::task::consume_budget().await;
         }
     }
 
-    async fn request(&mut self, message: ToDaemon) -> Result<(), Ending> {
+    async fn request(&mut self, (message, fds): Received) -> Result<(), Ending> {
+        let message = match message {
+            ToDaemon::Submit { request, wait, durable, submission } => {
+                return self.submit((request, wait, durable), *submission, fds).await;
+            }
+            message => message,
+        };
+        brought::none(&fds)?;
         match message {
             ToDaemon::Hello { .. } => return Err(Ending::HelloTwice),
-            ToDaemon::Submit { request, wait, durable, submission } => {
-                let job = match durable {
-                    false => self.shared.jobs.submit(&self.caller, *submission),
-                    true => self.shared.jobs.submit_durable(&self.caller, *submission),
-                };
-                self.answer_submission(request, wait, job).await?;
-            }
+            ToDaemon::Submit { .. } => {}
             ToDaemon::Result { request, job, wait } => self.result(request, job, wait).await?,
             ToDaemon::Logs { request, job, follow } => match self.shared.jobs.logs(&self.caller, &job) {
                 None => self.send(FromDaemon::NotFound { request }).await?,
@@ -189,20 +199,29 @@ impl<J: Jobs> Connection<J> {
         Ok(())
     }
 
-    async fn answer_submission(
+    /// Every descriptor in `fds` is closed when this returns, unless the job has it.
+    async fn submit(
         &mut self,
-        request: u64,
-        wait: bool,
-        job: Result<String, Refusal>,
-    ) -> Result<(), Gone> {
-        match job {
-            Err(refusal) => self.send(FromDaemon::Refused { request, refusal }).await,
+        (request, wait, durable): (u64, bool, bool),
+        submission: Submission,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), Ending> {
+        let brought = Brought::sort(&submission, fds)?;
+        let admitted = brought
+            .examine()
+            .inspect_err(|refusal| self.shared.jobs.refused(&self.caller, refusal))
+            .and_then(|beside| match durable {
+                false => self.shared.jobs.submit(&self.caller, submission, beside),
+                true => self.shared.jobs.submit_durable(&self.caller, submission, beside),
+            });
+        match admitted {
+            Err(refusal) => Ok(self.send(FromDaemon::Refused { request, refusal }).await?),
             Ok(job) => {
                 // Taken hold of at once: by the time a slow client has taken the first answer, the job may be over and
                 // forgotten.
                 let end = if wait { self.shared.jobs.end_of(&self.caller, &job) } else { None };
                 if let Err(refusal) = self.shared.jobs.recorded(&self.caller, &job).await {
-                    return self.send(FromDaemon::Refused { request, refusal }).await;
+                    return Ok(self.send(FromDaemon::Refused { request, refusal }).await?);
                 }
                 // Accepted goes out first: answers leave in the order in which they ask for room.
                 let accepted = FromDaemon::Accepted { request, job };
@@ -224,7 +243,7 @@ impl<J: Jobs> Connection<J> {
     async fn result(&mut self, request: u64, job: String, wait: bool) -> Result<(), Gone> {
         match self.shared.jobs.result(&self.caller, &job) {
             None => self.send(FromDaemon::NotFound { request }).await,
-            Some(Lookup::Finished(result)) => self.outbound.finished(request, &result).await,
+            Some(Lookup::Finished(end)) => self.outbound.finished(request, end).await,
             Some(Lookup::Running(summary)) if !wait => {
                 self.send(FromDaemon::Running { request, summary }).await
             }
@@ -238,11 +257,11 @@ impl<J: Jobs> Connection<J> {
         }
     }
 
-    fn start_waiting(&mut self, request: u64, end: impl Future<Output = Rc<JobResult>> + 'static) {
+    fn start_waiting(&mut self, request: u64, end: impl Future<Output = Rc<JobEnd>> + 'static) {
         let outbound = self.outbound.clone();
         self.start(async move {
-            let result = end.await;
-            outbound.finished(request, &result).await
+            let end = end.await;
+            outbound.finished(request, end).await
         });
     }
 

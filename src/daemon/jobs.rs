@@ -7,9 +7,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use stockade_wire::client::{Refusal, Statistics};
-use stockade_wire::job::{JobResult, JobSummary, Submission};
+use stockade_wire::job::{JobSummary, Submission};
 
-use crate::supervisor::{Caller, LogFollower, LogPiece, Lookup, Supervisor};
+use crate::job_end::JobEnd;
+use crate::supervisor::{Beside, Caller, LogFollower, LogPiece, Lookup, Supervisor};
 
 /// The supervisor as connections see it: a cheap handle, used on one thread.
 ///
@@ -19,17 +20,25 @@ pub trait Jobs: Clone + 'static {
     /// Reads the logs of one job.
     type Logs: FollowLogs;
 
-    /// Admits a job and gives its id. Never blocks.
+    /// Admits a job, with what came beside its submission, and gives its id. Never blocks.
     ///
     /// # Errors
     /// When the job is not admitted; nothing of it is kept.
-    fn submit(&self, caller: &Caller, submission: Submission) -> Result<String, Refusal>;
+    fn submit(&self, caller: &Caller, submission: Submission, beside: Beside) -> Result<String, Refusal>;
+
+    /// Counts a submission that did not get as far as to [`Jobs::submit`]. Never blocks.
+    fn refused(&self, caller: &Caller, refusal: &Refusal);
 
     /// The same of a job that is to have exactly one final record, whatever crashes; see [`Jobs::recorded`].
     ///
     /// # Errors
     /// As [`Jobs::submit`], and where that cannot be had.
-    fn submit_durable(&self, caller: &Caller, submission: Submission) -> Result<String, Refusal>;
+    fn submit_durable(
+        &self,
+        caller: &Caller,
+        submission: Submission,
+        beside: Beside,
+    ) -> Result<String, Refusal>;
 
     /// Whether a job is accepted, once that is sure: at once, unless it is durable and on its way to the disk. After a
     /// refusal nothing of it is kept.
@@ -40,7 +49,7 @@ pub trait Jobs: Clone + 'static {
 
     /// The result of a job, when it is there, however long after that it is awaited. Never blocks itself. Dropping the
     /// future leaves the job alone.
-    fn end_of(&self, caller: &Caller, job: &str) -> Option<impl Future<Output = Rc<JobResult>> + 'static>;
+    fn end_of(&self, caller: &Caller, job: &str) -> Option<impl Future<Output = Rc<JobEnd>> + 'static>;
 
     /// Begins to end a job; `false` when there is none to end, whatever the reason. Never blocks.
     fn cancel(&self, caller: &Caller, job: &str) -> bool;
@@ -71,12 +80,21 @@ pub trait FollowLogs: 'static {
 impl Jobs for Supervisor {
     type Logs = LogFollower;
 
-    fn submit(&self, caller: &Caller, submission: Submission) -> Result<String, Refusal> {
-        self.submit(caller, submission)
+    fn submit(&self, caller: &Caller, submission: Submission, beside: Beside) -> Result<String, Refusal> {
+        self.submit_with(caller, submission, beside)
     }
 
-    fn submit_durable(&self, caller: &Caller, submission: Submission) -> Result<String, Refusal> {
-        self.submit_durable(caller, submission)
+    fn refused(&self, caller: &Caller, refusal: &Refusal) {
+        self.refused(caller, refusal);
+    }
+
+    fn submit_durable(
+        &self,
+        caller: &Caller,
+        submission: Submission,
+        beside: Beside,
+    ) -> Result<String, Refusal> {
+        self.submit_durable(caller, submission, beside)
     }
 
     fn recorded(&self, caller: &Caller, job: &str) -> impl Future<Output = Result<(), Refusal>> {
@@ -87,7 +105,7 @@ impl Jobs for Supervisor {
         self.result(caller, job)
     }
 
-    fn end_of(&self, caller: &Caller, job: &str) -> Option<impl Future<Output = Rc<JobResult>> + 'static> {
+    fn end_of(&self, caller: &Caller, job: &str) -> Option<impl Future<Output = Rc<JobEnd>> + 'static> {
         self.end_of(caller, job)
     }
 

@@ -9,6 +9,7 @@
 //! ```
 
 mod activation;
+mod brought;
 mod census;
 mod connection;
 mod inbound;
@@ -71,7 +72,7 @@ pub enum DaemonError {
 /// are ended at once. A socket that was made here is gone from the file system when draining begins, its lock when
 /// this returns; one that was handed to this process is only let go of.
 ///
-/// To be called within a [`tokio::task::LocalSet`].
+/// To be called on a [`tokio::runtime::LocalRuntime`] or within a [`tokio::task::LocalSet`].
 ///
 /// # Errors
 /// When the socket cannot be watched. Errors of single connections are logged and end those alone.

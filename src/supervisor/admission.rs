@@ -14,6 +14,7 @@ use stockade_wire::limits::{
     PATH_BYTES_MAX, STRINGS_BYTES_MAX, STRINGS_MAX,
 };
 
+use super::beside::Weight;
 use super::job::{Admitted, Caller};
 use crate::config::{Config, IsolationFloor, Limits, Pool, effective_limits};
 
@@ -29,6 +30,10 @@ pub(crate) struct Load {
     pub(crate) callers_jobs: usize,
     /// Bytes of modules and inputs held for them.
     pub(crate) held_bytes: u64,
+    /// Files in memory held for them.
+    pub(crate) files: usize,
+    /// Of those, the caller's.
+    pub(crate) callers_files: usize,
     /// The supervisor is stopping.
     pub(crate) draining: bool,
     /// No worker can be had for this long.
@@ -41,27 +46,19 @@ pub(crate) struct Load {
     pub(crate) own_files: Rc<[PathBuf]>,
 }
 
-/// Bytes a submission makes the supervisor hold.
-pub(crate) fn held_bytes(submission: &Submission) -> u64 {
-    let module = match &submission.module {
-        ModuleSource::Bytes(bytes) => bytes.0.len(),
-        ModuleSource::Digest(_) => 0,
-    };
-    (module + submission.input.0.len()) as u64
-}
-
 /// Admits `submission`, or says why not.
 ///
 /// # Errors
 /// The refusal, for the caller to read.
 pub(crate) fn admit(
     submission: &Submission,
+    weight: Weight,
     caller: Caller,
     config: &Config,
     load: &Load,
 ) -> Result<Admitted, Refusal> {
-    room(submission, config, load)?;
-    sizes(submission, config)?;
+    room(weight, config, load)?;
+    sizes(submission, weight, config)?;
     names(submission)?;
     strings("arguments", submission.arguments.iter())?;
     strings("environment", submission.environment.iter().flat_map(|(key, value)| [key, value]))?;
@@ -116,7 +113,7 @@ fn later(reason: RefusalReason, message: String, after_ms: u64) -> Refusal {
     Refusal { reason, message, retry_after_ms: Some(after_ms) }
 }
 
-fn room(submission: &Submission, config: &Config, load: &Load) -> Result<(), Refusal> {
+fn room(weight: Weight, config: &Config, load: &Load) -> Result<(), Refusal> {
     if load.draining {
         return Err(refuse(RefusalReason::Draining, "the daemon is stopping".to_owned()));
     }
@@ -136,20 +133,40 @@ fn room(submission: &Submission, config: &Config, load: &Load) -> Result<(), Ref
         return Err(later(RefusalReason::TooManyJobs, message, RETRY_AFTER_FULL_MS));
     }
     let most = config.queue.bytes_max;
-    if load.held_bytes.saturating_add(held_bytes(submission)) > most {
+    if load.held_bytes.saturating_add(weight.bytes()) > most {
         let message =
             format!("modules and inputs of waiting jobs would exceed queue.bytes_max, {most} bytes");
         return Err(later(RefusalReason::QueueFull, message, RETRY_AFTER_FULL_MS));
     }
-    Ok(())
+    files(weight, config, load)
 }
 
-fn sizes(submission: &Submission, config: &Config) -> Result<(), Refusal> {
-    let module = match &submission.module {
-        ModuleSource::Bytes(bytes) => bytes.0.len() as u64,
-        ModuleSource::Digest(_) => 1,
-    };
-    let input = submission.input.0.len() as u64;
+/// What is sent in frames is not held open, so there is a way for whoever is refused here.
+fn files(weight: Weight, config: &Config, load: &Load) -> Result<(), Refusal> {
+    let bounds = [
+        (load.callers_files, config.queue.files_per_caller_max, "yours", "queue.files_per_caller_max"),
+        (load.files, config.queue.files_max, "everybody's", "queue.files_max"),
+    ];
+    // A job without files is not refused for want of places for them.
+    match bounds.into_iter().find(|(held, most, ..)| weight.files > 0 && held + weight.files > *most) {
+        None => Ok(()),
+        Some((_, most, whose, setting)) => {
+            let message = format!(
+                "modules and inputs sent as descriptors, {whose} together, would be more than {most}, which is {setting}; \
+                 send the bytes in the frame, or try again later"
+            );
+            Err(later(RefusalReason::QueueFull, message, RETRY_AFTER_FULL_MS))
+        }
+    }
+}
+
+/// Of a submission whose module should have come beside it.
+pub(crate) fn no_module() -> Refusal {
+    refuse(RefusalReason::Malformed, "the module was to come as a descriptor and did not".to_owned())
+}
+
+fn sizes(submission: &Submission, weight: Weight, config: &Config) -> Result<(), Refusal> {
+    let Weight { module_bytes: module, input_bytes: input, .. } = weight;
     for (what, found, most) in [
         ("module", module, config.ceilings.module_bytes.min(MODULE_BYTES_MAX as u64)),
         ("input", input, config.ceilings.input_bytes.min(INPUT_BYTES_MAX as u64)),
@@ -159,7 +176,7 @@ fn sizes(submission: &Submission, config: &Config) -> Result<(), Refusal> {
             return Err(refuse(RefusalReason::TooLarge, message));
         }
     }
-    if module == 0 {
+    if module == 0 && !matches!(submission.module, ModuleSource::Digest(_)) {
         return Err(refuse(RefusalReason::Malformed, "the module is empty".to_owned()));
     }
     Ok(())

@@ -198,7 +198,7 @@ struct Buried {
 
 impl Graveyard {
     /// A graveyard and the task that tends it, which ends when nothing is left to bury or to be buried. To be called
-    /// in a `LocalSet`.
+    /// on a `LocalRuntime` or in a `LocalSet`.
     pub(crate) fn open() -> Rc<Self> {
         let graveyard = Rc::new(Self::default());
         let tended = Rc::clone(&graveyard);

@@ -6,7 +6,6 @@
 //! The deadline runs while the job waits, for a compiler or for a place, and while it runs. It stands still while its
 //! module is compiled: that has a limit of its own, is paid once, and is not the job's doing.
 
-use std::cell::RefCell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,7 +17,8 @@ use stockade_wire::job::{Bill, Digest, Isolation, JobResult, ModuleSource, Outco
 use stockade_wire::worker::{RunLimits, RunOrder};
 
 use super::admission;
-use super::artifact::{self, Artifact, Artifacts, Compile, Key, Landed, Wanted};
+use super::artifact::{Artifact, Artifacts, Compile, Key, Landed, Module, Wanted};
+use super::beside::Source;
 use super::cgroup::CgroupError;
 use super::in_process::InProcess;
 use super::job::Job;
@@ -28,6 +28,7 @@ use super::pool::{Lent, Need, Pool, PoolError, Stay};
 use super::run::{self, RunEnd, StopRules};
 use super::worker::{WorkerError, micros_since};
 use super::{Core, Input, blank_result, digest_of};
+use crate::job_end::JobEnd;
 use crate::observe::Causes;
 
 /// Workers tried for one job when they die before they have their order.
@@ -88,7 +89,7 @@ impl Executor {
         })
     }
 
-    async fn artifact(&self, key: Key, module: Option<Arc<Vec<u8>>>, wanted: &mut Wanted<'_>) -> Landed {
+    async fn artifact(&self, key: Key, module: Option<Arc<Module>>, wanted: &mut Wanted<'_>) -> Landed {
         match self {
             Self::Jailed { artifacts, .. } => artifacts.get(key, module, wanted).await,
             Self::InProcess { artifacts, .. } => artifacts.get(key, module, wanted).await,
@@ -114,6 +115,7 @@ impl Executor {
                 statistics.starts_prepared = starts.prepared.get();
                 statistics.starts_warm = starts.warm.get();
                 statistics.starts_cold = starts.cold.get();
+                statistics.readiness = pool.readiness();
                 cached(artifacts, statistics);
             }
             Self::InProcess { artifacts, .. } => cached(artifacts, statistics),
@@ -123,18 +125,14 @@ impl Executor {
 
 /// What a job brings along and gives back as soon as it can.
 pub(super) struct Payload {
-    module: ModuleSource,
-    input: ByteBuf,
-    descriptor: RefCell<Option<OwnedFd>>,
+    module: Source,
+    bytes: ByteBuf,
+    input: Input,
 }
 
 impl Payload {
-    pub(super) fn new(module: ModuleSource, input: ByteBuf, from: Input) -> Self {
-        let descriptor = match from {
-            Input::Submitted => None,
-            Input::Descriptor(fd) => Some(fd),
-        };
-        Self { module, input, descriptor: RefCell::new(descriptor) }
+    pub(super) fn new(module: Source, bytes: ByteBuf, input: Input) -> Self {
+        Self { module, bytes, input }
     }
 }
 
@@ -155,23 +153,28 @@ pub(super) async fn drive(core: Rc<Core>, job: Rc<Job>, payload: Payload) {
     let outcome = match attempt(&core, &job, payload, &mut record).await {
         Ok(outcome) | Err(outcome) => outcome,
     };
-    let output = job.take_output();
     record.bill.wall_us = Some(micros_since(job.submitted, Instant::now()));
-    record.bill.output_bytes = Some(output.len() as u64);
+    record.bill.output_bytes = Some(job.output_bytes());
     record.bill.log_bytes = Some(job.log_bytes());
     let result = JobResult {
         module: record.digest,
         outcome,
         exit_code: record.exit_code,
-        output: output.into(),
         logs: job.logs(),
         bill: record.bill,
         isolation: if record.shared { Isolation::Tenant } else { core.isolation() },
         jail: record.walls,
         ..blank_result(&job)
     };
-    core.record_end(&job, &result).await;
-    core.finish(&job, result);
+    let end = match job.take_output() {
+        Ok(output) => output.with(result),
+        Err(error) => {
+            let lost = outcome::internal("output", format!("the output could not be kept: {error}"));
+            JobEnd::of(JobResult { outcome: lost, ..result })
+        }
+    };
+    core.record_end(&job, &end).await;
+    core.finish(&job, end);
 }
 
 /// The steps. An `Err` is the outcome of a job that had to stop on the way.
@@ -181,7 +184,7 @@ async fn attempt(
     payload: Payload,
     record: &mut Record,
 ) -> Result<Outcome, Outcome> {
-    let Payload { module, input, descriptor } = payload;
+    let Payload { module, bytes, input } = payload;
     let mut wanted = Wanted { job, left: job.admitted.limits.timeout };
     let (key, artifact) = artifact_for(core, &mut wanted, module, record).await?;
     job.enter(Phase::Queued);
@@ -197,12 +200,15 @@ async fn attempt(
     record.bill.queue_us = Some(waited_us.saturating_add(micros_since(queued, Instant::now())));
     tracing::debug!(queue_us = record.bill.queue_us, "place free");
     core.counters.borrow_mut().running += 1;
-    let input_bytes = descriptor.borrow().is_none().then_some(input.0.len() as u64);
-    record.bill.input_bytes = input_bytes;
-    let input = match descriptor.take() {
-        Some(fd) => Ok(Rc::new(fd)),
-        None => core.input(&input.0),
+    let (input, input_bytes) = match input {
+        Input::Submitted => (core.input(&bytes.0), Some(bytes.0.len() as u64)),
+        Input::Sealed(file) => {
+            let bytes = file.bytes();
+            (Ok(Rc::new(file.into())), Some(bytes))
+        }
+        Input::Descriptor(fd) => (Ok(Rc::new(fd)), None),
     };
+    record.bill.input_bytes = input_bytes;
     let outcome = match input {
         Ok(input) => {
             let data_bytes = core.config().jail.data_bytes(job.admitted.limits.memory_bytes);
@@ -250,17 +256,18 @@ impl Work {
 async fn artifact_for(
     core: &Core,
     wanted: &mut Wanted<'_>,
-    module: ModuleSource,
+    module: Source,
     record: &mut Record,
 ) -> Result<(Key, Rc<Artifact>), Outcome> {
     let (job, given) = (wanted.job, wanted.left);
     job.enter(Phase::Compiling);
     let since = Instant::now();
     let (digest, module) = match module {
-        ModuleSource::Digest(digest) => (digest, None),
-        ModuleSource::Bytes(bytes) => {
-            let module = Arc::new(bytes.0);
-            (artifact::digest(&module).await, Some(module))
+        Source::Known(digest) => (digest, None),
+        Source::Brought(module) => {
+            let module = Arc::new(module);
+            let unread = |error| outcome::internal("module", format!("the module cannot be read: {error}"));
+            (module.digest().await.map_err(unread)?, Some(module))
         }
     };
     record.digest = digest;

@@ -87,7 +87,7 @@ impl LogFollower {
             if let Some(piece) = self.part(false) {
                 return Some(piece);
             }
-            if job.result().is_some() {
+            if job.end().is_some() {
                 return None;
             }
             progress.await;
@@ -120,7 +120,7 @@ impl OutputFollower {
             if !part.is_empty() {
                 return Some(part);
             }
-            if job.result().is_some() {
+            if job.end().is_some() {
                 return None;
             }
             progress.await;

@@ -26,7 +26,7 @@ use stockade_worker::run::{self, Confinement, CpuLimit, DeveloperMode, Stdio, Ti
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::oneshot;
 
-use super::artifact::Compile;
+use super::artifact::{Compile, Module};
 use super::drive::Work;
 use super::job::Job;
 use super::job::ladder::Cause;
@@ -98,7 +98,7 @@ impl InProcess {
             (pipe()?, pipe()?, pipe()?);
         let (input, pump) = interruptible(work.input.try_clone()?)?;
         let stdio = Stdio {
-            input,
+            input: Some(input),
             output: their_output.into(),
             stdout: their_stdout.into(),
             stderr: their_stderr.into(),
@@ -147,16 +147,16 @@ impl InProcess {
 }
 
 impl Compile for Rc<InProcess> {
-    async fn compile(&self, module: &Arc<Vec<u8>>, metered: bool, place: Place) -> Result<File, Outcome> {
+    async fn compile(&self, module: &Arc<Module>, metered: bool, place: Place) -> Result<File, Outcome> {
         let lost = |error: &dyn std::fmt::Display| outcome::internal("compile", error.to_string());
         let order = CompileOrder {
-            module_bytes: module.len() as u64,
+            module_bytes: module.bytes(),
             artifact_bytes_max: self.artifact_bytes_max,
-            text: super::pool::is_text(module),
+            text: module.is_text().map_err(|error| lost(&error))?,
             fuel: metered,
         };
         let warm = Arc::clone(&self.warm);
-        let module = Arc::clone(module);
+        let module = module.read().map_err(|error| lost(&error))?;
         let (done, compiling) = oneshot::channel();
         // A thread that cannot be stopped: when its time is up or nobody wants the module any more, it goes on to its
         // end or to that of the process.

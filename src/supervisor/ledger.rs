@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Instant;
 
+use super::beside::Weight;
 use super::job::{Caller, Job};
 use crate::config;
 
@@ -24,8 +25,16 @@ pub(crate) struct Ledger {
     newest: Option<u32>,
     live: usize,
     /// Live jobs by user; a user without one has no entry.
-    live_by_uid: BTreeMap<u32, usize>,
+    live_by_uid: BTreeMap<u32, Live>,
     held_bytes: u64,
+    held_files: usize,
+}
+
+/// One user's live jobs.
+#[derive(Default)]
+struct Live {
+    jobs: usize,
+    files: usize,
 }
 
 /// One user's ended jobs.
@@ -44,7 +53,7 @@ struct EndedJob {
 
 struct Entry {
     job: Rc<Job>,
-    held_bytes: u64,
+    held: Weight,
     live: bool,
 }
 
@@ -60,6 +69,7 @@ impl Ledger {
             live: 0,
             live_by_uid: BTreeMap::new(),
             held_bytes: 0,
+            held_files: 0,
         }
     }
 
@@ -81,14 +91,27 @@ impl Ledger {
 
     /// Of the live jobs, those of one user.
     pub(crate) fn live_of(&self, uid: u32) -> usize {
-        self.live_by_uid.get(&uid).copied().unwrap_or(0)
+        self.live_by_uid.get(&uid).map_or(0, |live| live.jobs)
     }
 
-    pub(crate) fn add(&mut self, job: Rc<Job>, held_bytes: u64) {
+    /// Files in memory, modules and inputs, that the live jobs hold open.
+    pub(crate) fn held_files(&self) -> usize {
+        self.held_files
+    }
+
+    /// Of those, one user's.
+    pub(crate) fn held_files_of(&self, uid: u32) -> usize {
+        self.live_by_uid.get(&uid).map_or(0, |live| live.files)
+    }
+
+    pub(crate) fn add(&mut self, job: Rc<Job>, held: Weight) {
         self.live += 1;
-        *self.live_by_uid.entry(job.admitted.caller.uid).or_default() += 1;
-        self.held_bytes += held_bytes;
-        self.jobs.insert(job.id.clone(), Entry { job, held_bytes, live: true });
+        let live = self.live_by_uid.entry(job.admitted.caller.uid).or_default();
+        live.jobs += 1;
+        live.files += held.files;
+        self.held_bytes += held.bytes();
+        self.held_files += held.files;
+        self.jobs.insert(job.id.clone(), Entry { job, held, live: true });
     }
 
     /// Forgets a live job as if it had never been.
@@ -121,14 +144,16 @@ impl Ledger {
         let entry = self.jobs.get_mut(id).filter(|entry| entry.live)?;
         entry.live = false;
         let uid = entry.job.admitted.caller.uid;
-        if let Some(count) = self.live_by_uid.get_mut(&uid) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(live) = self.live_by_uid.get_mut(&uid) {
+            live.jobs -= 1;
+            live.files -= entry.held.files;
+            if live.jobs == 0 {
                 self.live_by_uid.remove(&uid);
             }
         }
         self.live -= 1;
-        self.held_bytes -= entry.held_bytes;
+        self.held_bytes -= entry.held.bytes();
+        self.held_files -= entry.held.files;
         Some(uid)
     }
 
@@ -208,12 +233,12 @@ mod tests {
     const MINUTE: Duration = Duration::from_secs(60);
 
     fn ledger(kept_max: usize, bytes_max: u64) -> Ledger {
-        Ledger::new(config::Results { kept_max, bytes_max, kept_for: MINUTE })
+        Ledger::new(config::Results { kept_max, bytes_max, kept_for: MINUTE, files_max: 1 })
     }
 
     impl Ledger {
         fn begins(&mut self, id: &str, uid: u32) {
-            self.add(Rc::new(Job::sample(id, uid)), 10);
+            self.add(Rc::new(Job::sample(id, uid)), Weight { module_bytes: 7, input_bytes: 3, files: 2 });
         }
 
         fn ran(&mut self, id: &str, uid: u32, bytes: u64, now: Instant) {
@@ -234,9 +259,11 @@ mod tests {
         ledger.begins("a", 1);
         ledger.begins("b", 2);
         assert_eq!((ledger.live(), ledger.held_bytes(), ledger.live_of(1)), (2, 20, 1));
+        assert_eq!((ledger.held_files(), ledger.held_files_of(1)), (4, 2));
         for _ in 0..2 {
             ledger.end("a", 1, Instant::now());
             assert_eq!((ledger.live(), ledger.held_bytes(), ledger.live_of(1)), (1, 10, 0));
+            assert_eq!((ledger.held_files(), ledger.held_files_of(1), ledger.held_files_of(2)), (2, 0, 2));
             assert_eq!(ledger.live_by_uid.len(), 1);
         }
     }

@@ -4,7 +4,7 @@
 //! Never: forks, compiles or runs guest code itself (the developer's in-process mode aside), believes a client
 //! or a worker.
 //!
-//! Everything runs on one thread, on a Tokio `current_thread` runtime inside a `LocalSet`: a job's way through
+//! Everything runs on one thread, on a Tokio `LocalRuntime` (tests use a `LocalSet`): a job's way through
 //! the supervisor is a handful of short steps, and handing them between threads cost more than it gained.
 //!
 //! ```text
@@ -18,6 +18,7 @@
 
 mod admission;
 mod artifact;
+mod beside;
 pub mod cgroup;
 mod child;
 mod drive;
@@ -31,11 +32,13 @@ mod link;
 pub mod logs;
 mod places;
 mod pool;
+mod pressure;
 mod readiness;
 mod run;
 mod start;
 mod streams;
 mod vitals;
+mod warm_up;
 mod worker;
 mod zygote;
 
@@ -44,6 +47,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use stockade_sys::memfd;
@@ -52,24 +56,30 @@ use stockade_wire::client::{Refusal, RefusalReason, Statistics};
 use stockade_wire::job::{
     Bill, Isolation, JobResult, JobSummary, Layer, Logs, ModuleSource, Submission, Walls,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 pub use self::artifact::{DiskError, KeyError, examine as examine_cache};
+pub use self::beside::{Beside, Input};
 pub use self::follow::{LogFollower, LogPiece, OutputFollower};
 pub use self::in_process::InProcessError;
 pub use self::job::Caller;
 pub use self::job::outcome::{denied, refusal_code, syscall_name};
 pub use self::journal::JournalError;
+pub use self::pressure::{NoPressure, choose as choose_pressure_file};
 pub use self::start::{FirstWorker, StartError, Startup};
 pub use self::vitals::{NoWorker, Vitals};
+pub use self::warm_up::WarmUpError;
 
+use self::beside::{Source, Weight};
 use self::drive::{Executor, Payload};
 use self::job::Job;
 use self::job::ladder::Cause;
 use self::journal::{Accepted, Journal};
 use self::ledger::Ledger;
 use self::places::Places;
+use self::warm_up::WarmUps;
 use crate::config::Config;
+use crate::job_end::JobEnd;
 use crate::observe::Causes;
 
 /// A job's id: a ULID, so that ids sort by time of admission.
@@ -99,17 +109,7 @@ pub enum Lookup {
     /// Not over.
     Running(JobSummary),
     /// Over.
-    Finished(Rc<JobResult>),
-}
-
-/// What one job's input is read from.
-#[derive(Debug)]
-pub enum Input {
-    /// The bytes in the submission.
-    Submitted,
-    /// A descriptor of the caller's own, such as a terminal or a pipe: only for `stockade run`, where the caller
-    /// is the supervisor's own process.
-    Descriptor(OwnedFd),
+    Finished(Rc<JobEnd>),
 }
 
 struct Core {
@@ -119,6 +119,7 @@ struct Core {
     /// What no job is granted, by resolved paths.
     own_files: Rc<[PathBuf]>,
     executor: Executor,
+    warm_ups: Rc<WarmUps>,
     places: Places,
     ledger: RefCell<Ledger>,
     /// Layers every worker has, as the first one had.
@@ -131,6 +132,8 @@ struct Core {
     journal: Option<Journal>,
     /// What jobs without input read: one sealed file for all, made when the first needs it.
     no_input: OnceCell<Rc<OwnedFd>>,
+    /// Places of large outputs that are kept in files.
+    output_files: Arc<Semaphore>,
 }
 
 #[derive(Default)]
@@ -163,7 +166,7 @@ impl Supervisor {
     /// # Errors
     /// A refusal, after which nothing of the submission is kept.
     pub fn submit(&self, caller: &Caller, submission: Submission) -> Result<JobId, Refusal> {
-        self.submit_with(caller, submission, Input::Submitted)
+        self.submit_with(caller, submission, Beside::default())
     }
 
     /// As [`Supervisor::submit`], of a job that is to have exactly one final record, whatever crashes. It is accepted once
@@ -171,8 +174,13 @@ impl Supervisor {
     ///
     /// # Errors
     /// As [`Supervisor::submit`], and where no journal is kept or it has no room.
-    pub fn submit_durable(&self, caller: &Caller, submission: Submission) -> Result<JobId, Refusal> {
-        self.admit(caller, submission, Input::Submitted, true)
+    pub fn submit_durable(
+        &self,
+        caller: &Caller,
+        submission: Submission,
+        beside: Beside,
+    ) -> Result<JobId, Refusal> {
+        self.admit(caller, submission, beside, true)
     }
 
     /// Whether a job is accepted, once that is sure: at once, unless it is durable.
@@ -189,7 +197,8 @@ impl Supervisor {
         }
     }
 
-    /// As [`Supervisor::submit`], with the input from somewhere else.
+    /// As [`Supervisor::submit`], with the module or the input from somewhere else. They are closed when the job is
+    /// over or refused.
     ///
     /// # Errors
     /// As [`Supervisor::submit`].
@@ -197,33 +206,30 @@ impl Supervisor {
         &self,
         caller: &Caller,
         submission: Submission,
-        input: Input,
+        beside: Beside,
     ) -> Result<JobId, Refusal> {
-        self.admit(caller, submission, input, false)
+        self.admit(caller, submission, beside, false)
     }
 
     fn admit(
         &self,
         caller: &Caller,
         submission: Submission,
-        input: Input,
+        beside: Beside,
         durable: bool,
     ) -> Result<JobId, Refusal> {
         let core = &self.core;
-        let admitted =
-            admission::admit(&submission, *caller, &core.config(), &core.load(caller)).and_then(|admitted| {
-                core.executor.knows(&submission.module, admitted.limits.fuel.is_some())?;
-                if durable {
-                    core.can_be_durable()?;
-                }
-                Ok(admitted)
-            });
-        let admitted = admitted.inspect_err(|refusal| {
-            core.counters.borrow_mut().refused += 1;
-            let reason = refusal_code(refusal.reason);
-            tracing::info!(uid = caller.uid, reason, "submission refused: {}", refusal.message);
-        })?;
-        let held_bytes = admission::held_bytes(&submission);
+        let weight = Weight::of(&submission, &beside);
+        let admitted = admission::admit(&submission, weight, *caller, &core.config(), &core.load(caller));
+        let admitted = admitted.and_then(|admitted| {
+            core.executor.knows(&submission.module, admitted.limits.fuel.is_some())?;
+            if durable {
+                core.can_be_durable()?;
+            }
+            let source = Source::of(submission.module, beside.module);
+            Ok((admitted, source.ok_or_else(admission::no_module)?))
+        });
+        let (admitted, source) = admitted.inspect_err(|refusal| self.refused(caller, refusal))?;
         let id = ulid::Ulid::generate().to_string();
         let span = tracing::info_span!(
             "job",
@@ -231,10 +237,11 @@ impl Supervisor {
             tenant = %admitted.tenant,
             trace = admitted.trace_id.as_deref(),
         );
-        let job = Rc::new(Job::new(id.clone(), admitted, Instant::now(), durable));
-        core.ledger.borrow_mut().add(Rc::clone(&job), held_bytes);
+        let files = Arc::clone(&core.output_files);
+        let job = Rc::new(Job::new(id.clone(), admitted, Instant::now(), files, durable));
+        core.ledger.borrow_mut().add(Rc::clone(&job), weight);
         core.counters.borrow_mut().accepted += 1;
-        let payload = Payload::new(submission.module, submission.input, input);
+        let payload = Payload::new(source, submission.input, beside.input);
         let core = Rc::clone(core);
         let driven = async move {
             if core.record_acceptance(&job).await {
@@ -245,25 +252,32 @@ impl Supervisor {
         Ok(id)
     }
 
+    /// Counts a submission that was refused, here or before it came here.
+    pub fn refused(&self, caller: &Caller, refusal: &Refusal) {
+        self.core.counters.borrow_mut().refused += 1;
+        let reason = refusal_code(refusal.reason);
+        tracing::info!(uid = caller.uid, reason, "submission refused: {}", refusal.message);
+    }
+
     /// Where a job is. `None` for one that is unknown, forgotten or another caller's: the answer is the same.
     #[must_use]
     pub fn result(&self, caller: &Caller, job: &str) -> Option<Lookup> {
         let job = self.job(caller, job)?;
-        Some(match job.result() {
-            Some(result) => Lookup::Finished(Rc::clone(result)),
+        Some(match job.end() {
+            Some(end) => Lookup::Finished(Rc::clone(end)),
             None => Lookup::Running(job.summary(Instant::now())),
         })
     }
 
     /// Waits for a job's end. `None` as for [`Supervisor::result`].
-    pub async fn wait(&self, caller: &Caller, job: &str) -> Option<Rc<JobResult>> {
+    pub async fn wait(&self, caller: &Caller, job: &str) -> Option<Rc<JobEnd>> {
         Some(self.end_of(caller, job)?.await)
     }
 
     /// A job's end, which is there to be waited for from now on, whenever the job is forgotten. `None` as for
     /// [`Supervisor::result`].
     #[must_use]
-    pub fn end_of(&self, caller: &Caller, job: &str) -> Option<impl Future<Output = Rc<JobResult>> + use<>> {
+    pub fn end_of(&self, caller: &Caller, job: &str) -> Option<impl Future<Output = Rc<JobEnd>> + use<>> {
         let job = self.job(caller, job)?;
         Some(async move { job.ended().await })
     }
@@ -271,7 +285,7 @@ impl Supervisor {
     /// Asks for a job's end. `false` when there is no such job for this caller, or it is over.
     #[must_use]
     pub fn cancel(&self, caller: &Caller, job: &str) -> bool {
-        let job = self.job(caller, job).filter(|job| job.result().is_none());
+        let job = self.job(caller, job).filter(|job| job.end().is_none());
         if let Some(job) = &job {
             job.stop(Cause::Cancelled);
         }
@@ -319,6 +333,7 @@ impl Supervisor {
             ..Statistics::default()
         };
         core.executor.count(&mut statistics);
+        statistics.readiness.warm_ups = core.warm_ups.states();
         statistics
     }
 
@@ -366,6 +381,8 @@ impl Core {
             jobs: ledger.live(),
             callers_jobs: ledger.live_of(caller.uid),
             held_bytes: ledger.held_bytes(),
+            files: ledger.held_files(),
+            callers_files: ledger.held_files_of(caller.uid),
             draining: self.draining.get(),
             unavailable: self.executor.unavailable(Instant::now()),
             layers: self.layers.clone(),
@@ -437,9 +454,13 @@ impl Core {
     }
 
     /// Has a durable job's end on the disk before anybody is told of it.
-    async fn record_end(&self, job: &Job, result: &JobResult) {
+    async fn record_end(&self, job: &Job, end: &JobEnd) {
         let (true, Some(journal)) = (job.durable, &self.journal) else { return };
-        if let Err(error) = journal.end(result).await {
+        let result = end.whole().unwrap_or_else(|error| {
+            tracing::error!(job = %job.id, %error, "the output of a durable job is not in the journal");
+            end.result.clone()
+        });
+        if let Err(error) = journal.end(&result).await {
             tracing::error!(job = %job.id, error = %Causes(&error), "the end of a durable job is not in the journal");
         }
     }
@@ -464,8 +485,9 @@ impl Core {
     }
 
     /// Records a job's end.
-    fn finish(&self, job: &Job, result: JobResult) {
-        let result = job.finish(result);
+    fn finish(&self, job: &Job, end: JobEnd) {
+        let end = job.finish(end);
+        let result = &end.result;
         let verdict = serde_name(&result.outcome.verdict);
         tracing::info!(
             verdict,
@@ -483,16 +505,16 @@ impl Core {
             }
             counters.wall_us.push_back(wall_us);
         }
-        self.ledger.borrow_mut().end(&job.id, kept_bytes(result), Instant::now());
+        self.ledger.borrow_mut().end(&job.id, kept_bytes(end), Instant::now());
         self.job_over.notify_waiters();
     }
 }
 
 /// What keeping a result takes: the rings keep the logs for followers beside the result's copy. At most
 /// `Ceilings::kept_bytes_max`.
-fn kept_bytes(result: &JobResult) -> u64 {
-    let log_bytes = result.logs.stdout.0.len() + result.logs.stderr.0.len();
-    (result.output.0.len() + 2 * log_bytes) as u64
+fn kept_bytes(end: &JobEnd) -> u64 {
+    let logs = &end.result.logs;
+    end.output_bytes() + 2 * (logs.stdout.0.len() + logs.stderr.0.len()) as u64
 }
 
 /// A job's result before anything about it is known.
@@ -523,7 +545,7 @@ fn serde_name<T: serde::Serialize>(value: &T) -> String {
 /// Whether the module is named by its digest alone.
 fn digest_of(module: &ModuleSource) -> Option<stockade_wire::job::Digest> {
     match module {
-        ModuleSource::Bytes(_) => None,
+        ModuleSource::Bytes(_) | ModuleSource::Descriptor => None,
         ModuleSource::Digest(digest) => Some(*digest),
     }
 }

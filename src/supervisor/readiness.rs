@@ -1,10 +1,11 @@
 //! Waiting until a descriptor is ready.
 //!
-//! Owns: the one call that registers a descriptor with the runtime.
+//! Owns: the calls that register a descriptor with the runtime.
 //! Never: reads, writes or closes one.
 
 use std::os::fd::OwnedFd;
 
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// Registers `fd` with the current Tokio runtime.
@@ -18,4 +19,13 @@ use tokio::io::unix::AsyncFd;
 )]
 pub(crate) fn watch(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::new(fd)
+}
+
+/// Registers `fd` with the current Tokio runtime for what the kernel marks as urgent (`POLLPRI`), and nothing else.
+///
+/// # Errors
+/// As for [`watch`].
+#[expect(deprecated, reason = "as for `watch`")]
+pub(crate) fn watch_priority(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(fd, Interest::PRIORITY)
 }

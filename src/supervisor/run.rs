@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use stockade_sys::pidfd::Ended;
 use stockade_wire::job::{LogStream, Phase, Stage};
+use stockade_wire::limits::RETURNED_BYTES_MAX;
 use stockade_wire::worker::{FromWorker, RunOrder, RunReport, ToWorker};
 
 use super::cgroup::LeafUsage;
@@ -69,6 +70,8 @@ pub(crate) struct StopRules {
 #[derive(Debug, Default)]
 pub(crate) struct Replies {
     pub(crate) report: Option<RunReport>,
+    /// What a function returned, where it came with the report.
+    pub(crate) returned: Option<Vec<u8>>,
     pub(crate) forbidden: Option<u32>,
     pub(crate) panicked: Option<String>,
     /// How it broke the protocol.
@@ -77,8 +80,15 @@ pub(crate) struct Replies {
 
 impl Replies {
     /// Takes a message in. `false` when it was not allowed; then `broken` says why.
-    fn accept(&mut self, message: FromWorker) -> bool {
+    fn accept(&mut self, message: FromWorker, stays: bool) -> bool {
         let taken = match message {
+            FromWorker::Returned(report, value)
+                if stays && self.nothing_said() && value.0.len() <= RETURNED_BYTES_MAX =>
+            {
+                self.report = Some(report);
+                self.returned = Some(value.0);
+                true
+            }
             FromWorker::Finished(report) if self.nothing_said() => {
                 self.report = Some(report);
                 true
@@ -92,6 +102,7 @@ impl Replies {
                 true
             }
             FromWorker::Finished(_)
+            | FromWorker::Returned(..)
             | FromWorker::Forbidden(_)
             | FromWorker::Panicked(_)
             | FromWorker::Locked(_)
@@ -127,7 +138,10 @@ pub(crate) async fn assign(
     stays: bool,
 ) -> Result<(), ExchangeError> {
     if worker.has_module {
-        return worker.link.send(&ToWorker::Run(order), &[input]).await;
+        // A descriptor of nothing is two system calls to pass on and one to close.
+        let nothing = stays && order.limits.input_bytes == Some(0);
+        let fds: &[BorrowedFd<'_>] = if nothing { &[] } else { &[input] };
+        return worker.link.send(&ToWorker::Run(order), fds).await;
     }
     let order = if stays { ToWorker::RunAndStay(order) } else { ToWorker::Run(order) };
     worker.has_module = stays;
@@ -334,10 +348,13 @@ impl<'a> Course<'a> {
                 // The clock comes before the words: a reply after the deadline is one after the deadline.
                 self.event(Event::Tick);
                 let said_before = self.replied.is_some();
-                if !self.replies.accept(message) {
+                if !self.replies.accept(message, self.stays) {
                     self.event(Event::Stop(Cause::Protocol));
                 } else if !said_before && self.replies.report.is_some() {
                     self.replied = Some(Instant::now());
+                    if let Some(value) = self.replies.returned.take() {
+                        self.output_cut |= !self.job.add_output(&value);
+                    }
                     self.event(Event::Reported);
                 }
             }
@@ -432,22 +449,36 @@ mod tests {
     #[test]
     fn first_reply_is_taken_and_a_second_is_not() {
         let mut replies = Replies::default();
-        assert!(replies.accept(report()));
-        assert!(!replies.accept(report()));
+        assert!(replies.accept(report(), false));
+        assert!(!replies.accept(report(), false));
         assert!(replies.broken.is_some());
+    }
+
+    #[test]
+    fn value_with_a_report_is_taken_from_a_worker_that_stays_as_far_as_it_may_go() {
+        let FromWorker::Finished(report) = report() else { panic!("not a report") };
+        let returned = |bytes| FromWorker::Returned(report.clone(), vec![0; bytes].into());
+        for (bytes, stays, taken) in
+            [(RETURNED_BYTES_MAX, true, true), (RETURNED_BYTES_MAX + 1, true, false), (0, false, false)]
+        {
+            let mut replies = Replies::default();
+            assert_eq!(replies.accept(returned(bytes), stays), taken, "{bytes} {stays}");
+            assert_eq!((replies.report.is_some(), replies.broken.is_some()), (taken, !taken));
+            assert!(!replies.accept(returned(0), true), "a second");
+        }
     }
 
     #[test]
     fn message_of_another_role_is_not_taken() {
         let mut replies = Replies::default();
-        assert!(!replies.accept(FromWorker::Locked(stockade_wire::worker::JailReport::default())));
+        assert!(!replies.accept(FromWorker::Locked(stockade_wire::worker::JailReport::default()), false));
     }
 
     #[test]
     fn forbidden_call_may_be_told_after_a_reply_but_once() {
         let mut replies = Replies::default();
-        assert!(replies.accept(report()));
-        assert!(replies.accept(FromWorker::Forbidden(41)));
-        assert!(!replies.accept(FromWorker::Forbidden(42)));
+        assert!(replies.accept(report(), false));
+        assert!(replies.accept(FromWorker::Forbidden(41), false));
+        assert!(!replies.accept(FromWorker::Forbidden(42), false));
     }
 }

@@ -6,14 +6,16 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use stockade_wire::job::{Isolation, Layer, MissingLayer, Walls};
 use stockade_wire::zygote::ZygoteConfig;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 
 use super::artifact::{Artifacts, DiskError};
+use super::beside::Weight;
 use super::cgroup::{CgroupError, Controller, Discovery, Tree};
 use super::child::Graveyard;
 use super::drive::Executor;
@@ -24,10 +26,12 @@ use super::journal::{Journal, JournalError, Known};
 use super::ledger::Ledger;
 use super::places::Places;
 use super::pool::{Need, Pool, PoolError, has_other_ids};
+use super::warm_up::{Holding, WarmUpError, WarmUps};
 use super::worker::Worker;
 use super::zygote::{Settings, Zygote, ZygoteError};
 use super::{CLOSE_TIMEOUT, Core, Counters, Supervisor};
 use crate::config::{Config, Mode};
+use crate::job_end::JobEnd;
 
 /// Why the supervisor does not start.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +54,15 @@ pub enum StartError {
     /// The journal of durable jobs cannot be used.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// A module without which the daemon is not to start is not held ready.
+    #[error("warm_up.{name} is required and not ready; correct it, or set its required = false")]
+    WarmUp {
+        /// Its name in the configuration.
+        name: String,
+        /// Why.
+        #[source]
+        source: Box<WarmUpError>,
+    },
     /// The developer's mode did not start.
     #[error(transparent)]
     InProcess(#[from] InProcessError),
@@ -74,16 +87,17 @@ impl Startup {
         Self { config, executable: PathBuf::from("/proc/self/exe"), own_files: Vec::new() }
     }
 
-    /// Starts it. To be called on the main thread, inside a `LocalSet` on a `current_thread` runtime: workers die
+    /// Starts it. To be called on the main thread, on a Tokio `LocalRuntime` or inside a `LocalSet`: workers die
     /// with the thread that started their zygote.
     ///
     /// # Errors
     /// When a required layer is missing or anything else it needs cannot be had. Nothing is left running then.
     pub async fn start(self) -> Result<Supervisor, StartError> {
         let config = Rc::new(self.config);
+        let warm_ups = WarmUps::new(&config);
         let (executor, layers) = match config.mode {
-            Mode::Jailed => jailed(&config, self.executable).await?,
-            Mode::InProcess => in_process(&config)?,
+            Mode::Jailed => jailed(&config, self.executable, &warm_ups).await?,
+            Mode::InProcess => in_process(&config, &warm_ups)?,
         };
         warn_of_links(&config.grants.directories);
         let (journal, known) = journal(&config)?.unzip();
@@ -91,6 +105,7 @@ impl Startup {
             own_uid: Caller::own().uid,
             own_files: own_files(&config, &self.own_files),
             executor,
+            warm_ups,
             places: Places::new(config.pool.workers_max),
             ledger: RefCell::new(remembering(Ledger::new(config.results.clone()), known.unwrap_or_default())),
             journal,
@@ -100,6 +115,7 @@ impl Startup {
             draining: Cell::new(false),
             job_over: Notify::new(),
             no_input: OnceCell::new(),
+            output_files: Arc::new(Semaphore::new(config.results.files_max)),
             config: RefCell::new(config),
         };
         Ok(Supervisor::new(core))
@@ -154,10 +170,11 @@ fn remembering(mut ledger: Ledger, known: Vec<Known>) -> Ledger {
         let Some(result) = result else { continue };
         let age = Duration::from_millis(super::journal::now_ms().saturating_sub(accepted.at_ms));
         let job = Rc::new(Job::remembered(&accepted, now.checked_sub(age).unwrap_or(now)));
-        let bytes = super::kept_bytes(&result);
         let id = job.id.clone();
-        job.finish(result);
-        ledger.add(job, 0);
+        let end = JobEnd::of(result);
+        let bytes = super::kept_bytes(&end);
+        job.finish(end);
+        ledger.add(job, Weight::default());
         ledger.end(&id, bytes, now);
     }
     ledger
@@ -191,10 +208,24 @@ fn warn_of_links(listed: &[PathBuf]) {
     }
 }
 
-async fn jailed(config: &Rc<Config>, executable: PathBuf) -> Result<(Executor, Vec<Layer>), StartError> {
+async fn jailed(
+    config: &Rc<Config>,
+    executable: PathBuf,
+    warm_ups: &Rc<WarmUps>,
+) -> Result<(Executor, Vec<Layer>), StartError> {
     let leaves = leaves(config)?;
     let graveyard = Graveyard::open();
-    let started = forked(config, executable, &graveyard, leaves).await;
+    let started = async {
+        let (holding, layers) = forked(config, executable, &graveyard, leaves).await?;
+        if let Err((name, source)) = warm_ups.require(&holding).await {
+            holding.pool.close(CLOSE_TIMEOUT).await;
+            return Err(StartError::WarmUp { name, source: Box::new(source) });
+        }
+        let (pool, artifacts) = (Rc::clone(&holding.pool), Rc::clone(&holding.artifacts));
+        tokio::task::spawn_local(Rc::clone(warm_ups).follow(holding));
+        Ok((Executor::Jailed { pool, artifacts }, layers))
+    };
+    let started = started.await;
     buried(&graveyard, started.is_err()).await;
     started
 }
@@ -212,7 +243,7 @@ async fn forked(
     executable: PathBuf,
     graveyard: &Rc<Graveyard>,
     leaves: Leaves,
-) -> Result<(Executor, Vec<Layer>), StartError> {
+) -> Result<(Holding, Vec<Layer>), StartError> {
     let (pool, fingerprint) = pool_of(config, executable, graveyard, leaves).await?;
     let worker = pool.first(&any_job(config)).await.map_err(worker_error)?;
     let layers = try_walls(&pool, &worker, config)?.layers;
@@ -220,7 +251,8 @@ async fn forked(
     let compilers_max = config.pool.compilers_max;
     let artifacts = Artifacts::new(Rc::clone(&pool), compilers_max, &config.cache, &fingerprint)?;
     pool.refill();
-    Ok((Executor::Jailed { pool, artifacts: Rc::new(artifacts) }, layers))
+    pool.watch_pressure();
+    Ok((Holding { pool, artifacts: Rc::new(artifacts) }, layers))
 }
 
 /// A pool without a worker, and the fingerprint of its engine.
@@ -262,12 +294,13 @@ fn any_job(config: &Config) -> Need<'static> {
     }
 }
 
-fn in_process(config: &Rc<Config>) -> Result<(Executor, Vec<Layer>), StartError> {
+fn in_process(config: &Rc<Config>, warm_ups: &WarmUps) -> Result<(Executor, Vec<Layer>), StartError> {
     let host = Rc::new(InProcess::start(config)?);
     let compilers_max = config.pool.compilers_max;
     let artifacts = Artifacts::new(Rc::clone(&host), compilers_max, &config.cache, &host.fingerprint())?;
     let off = Layer::ALL.map(Layer::name).join(", ");
     tracing::warn!("in-process mode: guests run in this process; off: {off}");
+    warm_ups.pass_over("in-process mode has no workers");
     Ok((Executor::InProcess { host, artifacts: Rc::new(artifacts) }, Vec::new()))
 }
 

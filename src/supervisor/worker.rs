@@ -127,6 +127,8 @@ pub(crate) struct Birth {
     pub(crate) lock_timeout: Duration,
     /// A template is to fork it, with its module.
     pub(crate) with_module: bool,
+    /// Nobody waits for it: it comes after those that somebody waits for.
+    pub(crate) ahead: bool,
 }
 
 impl Birth {
@@ -197,7 +199,7 @@ impl Worker {
             directories: birth.directories.clone(),
             rlimits: birth.rlimits,
         };
-        let child = zygote.fork(order, theirs).await?;
+        let child = zygote.fork(order, theirs, birth.ahead).await?;
         Self::locked(birth, ours, child, zygote).await
     }
 

@@ -13,6 +13,7 @@ pub mod memfd;
 pub mod pidfd;
 pub mod prctl;
 pub mod probe;
+pub mod rights;
 pub mod signals;
 pub mod sigsys;
 pub mod solo;

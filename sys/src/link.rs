@@ -3,18 +3,12 @@
 //! Owns: making such a pair, sending and receiving one packet.
 //! Never: interprets a packet, waits for readiness, keeps a descriptor it was not told to expect.
 
-use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
-use nix::cmsg_space;
 use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
-    socketpair,
-};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
-/// Most descriptors one packet may carry. Room for this many is given to the kernel when receiving.
-pub const FDS_MAX: usize = 8;
+use crate::rights;
 
 /// Why a packet could not be sent or received.
 #[derive(Debug, thiserror::Error)]
@@ -81,57 +75,30 @@ pub fn pair() -> Result<(OwnedFd, OwnedFd), LinkError> {
 /// # Errors
 /// When the peer is gone (`EPIPE`), the socket is full (`EAGAIN`) or the packet too large (`EMSGSIZE`).
 pub fn send(link: BorrowedFd<'_>, packet: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), LinkError> {
-    let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-    let rights = [ControlMessage::ScmRights(&raw)];
-    let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
-    let sent = loop {
-        let done =
-            sendmsg::<()>(link.as_raw_fd(), &[IoSlice::new(packet)], control, MsgFlags::MSG_NOSIGNAL, None);
-        match done {
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(LinkError::System { call: "sendmsg", errno }),
-            Ok(sent) => break sent,
-        }
-    };
+    let sent =
+        rights::send(link, packet, fds).map_err(|errno| LinkError::System { call: "sendmsg", errno })?;
     if sent != packet.len() {
         return Err(LinkError::Partial { sent, length: packet.len() });
     }
     Ok(())
 }
 
-/// Receives one packet into `buffer` with at most `fds_max` descriptors. Blocks only if the socket does.
+/// Receives one packet into `buffer` with at most `fds_max` descriptors, of which there may be [`rights::FDS_MAX`]. Blocks only if the socket does.
 ///
 /// # Errors
 /// When the packet does not fit, more descriptors came than expected (whatever came is closed), or the
 /// system call fails.
 pub fn receive(link: BorrowedFd<'_>, buffer: &mut [u8], fds_max: usize) -> Result<Received, LinkError> {
     let max = buffer.len();
-    let mut space = cmsg_space!([RawFd; FDS_MAX]);
-    let mut slices = [IoSliceMut::new(buffer)];
-    let message = loop {
-        let done = recvmsg::<()>(link.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC);
-        match done {
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(LinkError::System { call: "recvmsg", errno }),
-            Ok(message) => break message,
-        }
-    };
-    let mut fds = Vec::new();
-    let control = message.cmsgs().map_err(|errno| LinkError::System { call: "recvmsg", errno })?;
-    for item in control {
-        if let ControlMessageOwned::ScmRights(raw) = item {
-            // SAFETY: `from_raw_fd` wants open descriptors that nobody else owns. The kernel installed
-            // these in this process for this very call to `recvmsg`, and `raw` is consumed here.
-            fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
-        }
-    }
-    if message.flags.contains(MsgFlags::MSG_TRUNC) {
+    let received = rights::receive(link, buffer, fds_max)
+        .map_err(|errno| LinkError::System { call: "recvmsg", errno })?;
+    if received.more_bytes {
         return Err(LinkError::Truncated { max });
     }
-    if message.flags.contains(MsgFlags::MSG_CTRUNC) || fds.len() > fds_max {
+    if received.more_fds {
         return Err(LinkError::TooManyFds { max: fds_max });
     }
-    Ok(Received { length: message.bytes, fds })
+    Ok(Received { length: received.length, fds: received.fds })
 }
 
 #[cfg(test)]

@@ -5,16 +5,21 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::stat::Mode;
 
 /// The seals of a file nobody can change any more, not even by adding or removing seals.
 pub const IMMUTABLE: SealFlag = SealFlag::F_SEAL_SHRINK
     .union(SealFlag::F_SEAL_GROW)
     .union(SealFlag::F_SEAL_WRITE)
     .union(SealFlag::F_SEAL_SEAL);
+
+/// The seals of a file whose content nobody can change any more; further seals may be added.
+pub const FIXED: SealFlag =
+    SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_WRITE);
 
 /// An empty, sealable, close-on-exec file in memory. `name` shows in `/proc/PID/fd` and nowhere else.
 ///
@@ -38,8 +43,25 @@ pub fn seal(file: &impl AsFd) -> std::io::Result<()> {
 /// # Errors
 /// When `file` is not one that can have seals.
 pub fn is_sealed(file: &impl AsFd) -> std::io::Result<bool> {
-    let seals = fcntl(file, FcntlArg::F_GET_SEALS)?;
-    Ok(SealFlag::from_bits_truncate(seals).contains(IMMUTABLE))
+    Ok(seals(file)?.contains(IMMUTABLE))
+}
+
+/// The seals that `file` has. Seals are never taken off again.
+///
+/// # Errors
+/// `EINVAL` when `file` is not one that can have seals: no file in memory, or none at all.
+pub fn seals(file: &impl AsFd) -> std::io::Result<SealFlag> {
+    Ok(SealFlag::from_bits_truncate(fcntl(file, FcntlArg::F_GET_SEALS)?))
+}
+
+/// The same file opened anew, for reading alone, at its start: with a position of its own, which nobody else who has
+/// `file` can move. Takes /proc.
+///
+/// # Errors
+/// When /proc is not mounted, the file's mode keeps this user from reading it, or there is no descriptor left.
+pub fn reopen(file: &impl AsFd) -> std::io::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
+    Ok(open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOCTTY, Mode::empty())?)
 }
 
 /// A sealed file that holds `bytes`, positioned at its start.
@@ -65,6 +87,21 @@ mod tests {
         assert!(is_sealed(&fd).unwrap());
         let refused = File::from(fd).write_all(b"x").unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied);
+    }
+
+    #[test]
+    fn file_opened_anew_has_a_place_of_its_own_and_cannot_be_written() {
+        use std::io::{Read, Seek, SeekFrom};
+        let mut file = create("test").unwrap();
+        file.write_all(b"abc").unwrap();
+        let mut again = File::from(reopen(&file).unwrap());
+        file.seek(SeekFrom::Start(1)).unwrap();
+        assert!(again.write_all(b"x").is_err());
+        let mut text = String::new();
+        again.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "abc");
+        assert_eq!(seals(&file).unwrap(), SealFlag::empty());
+        assert!(seals(&std::io::pipe().unwrap().0).is_err());
     }
 
     #[test]

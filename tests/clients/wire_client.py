@@ -1,24 +1,31 @@
 #!/usr/bin/env python3
 """Submits one job to `stockade serve` and prints its output: a client written from docs/wire.md alone.
 
-usage: wire_client.py SOCKET [--dir HOST::GUEST[:ro]]... FILE [ARGS]...     (the job's input is standard input)
+usage: wire_client.py SOCKET [--in-frames] [--dir HOST::GUEST[:ro]]... FILE [ARGS]...
+                                                                          (the job's input is standard input)
 
-HOST goes to the daemon as it is: an absolute path without symbolic links.
+HOST goes to the daemon as it is: an absolute path without symbolic links. A large module or input goes as a sealed file
+in memory, and a large output comes as one; with --in-frames everything is in frames, as version 1 has it.
 
 Exits with the job's own status when it ran to its end, else with 1.
 """
 
+import fcntl
 import os
 import socket
 import struct
 import sys
 
-VERSION = 1
+VERSION, VERSION_IN_FRAMES = 2, 1
+
+# From this length on, in bytes, a file in memory is worth it.
+BESIDE_BYTES_MIN = 64 << 10
+LENGTH_BITS = 30
 
 # Tags, from the tables of docs/wire.md.
 TO_HELLO, TO_SUBMIT = 0, 1
 FROM_HELLO, FROM_ACCEPTED, FROM_REFUSED, FROM_FINISHED, FROM_PROTOCOL = 0, 1, 2, 3, 11
-MODULE_BYTES = 0
+MODULE_BYTES, MODULE_DESCRIPTOR = 0, 2
 VERDICTS = [
     "completed", "guest_error", "trapped", "timed_out", "out_of_fuel", "out_of_memory", "output_limit",
     "cancelled", "jail_violation", "invalid_module", "compile_limit", "denied", "worker_lost", "internal",
@@ -62,8 +69,9 @@ def directory(grant):
 
 
 def submission(module, name, arguments, given, directories):
+    """`module` is none if it goes as a descriptor."""
     return b"".join([
-        u32(MODULE_BYTES), data(module),
+        u32(MODULE_DESCRIPTOR) if module is None else u32(MODULE_BYTES) + data(module),
         string(name),
         NONE,                                   # entry
         sequence([string(argument) for argument in arguments]),
@@ -158,8 +166,20 @@ def read_result(reader):
     return result
 
 
-def send(connection, body):
-    connection.sendall(u32(len(body)) + body)
+def sealed(content):
+    """A file in memory that holds `content` and that nobody can change any more."""
+    file = os.memfd_create("wire_client.py", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    with open(file, "wb", closefd=False) as opened:
+        opened.write(content)
+    fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+    return file
+
+
+def send(connection, body, files=()):
+    connection.sendall(u32(len(body) | len(files) << LENGTH_BITS))
+    # The files with the first byte of the body, and the rest of it as ever.
+    sent = socket.send_fds(connection, [body], files) if files else 0
+    connection.sendall(body[sent:])
 
 
 def receive_exactly(connection, count):
@@ -174,38 +194,52 @@ def receive_exactly(connection, count):
 
 
 def receive(connection):
-    (length,) = struct.unpack("<I", receive_exactly(connection, 4))
-    reader = Reader(receive_exactly(connection, length))
+    """The tag, the rest of the message, and the descriptors that its header announced."""
+    (header,) = struct.unpack("<I", receive_exactly(connection, 4))
+    length, announced = header & (1 << LENGTH_BITS) - 1, header >> LENGTH_BITS
+    body, files = b"", []
+    if announced:
+        body, files, flags, _ = socket.recv_fds(connection, length, announced)
+        if flags & socket.MSG_CTRUNC or len(files) != announced:
+            raise ValueError("other descriptors came than were announced")
+    reader = Reader(body + receive_exactly(connection, length - len(body)))
     tag = reader.u32()
     if tag == FROM_PROTOCOL:
         raise ValueError("the daemon closed the connection: " + reader.string())
-    return tag, reader
+    return tag, reader, files
 
 
 def expect(connection, wanted):
-    tag, reader = receive(connection)
+    tag, reader, files = receive(connection)
     if tag != wanted:
         raise ValueError(f"expected message {wanted}, got {tag}")
-    return reader
+    return reader, files
 
 
-def submit_and_wait(path, *job):
+def submit_and_wait(path, version, module, name, arguments, given, directories):
+    files = []
+    if version == VERSION:
+        if len(module) >= BESIDE_BYTES_MIN:
+            files, module = [sealed(module)], None
+        if len(given) >= BESIDE_BYTES_MIN:
+            files, given = [*files, sealed(given)], b""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.connect(path)
-        send(connection, u32(TO_HELLO) + u16(VERSION) + string("wire_client.py"))
-        hello = expect(connection, FROM_HELLO)
-        if hello.u16() != VERSION:
+        send(connection, u32(TO_HELLO) + u16(version) + string("wire_client.py"))
+        hello, _ = expect(connection, FROM_HELLO)
+        if hello.u16() != version:
             raise ValueError("the daemon speaks another version")
         hello.string()
         frame_bytes_max = hello.u64()
         hello.end()
 
         request = 42
-        body = u32(TO_SUBMIT) + u64(request) + b"\x01" + b"\x00" + submission(*job)
+        job = submission(module, name, arguments, given, directories)
+        body = u32(TO_SUBMIT) + u64(request) + b"\x01" + b"\x00" + job
         if len(body) > frame_bytes_max:
             raise ValueError(f"the daemon takes at most {frame_bytes_max} bytes")
-        send(connection, body)
-        tag, answer = receive(connection)
+        send(connection, body, files)
+        tag, answer, _ = receive(connection)
         if answer.u64() != request:
             raise ValueError("an answer to a question that was not asked")
         if tag == FROM_REFUSED:
@@ -216,12 +250,16 @@ def submit_and_wait(path, *job):
         job = answer.string()
         answer.end()
 
-        finished = expect(connection, FROM_FINISHED)
+        finished, outputs = expect(connection, FROM_FINISHED)
         if finished.u64() != request:
             raise ValueError("an answer to a question that was not asked")
         result = read_result(finished)
         if result["job"] != job:
             raise ValueError("the result of another job")
+        for output in outputs:
+            with open(output, "rb") as opened:
+                result["output"] = opened.read()
+        result["beside"] = len(files), len(outputs)
         return result
 
 
@@ -230,6 +268,9 @@ def main(arguments):
         print(__doc__, file=sys.stderr)
         return 2
     path, *rest = arguments
+    version = VERSION
+    if rest[0] == "--in-frames":
+        version, rest = VERSION_IN_FRAMES, rest[1:]
     directories = []
     while len(rest) > 2 and rest[0] == "--dir":
         directories.append(rest[1])
@@ -238,13 +279,15 @@ def main(arguments):
     with open(file, "rb") as opened:
         module = opened.read()
     try:
-        result = submit_and_wait(path, module, os.path.basename(file), rest, sys.stdin.buffer.read(), directories)
+        given = sys.stdin.buffer.read()
+        result = submit_and_wait(path, version, module, os.path.basename(file), rest, given, directories)
     except (OSError, ValueError) as error:
         print(f"wire_client.py: {error}", file=sys.stderr)
         return 1
     sys.stdout.buffer.write(result["output"])
     sys.stdout.buffer.flush()
-    print(f"{result['job']}: {VERDICTS[result['verdict']]}", file=sys.stderr)
+    sent, came = result["beside"]
+    print(f"{result['job']}: {VERDICTS[result['verdict']]}; files sent {sent}, received {came}", file=sys.stderr)
     if result["verdict"] in (COMPLETED, GUEST_ERROR) and result["exit_code"] is not None:
         return result["exit_code"] & 0xFF
     return 0 if result["verdict"] == COMPLETED else 1

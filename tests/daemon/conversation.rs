@@ -51,7 +51,7 @@ fn requests_sent_at_once_are_all_answered() {
     let mut peer = daemon.peer();
     // More than may be unanswered at a time: the rest waits in the socket.
     let count = 20 * limits().requests_in_flight_max as u64;
-    let mut sender = crate::rig::Peer(peer.0.try_clone().unwrap());
+    let mut sender = crate::rig::Peer(peer.0.try_clone().unwrap(), peer.1);
     let sending = std::thread::spawn(move || {
         for request in 0..count {
             sender.submit(request, "echo", &request.to_le_bytes(), true);

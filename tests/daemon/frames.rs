@@ -4,13 +4,13 @@ use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use stockade::config::Clients;
-use stockade_wire::CLIENT_PROTOCOL_VERSION;
-use stockade_wire::client::ToDaemon;
+use stockade_wire::client::{FromDaemon, ToDaemon};
 use stockade_wire::frame;
 use stockade_wire::limits::HELLO_FRAME_BYTES_MAX;
+use stockade_wire::{CLIENT_PROTOCOL_VERSION, CLIENT_PROTOCOL_VERSION_WITHOUT_DESCRIPTORS};
 
 use crate::jobs::submission;
-use crate::rig::{Daemon, Peer, limits};
+use crate::rig::{Daemon, Peer, VERSIONS, limits};
 
 fn impatient() -> Clients {
     Clients { frame_timeout: Duration::from_millis(200), ..limits() }
@@ -27,9 +27,11 @@ fn frame_with_impossible_length_is_refused() {
     let daemon = Daemon::start(limits());
     let max = u32::try_from(limits().frame_bytes_max).unwrap();
     for (length, said) in [(0, "empty body"), (max + 1, "at most"), (u32::MAX, "at most")] {
-        let mut peer = daemon.peer();
-        peer.raw(&length.to_le_bytes());
-        peer.assert_thrown_out(said);
+        for version in VERSIONS {
+            let mut peer = daemon.peer_of(version);
+            peer.raw(&length.to_le_bytes());
+            peer.assert_thrown_out(said);
+        }
     }
     daemon.assert_serves();
 }
@@ -38,12 +40,43 @@ fn frame_with_impossible_length_is_refused() {
 fn frame_with_a_truncated_length_or_body_is_refused() {
     let daemon = Daemon::start(limits());
     for bytes in [&[7][..], &[7, 0, 0], &[7, 0, 0, 0], &[7, 0, 0, 0, 6, 0]] {
-        let mut peer = daemon.peer();
-        peer.raw(bytes);
-        peer.0.shutdown(Shutdown::Write).unwrap();
-        peer.assert_thrown_out("within a frame");
+        for version in VERSIONS {
+            let mut peer = daemon.peer_of(version);
+            peer.raw(bytes);
+            peer.0.shutdown(Shutdown::Write).unwrap();
+            peer.assert_thrown_out("within a frame");
+        }
     }
     daemon.assert_serves();
+}
+
+#[test]
+fn frame_that_comes_byte_by_byte_in_time_is_taken() {
+    let daemon = Daemon::start(limits());
+    for version in VERSIONS {
+        let mut peer = daemon.peer_of(version);
+        for byte in frame::encode(&ToDaemon::List { request: 1 }, 100).unwrap() {
+            peer.raw(&[byte]);
+        }
+        assert!(matches!(peer.receive(), FromDaemon::Jobs { request: 1, .. }));
+    }
+}
+
+#[test]
+fn frames_that_come_at_once_are_all_taken() {
+    let daemon = Daemon::start(limits());
+    for version in VERSIONS {
+        let mut peer = daemon.peer_of(version);
+        let frames: Vec<u8> = (0..2000)
+            .flat_map(|request| {
+                frame::encode(&ToDaemon::Cancel { request, job: "none".into() }, 100).unwrap()
+            })
+            .collect();
+        peer.raw(&frames);
+        for request in 0..2000 {
+            assert_eq!(peer.receive(), FromDaemon::NotFound { request });
+        }
+    }
 }
 
 #[test]
@@ -69,13 +102,14 @@ fn frame_that_comes_byte_by_byte_is_given_up() {
 #[test]
 fn length_followed_by_silence_is_given_up() {
     let daemon = Daemon::start(impatient());
-    let mut peer = daemon.peer();
-    peer.raw(&1000_u32.to_le_bytes());
-    peer.assert_thrown_out("took longer");
-    // One that is large enough to be counted against the memory for bodies.
-    let mut peer = daemon.peer();
-    peer.raw(&(4_u32 << 20).to_le_bytes());
-    peer.assert_thrown_out("took longer");
+    for version in VERSIONS {
+        // The second is large enough to be counted against the memory for bodies.
+        for length in [1000_u32, 4 << 20] {
+            let mut peer = daemon.peer_of(version);
+            peer.raw(&length.to_le_bytes());
+            peer.assert_thrown_out("took longer");
+        }
+    }
     daemon.assert_serves();
 }
 
@@ -122,7 +156,7 @@ fn unknown_version_is_refused_with_both_versions() {
         let mut peer = daemon.stranger();
         peer.send(&ToDaemon::Hello { version, agent: "from elsewhere".into() });
         peer.assert_thrown_out(&format!(
-            "version {CLIENT_PROTOCOL_VERSION} of the protocol, the client {version}"
+            "versions {CLIENT_PROTOCOL_VERSION_WITHOUT_DESCRIPTORS} to {CLIENT_PROTOCOL_VERSION} of the protocol, the client {version}"
         ));
     }
 }
@@ -154,9 +188,11 @@ fn unknown_tag_and_trailing_bytes_are_refused() {
         (not_utf8, "expected type"),
     ];
     for (body, said) in cases {
-        let mut peer = daemon.peer();
-        peer.raw(&framed(&body));
-        peer.assert_thrown_out(said);
+        for version in VERSIONS {
+            let mut peer = daemon.peer_of(version);
+            peer.raw(&framed(&body));
+            peer.assert_thrown_out(said);
+        }
     }
     daemon.assert_serves();
 }
@@ -192,8 +228,8 @@ fn arbitrary_bytes_after_hello_never_take_the_daemon_down() {
     use proptest::prelude::*;
     let daemon = Daemon::start(limits());
     let bytes = proptest::collection::vec(any::<u8>(), 1..300);
-    proptest!(ProptestConfig::with_cases(100), |(body in bytes)| {
-        let mut peer = daemon.peer();
+    proptest!(ProptestConfig::with_cases(100), |(body in bytes, version in proptest::sample::select(&VERSIONS[..]))| {
+        let mut peer = daemon.peer_of(version);
         peer.raw(&framed(&body));
         peer.0.shutdown(Shutdown::Write).unwrap();
         while peer.next().is_some() {}

@@ -2,7 +2,7 @@
 //!
 //! | name | |
 //! |---|---|
-//! | `echo` | is over at once; its output is its input |
+//! | `echo` | is over at once; its output is its input, as a file if that came as one |
 //! | `hold` | runs until it is cancelled, drained, or a job named `release` is submitted |
 //! | `flood` | like `hold`, and there is always more of its log |
 //! | `forget` | is over at once, and every job that is over is forgotten |
@@ -14,7 +14,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use stockade::daemon::{FollowLogs, Jobs};
-use stockade::supervisor::{Caller, LogPiece, Lookup};
+use stockade::job_end::JobEnd;
+use stockade::sealed::SealedFile;
+use stockade::supervisor::{Beside, Caller, Input, LogPiece, Lookup};
 use stockade_wire::client::{Refusal, RefusalReason, Statistics};
 use stockade_wire::job::{
     Bill, Isolation, JobResult, JobSummary, LogStream, Logs, Outcome, Phase, Submission, Verdict, Walls,
@@ -43,7 +45,26 @@ struct State {
 struct Job {
     owner: Option<Caller>,
     submission: Submission,
-    result: Rc<RefCell<Option<Rc<JobResult>>>>,
+    beside: Beside,
+    end: Rc<RefCell<Option<Rc<JobEnd>>>>,
+}
+
+impl Job {
+    fn new(owner: Option<Caller>, submission: Submission, beside: Beside) -> Self {
+        Self { owner, submission, beside, end: Rc::default() }
+    }
+
+    /// What came as files comes back as one: the module, if there is no input.
+    fn echo(&self, id: &str, verdict: Verdict) -> JobEnd {
+        let result = |output: &[u8]| result(id, verdict, output);
+        let file = match (&self.beside.input, &self.beside.module) {
+            (Input::Sealed(file), _) | (Input::Submitted, Some(file)) => file,
+            (Input::Submitted, None) => return JobEnd::of(result(&self.submission.input.0)),
+            (Input::Descriptor(_), _) => panic!("no client has such an input"),
+        };
+        let copy = SealedFile::holding("echo", &file.read().unwrap()).unwrap();
+        JobEnd::with_output(result(b""), copy, None)
+    }
 }
 
 impl Remembered {
@@ -59,16 +80,9 @@ impl Remembered {
         let over = submission("echo", b"");
         this.0.jobs.borrow_mut().insert(
             ANOTHERS_JOB.into(),
-            Job {
-                owner: Some(Caller { uid: 4242, gid: 4242, pid: 1 }),
-                submission: over.clone(),
-                result: Rc::default(),
-            },
+            Job::new(Some(Caller { uid: 4242, gid: 4242, pid: 1 }), over.clone(), Beside::default()),
         );
-        this.0
-            .jobs
-            .borrow_mut()
-            .insert(FINISHED_JOB.into(), Job { owner: None, submission: over, result: Rc::default() });
+        this.0.jobs.borrow_mut().insert(FINISHED_JOB.into(), Job::new(None, over, Beside::default()));
         this.end(FINISHED_JOB, Verdict::Completed);
         this
     }
@@ -76,10 +90,11 @@ impl Remembered {
     fn end(&self, id: &str, verdict: Verdict) -> bool {
         let jobs = self.0.jobs.borrow();
         let Some(job) = jobs.get(id) else { return false };
-        if job.result.borrow().is_some() {
+        if job.end.borrow().is_some() {
             return false;
         }
-        *job.result.borrow_mut() = Some(Rc::new(result(id, verdict, &job.submission.input.0)));
+        let end = job.echo(id, verdict);
+        *job.end.borrow_mut() = Some(Rc::new(end));
         *self.0.finished.borrow_mut() += 1;
         self.0.changed.send_modify(|count| *count += 1);
         true
@@ -102,15 +117,20 @@ impl Remembered {
             job: id.into(),
             tenant: job.owner.map(|owner| format!("uid:{}", owner.uid)).unwrap_or_default(),
             name: job.submission.name.clone(),
-            phase: if job.result.borrow().is_some() { Phase::Finished } else { Phase::Running },
-            verdict: job.result.borrow().as_ref().map(|result| result.outcome.verdict),
+            phase: if job.end.borrow().is_some() { Phase::Finished } else { Phase::Running },
+            verdict: job.end.borrow().as_ref().map(|end| end.result.outcome.verdict),
             age_us: 1,
         }
     }
 }
 
 impl Jobs for Remembered {
-    fn submit_durable(&self, _caller: &Caller, _submission: Submission) -> Result<String, Refusal> {
+    fn submit_durable(
+        &self,
+        _caller: &Caller,
+        _submission: Submission,
+        _beside: Beside,
+    ) -> Result<String, Refusal> {
         let message = "it keeps no journal".to_owned();
         Err(Refusal { reason: RefusalReason::NotDurable, message, retry_after_ms: None })
     }
@@ -121,7 +141,7 @@ impl Jobs for Remembered {
 
     type Logs = Reader;
 
-    fn submit(&self, caller: &Caller, submission: Submission) -> Result<String, Refusal> {
+    fn submit(&self, caller: &Caller, submission: Submission, beside: Beside) -> Result<String, Refusal> {
         let refuse =
             |reason, message: &str| Err(Refusal { reason, message: message.into(), retry_after_ms: None });
         if *self.0.draining.borrow() {
@@ -133,16 +153,18 @@ impl Jobs for Remembered {
         if name == "full" {
             return refuse(RefusalReason::QueueFull, "the queue is full; try again later");
         }
-        let job = Job { owner: Some(*caller), submission, result: Rc::default() };
+        let job = Job::new(Some(*caller), submission, beside);
         self.0.jobs.borrow_mut().insert(id.clone(), job);
         match name.as_str() {
             "echo" => drop(self.end(&id, Verdict::Completed)),
             "release" => self.end_all(Verdict::Completed),
-            "forget" => self.0.jobs.borrow_mut().retain(|_, job| job.result.borrow().is_none()),
+            "forget" => self.0.jobs.borrow_mut().retain(|_, job| job.end.borrow().is_none()),
             _ => {}
         }
         Ok(id)
     }
+
+    fn refused(&self, _: &Caller, _: &Refusal) {}
 
     fn result(&self, caller: &Caller, job: &str) -> Option<Lookup> {
         if !self.visible(caller, job) {
@@ -150,20 +172,20 @@ impl Jobs for Remembered {
         }
         let jobs = self.0.jobs.borrow();
         let found = jobs.get(job)?;
-        Some(match &*found.result.borrow() {
-            Some(result) => Lookup::Finished(Rc::clone(result)),
+        Some(match &*found.end.borrow() {
+            Some(end) => Lookup::Finished(Rc::clone(end)),
             None => Lookup::Running(Self::summary(job, found)),
         })
     }
 
-    fn end_of(&self, caller: &Caller, job: &str) -> Option<impl Future<Output = Rc<JobResult>> + 'static> {
+    fn end_of(&self, caller: &Caller, job: &str) -> Option<impl Future<Output = Rc<JobEnd>> + 'static> {
         self.result(caller, job)?;
-        let result = Rc::clone(&self.0.jobs.borrow().get(job)?.result);
+        let end = Rc::clone(&self.0.jobs.borrow().get(job)?.end);
         let mut changed = self.0.changed.subscribe();
         Some(async move {
             loop {
-                if let Some(result) = &*result.borrow() {
-                    return Rc::clone(result);
+                if let Some(end) = &*end.borrow() {
+                    return Rc::clone(end);
                 }
                 changed.changed().await.unwrap();
             }
@@ -197,7 +219,7 @@ impl Jobs for Remembered {
         *self.0.draining.borrow_mut() = true;
         let all_over = async {
             let mut changed = self.0.changed.subscribe();
-            let open = |id: &String, job: &Job| id != ANOTHERS_JOB && job.result.borrow().is_none();
+            let open = |id: &String, job: &Job| id != ANOTHERS_JOB && job.end.borrow().is_none();
             while self.0.jobs.borrow().iter().any(|(id, job)| open(id, job)) {
                 changed.changed().await.unwrap();
             }

@@ -8,6 +8,7 @@
     reason = "a test: a panic is how it fails, and nothing is exported"
 )]
 
+mod beside;
 mod commands;
 mod conversation;
 mod foreign_client;

@@ -1,6 +1,7 @@
 //! A daemon on a thread of its own, and clients that say exactly what a test wants said.
 
 use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
@@ -9,9 +10,10 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use stockade::config::Clients;
 use stockade::daemon::{Listener, serve};
-use stockade_wire::CLIENT_PROTOCOL_VERSION;
+use stockade_sys::rights;
 use stockade_wire::client::{FromDaemon, ToDaemon};
-use stockade_wire::{codec, frame};
+use stockade_wire::limits::{FRAME_BODY_BYTES_MAX, FRAME_FDS_MAX};
+use stockade_wire::{CLIENT_PROTOCOL_VERSION, CLIENT_PROTOCOL_VERSION_WITHOUT_DESCRIPTORS, codec, frame};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
@@ -27,7 +29,11 @@ pub struct Daemon {
     thread: Option<JoinHandle<()>>,
 }
 
-pub struct Peer(pub UnixStream);
+/// A client, and the version it speaks.
+pub struct Peer(pub UnixStream, pub u16);
+
+/// Every version there is.
+pub const VERSIONS: [u16; 2] = [CLIENT_PROTOCOL_VERSION_WITHOUT_DESCRIPTORS, CLIENT_PROTOCOL_VERSION];
 
 pub fn limits() -> Clients {
     Clients {
@@ -89,12 +95,20 @@ impl Daemon {
         let stream = UnixStream::connect(self.socket()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        Peer(stream)
+        Peer(stream, CLIENT_PROTOCOL_VERSION_WITHOUT_DESCRIPTORS)
     }
 
     /// A connection that has said hello.
     pub fn peer(&self) -> Peer {
         let mut peer = self.stranger();
+        peer.hello();
+        peer
+    }
+
+    /// A connection that has said hello in that version.
+    pub fn peer_of(&self, version: u16) -> Peer {
+        let mut peer = self.stranger();
+        peer.1 = version;
         peer.hello();
         peer
     }
@@ -122,12 +136,49 @@ impl Drop for Daemon {
 
 impl Peer {
     pub fn hello(&mut self) {
-        self.send(&ToDaemon::Hello { version: CLIENT_PROTOCOL_VERSION, agent: "test".into() });
-        assert!(matches!(self.receive(), FromDaemon::Hello { version: CLIENT_PROTOCOL_VERSION, .. }));
+        let version = self.1;
+        self.send(&ToDaemon::Hello { version, agent: "test".into() });
+        assert!(matches!(self.receive(), FromDaemon::Hello { version: answered, .. } if answered == version));
     }
 
     pub fn send<T: Serialize>(&mut self, message: &T) {
         self.raw(&frame::encode(message, usize::MAX).unwrap());
+    }
+
+    /// Sends a frame that announces `announced` descriptors, and with the first byte of its body those that are there.
+    pub fn send_with<T: Serialize>(&mut self, message: &T, announced: usize, fds: &[BorrowedFd<'_>]) {
+        let frame = frame::encode_with(message, FRAME_BODY_BYTES_MAX, announced).unwrap();
+        let (header, body) = frame.split_at(frame::HEADER_BYTES);
+        self.raw(header);
+        self.raw_with(body, fds);
+    }
+
+    /// Sends bytes, and descriptors with the first of them.
+    pub fn raw_with(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
+        match rights::send(self.0.as_fd(), bytes, fds) {
+            Ok(sent) => self.raw(bytes.split_at(sent).1),
+            // As for bytes alone: what the daemon said is read next.
+            Err(nix::errno::Errno::EPIPE | nix::errno::Errno::ECONNRESET) => {}
+            Err(errno) => panic!("{errno}"),
+        }
+    }
+
+    /// The next message and the descriptors that its header announced; `None` once the daemon has closed the connection.
+    pub fn next_with_fds(&mut self) -> Option<(FromDaemon, Vec<OwnedFd>)> {
+        let mut header = [0; frame::HEADER_BYTES];
+        match self.0.read_exact(&mut header) {
+            Err(error) if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => {
+                return None;
+            }
+            read => read.unwrap(),
+        }
+        let header = frame::header(header, FRAME_BODY_BYTES_MAX).unwrap();
+        let mut body = vec![0; header.body_bytes];
+        let came = rights::receive(self.0.as_fd(), &mut body, FRAME_FDS_MAX).unwrap();
+        assert!(!came.more_fds);
+        assert_eq!(came.fds.len(), header.fds);
+        self.0.read_exact(body.split_at_mut(came.length).1).unwrap();
+        Some((codec::decode(&body).unwrap(), came.fds))
     }
 
     /// Sends bytes; a daemon that has closed already is no failure, since what it said is read next.

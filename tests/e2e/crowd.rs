@@ -163,6 +163,7 @@ fn at_rest(daemon: &Daemon, observer: &mut Peer) -> Statistics {
 fn ten_thousand_jobs_sixteen_at_a_time_each_have_one_result_and_leave_nothing() {
     let place = Place::new(Mode::Jailed)
         .set("POOL_WARM", &WARM.to_string())
+        .set("POOL_WARM_MAX", "0")
         // The template serves the crowd, and is given up, with the workers it had ready, once that is gone.
         .set("POOL_TEMPLATE_IDLE", "1s")
         .set("RESULTS_KEPT_MAX", &JOBS_BEFORE.to_string())

@@ -22,6 +22,7 @@ macro_rules! in_both_modes {
     };
 }
 
+mod beside;
 mod bill;
 mod crowd;
 mod daemon;

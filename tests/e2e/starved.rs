@@ -47,6 +47,7 @@ fn daemon_without_descriptors_left_says_so_and_recovers() {
     let place = Place::new(Mode::Jailed)
         .set("POOL_WORKERS_MAX", "32")
         .set("POOL_WARM", "1")
+        .set("POOL_WARM_MAX", "0")
         .set("POOL_RESTART_WINDOW", "1s")
         // A template holds descriptors of the daemon for as long as it stands.
         .set("POOL_TEMPLATE_IDLE", "1s");

@@ -16,12 +16,14 @@ use crate::job::{JobResult, JobSummary, LogStream, Submission};
 pub enum ToDaemon {
     /// First on every connection.
     Hello {
-        /// [`crate::CLIENT_PROTOCOL_VERSION`] of the client.
+        /// The version that the client speaks, [`crate::CLIENT_PROTOCOL_VERSION`] or an older one.
         version: u16,
         /// What the client calls itself; shown in logs.
         agent: String,
     },
-    /// Submit a job. Answered by `Accepted` or `Refused`; with `wait`, later also by `Finished`.
+    /// Submit a job. Answered by `Accepted` or `Refused`; with `wait`, later also by `Finished`. The only request that
+    /// descriptors may come with: the module if it is [`crate::job::ModuleSource::Descriptor`], then the input if there
+    /// is one more; [`Submission::input`] is empty then.
     Submit {
         /// Request number.
         request: u64,
@@ -74,7 +76,7 @@ pub enum ToDaemon {
 pub enum FromDaemon {
     /// Answer to `Hello`.
     Hello {
-        /// [`crate::CLIENT_PROTOCOL_VERSION`] of the daemon.
+        /// The version that both speak from now on: the client's.
         version: u16,
         /// Name and version of the daemon.
         agent: String,
@@ -95,7 +97,8 @@ pub enum FromDaemon {
         /// Why, and whether to try again.
         refusal: Refusal,
     },
-    /// The job is over.
+    /// The job is over. The only answer that a descriptor may come with: it is the output then, sealed against every
+    /// change, and [`JobResult::output`] is empty.
     Finished {
         /// Request number.
         request: u64,
@@ -210,6 +213,8 @@ pub enum RefusalReason {
     Malformed,
     /// The pool is broken and not taking jobs.
     Unavailable,
+    /// A descriptor that is no sealed file in memory.
+    Descriptor,
     /// It was to be durable, and there is no journal, or it cannot be written.
     NotDurable,
 }
@@ -261,8 +266,31 @@ pub struct Statistics {
     pub connections: u64,
     /// The supervisor's resident memory, bytes.
     pub supervisor_memory_bytes: Option<u64>,
+    /// How many workers stand ready, and why.
+    pub readiness: Readiness,
     /// The host.
     pub host: HostFigures,
+}
+
+/// How many workers are to stand ready, and what decides it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Readiness {
+    /// Blank workers that are to stand ready now.
+    pub warm_target: u64,
+    /// Workers that have a module, of all templates together, that are to stand ready now.
+    pub prepared_target: u64,
+    /// Templates whose instance has run its initialiser.
+    pub initialised: u64,
+    /// Private memory of a ready worker at most, bytes, of those that were looked at.
+    pub worker_bytes: Option<u64>,
+    /// Whether memory is scarce; `None` when that is not known.
+    pub memory_pressed: Option<bool>,
+    /// The file that is known from, or why it is not.
+    pub memory_pressure_source: String,
+    /// Times memory became scarce since start.
+    pub memory_pressure_periods: u64,
+    /// Modules held ready from the start, by name: `coming`, `ready`, or why one is not held.
+    pub warm_ups: Vec<(String, String)>,
 }
 
 /// Figures of the host.

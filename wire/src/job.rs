@@ -21,7 +21,7 @@ pub struct Submission {
     pub entry: Option<String>,
     /// Arguments after the program's name.
     pub arguments: Vec<String>,
-    /// Standard input of a command, or the bytes handed to a function.
+    /// Standard input of a command, or the bytes handed to a function. Empty when it comes as a descriptor.
     pub input: ByteBuf,
     /// Environment variables granted to the guest; it gets no others.
     pub environment: Vec<(String, String)>,
@@ -48,6 +48,8 @@ pub enum ModuleSource {
     Bytes(ByteBuf),
     /// The digest of a module the daemon has compiled before.
     Digest(Digest),
+    /// The first of the descriptors that came with the frame: a sealed file in memory that holds the bytes.
+    Descriptor,
 }
 
 /// A directory of the host made visible to the guest.

@@ -27,5 +27,9 @@ pub mod limits;
 pub mod worker;
 pub mod zygote;
 
-/// Version of the client protocol. A daemon refuses a [`client::ToDaemon::Hello`] that names another.
-pub const CLIENT_PROTOCOL_VERSION: u16 = 1;
+/// The newest version of the client protocol: descriptors may travel beside frames, see [`frame::Header`].
+pub const CLIENT_PROTOCOL_VERSION: u16 = 2;
+
+/// The oldest version that a daemon still speaks: all bytes are in frames, and no descriptor is ever received. A daemon
+/// answers a [`client::ToDaemon::Hello`] in the version that it names, and refuses one that names neither.
+pub const CLIENT_PROTOCOL_VERSION_WITHOUT_DESCRIPTORS: u16 = 1;

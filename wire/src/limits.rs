@@ -7,12 +7,22 @@
 /// rest of a submission; the configuration may set a lower bound for clients, never a higher one.
 pub const FRAME_BODY_BYTES_MAX: usize = 96 << 20;
 
+/// Most descriptors beside one frame between client and daemon: a module and an input.
+pub const FRAME_FDS_MAX: usize = 2;
+
+/// From this length on, bytes, a module, an input or an output travels as a sealed file in memory beside its frame,
+/// where both ends can. Below it, copying the bytes a few times costs less than making a file.
+pub const BESIDE_BYTES_MIN: usize = 64 << 10;
+
 /// Largest frame that may open a connection, bytes. A stranger gets no more than this read for them.
 pub const HELLO_FRAME_BYTES_MAX: usize = 4 << 10;
 
 /// Largest message on a zygote's or worker's link, bytes. Links are `SOCK_SEQPACKET`: a message is one
 /// packet, and this is below the kernel's default socket buffer (212,992 bytes) with its overhead.
 pub const LINK_MESSAGE_BYTES_MAX: usize = 128 << 10;
+
+/// Longest value of a function that its worker may send with its report, bytes; a longer one goes through the output pipe.
+pub const RETURNED_BYTES_MAX: usize = 32 << 10;
 
 /// Most descriptors that travel with one link message.
 pub const LINK_FDS_MAX: usize = 6;

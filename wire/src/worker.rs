@@ -15,7 +15,7 @@
 //!   │ ◀─────────────── RunAndStay ── │   once: the module it will have, and the first job
 //!   │ ── Finished ─────────────────▶ │
 //!   │ ◀────────────────────── Run ── │   any number of times, each after the reply to the one before
-//!   │ ── Finished ─────────────────▶ │   exactly one reply to each
+//!   │ ── Finished | Returned ──────▶ │   exactly one reply to each
 //!   ✕ is killed                      │   when it is not to be used again
 //!
 //! template                        supervisor
@@ -28,6 +28,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::bytes::ByteBuf;
 use crate::job::{Layer, MissingLayer};
 
 /// What a worker is forked for; decides its syscall allow-lists.
@@ -49,14 +50,15 @@ pub enum ToWorker {
     /// Compile. Descriptors: the module (readable), the artifact (an empty writable memfd).
     Compile(CompileOrder),
     /// Run. Descriptors: the artifact (sealed memfd), the input (readable); to a worker that has its module already
-    /// (a template forked it, or it was told to stay) the input alone.
+    /// (a template forked it, or it was told to stay) the input alone; to one that was told to stay not even that when
+    /// [`RunLimits::input_bytes`] is 0.
     Run(RunOrder),
     /// Run, and stay for further [`ToWorker::Run`]s of the same tenant with the same module and the same
     /// [`RunLimits::memory_bytes`] and [`RunLimits::data_bytes`]. Descriptors: the artifact (sealed memfd), the input
     /// (readable). Only to a worker of role [`Role::Run`], without a fuel limit.
     RunAndStay(RunOrder),
     /// To a template, once: load this module. Descriptor: the artifact (sealed memfd).
-    Prepare,
+    Prepare(PrepareOrder),
     /// To a template: fork a run worker. Descriptors as for [`crate::zygote::ToZygote::Fork`].
     Fork {
         /// A leaf's directory comes with the message; the child is born in it.
@@ -76,6 +78,17 @@ pub struct CompileOrder {
     /// Whether the artifact is to count fuel. Metered code is slower, so it is a variant of its own: a run
     /// with [`RunLimits::fuel`] needs a metered artifact and a run without it an unmetered one.
     pub fuel: bool,
+}
+
+/// Order to a template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrepareOrder {
+    /// A function the module must export; `None`: any module will do.
+    pub entry: Option<String>,
+    /// Time a module that says that it may be initialised ahead has for that, µs; 0: it is not.
+    pub initialise_us: u64,
+    /// Most that its memories and tables may come to then, bytes.
+    pub initialise_bytes: u64,
 }
 
 /// Order to a run worker.
@@ -123,6 +136,9 @@ pub enum FromWorker {
     NotCompiled(CompileFailure),
     /// The run is over.
     Finished(RunReport),
+    /// The same from a worker that stays, with what the function it ran returned: at most
+    /// [`RETURNED_BYTES_MAX`](crate::limits::RETURNED_BYTES_MAX) bytes, which are not in the output pipe.
+    Returned(RunReport, ByteBuf),
     /// The allow-list was hit; the kernel kills the worker next. Syscall number, this architecture's.
     Forbidden(u32),
     /// The worker's own code panicked.
@@ -132,6 +148,8 @@ pub enum FromWorker {
         /// There is an instance already. Without one (the module has a start function, which is guest code) each
         /// fork makes its own.
         live: bool,
+        /// The instance has run its initialiser.
+        initialised: bool,
     },
     /// The template cannot load this module; why. It exits.
     NotPrepared(String),

@@ -96,6 +96,9 @@ pub struct Behaviour {
     pub announce: fn(&mut JailReport),
     /// With an order to run, locked.
     pub run: fn(Locked, RunOrder, RunFds, &Warm) -> Infallible,
+    /// In a template, once its module is initialised: whether the instance is kept, of a module that has called the host
+    /// or not. The product keeps one that has not.
+    pub keep: fn(bool) -> bool,
     /// With an order to run, sealed, in a fork of a template or a worker that stays. The product goes on to run it.
     pub ordered: fn(&RunOrder, Link),
     /// In a worker that stays, before it replies: may change what is reported.
@@ -114,6 +117,7 @@ impl Behaviour {
             born: |_| {},
             announce: |_| {},
             run: run_order,
+            keep: |called_the_host| !called_the_host,
             ordered: |_, _| {},
             reported: |_, _| {},
             stayed: |_, _| {},
@@ -224,9 +228,9 @@ pub(crate) fn live(newborn: Newborn, birth: Birth<'_>) -> Infallible {
             let [module, artifact] = exactly(given);
             (behaviour.compile)(locked, order, CompileFds { link, module, artifact }, warm)
         }
-        ((ToWorker::Prepare, given), Role::Template) => {
+        ((ToWorker::Prepare(order), given), Role::Template) => {
             let [artifact] = exactly(given);
-            template::serve(locked, fds, artifact, &Grounds { config, namespaces, warm, behaviour })
+            template::serve(locked, fds, (order, artifact), &Grounds { config, namespaces, warm, behaviour })
         }
         ((ToWorker::RunAndStay(order), given), Role::Run) => {
             let received = Instant::now();
@@ -238,7 +242,7 @@ pub(crate) fn live(newborn: Newborn, birth: Birth<'_>) -> Infallible {
                 ToWorker::Run(_)
                 | ToWorker::RunAndStay(_)
                 | ToWorker::Compile(_)
-                | ToWorker::Prepare
+                | ToWorker::Prepare(_)
                 | ToWorker::Fork { .. },
                 _,
             ),
@@ -259,7 +263,12 @@ pub(crate) fn run_prepared(
     let (ToWorker::Run(order), given) = take_order(link) else { exit_now(ORDER_STATUS) };
     let [input] = exactly(given);
     (behaviour.ordered)(&order, link);
-    let stdio = Stdio { input, output: output.into(), stdout: stdout_log.into(), stderr: stderr_log.into() };
+    let stdio = Stdio {
+        input: Some(input),
+        output: output.into(),
+        stdout: stdout_log.into(),
+        stderr: stderr_log.into(),
+    };
     let report = match (prepared.adopt(&order), branch.fit(order.limits.data_bytes)) {
         (Ok(loaded), Ok(sealed)) => {
             let mdwe = sealed.mdwe();
@@ -391,7 +400,12 @@ pub(crate) fn reply(link: Link, message: &FromWorker) {
 
 fn run_order(locked: Locked, order: RunOrder, fds: RunFds, warm: &Warm) -> Infallible {
     let RunFds { link, output, stdout_log, stderr_log, artifact, input } = fds;
-    let stdio = Stdio { input, output: output.into(), stdout: stdout_log.into(), stderr: stderr_log.into() };
+    let stdio = Stdio {
+        input: Some(input),
+        output: output.into(),
+        stdout: stdout_log.into(),
+        stderr: stderr_log.into(),
+    };
     let report = match run::load(warm, &order, artifact) {
         Ok(loaded) => run_sealed(locked, loaded, stdio, &order),
         Err(report) => report,

@@ -1,14 +1,16 @@
 //! The template: a locked process that holds one module and forks run workers that have it.
 //!
 //! Owns: the loop over fork orders of one template, and what a fork does before it is a worker.
-//! Never: runs guest code; sees an order to run, an input or an output: those go to the forks, over links of their own.
+//! Never: runs guest code but, where it is told that it may, the initialiser of its module; sees an order to run, an input
+//! or an output: those go to the forks, over links of their own.
 //!
 //! ```text
-//! lock ─ Prepare ─ load, link, instantiate ─ no more code ─ Prepared ─┬─ Fork ─ clone3(CLONE_PARENT) ─ Forked ─┐
-//!                                                                    └───────────────────────────────────────┘
+//! lock ─ Prepare ─ load, link, instantiate ─ no more code ─ (initialise) ─ Prepared ─┬─ Fork ─ clone3 ─ Forked ─┐
+//!                                                                                    └──────────────────────────┘
 //! ```
 //! What a fork inherits is the module and, where making one runs no guest code, an instance of it as the module's own
-//! bytes describe it. No job has been near either.
+//! bytes describe it, or as the module's initialiser left it that had nothing but those bytes. No job has been near any of
+//! them.
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -20,7 +22,7 @@ use stockade_sys::link::{self, LinkError};
 use stockade_sys::prctl::exit_now;
 use stockade_wire::frame::{self, HEADER_BYTES};
 use stockade_wire::limits::{GUEST_TEXT_BYTES_MAX, LINK_FDS_MAX, LINK_MESSAGE_BYTES_MAX};
-use stockade_wire::worker::{FromWorker, ToWorker};
+use stockade_wire::worker::{FromWorker, PrepareOrder, ToWorker};
 use stockade_wire::zygote::ZygoteConfig;
 
 use crate::engine::Warm;
@@ -41,21 +43,36 @@ pub(crate) struct Grounds<'a> {
 }
 
 /// Loads the module and forks workers until the supervisor closes the link.
-pub(crate) fn serve(locked: Locked, fds: Settled, artifact: OwnedFd, grounds: &Grounds<'_>) -> Infallible {
+pub(crate) fn serve(
+    locked: Locked,
+    fds: Settled,
+    (order, artifact): (PrepareOrder, OwnedFd),
+    grounds: &Grounds<'_>,
+) -> Infallible {
     let link = fds.link;
     if u32::try_from(artifact.as_raw_fd()) != Ok(ARTIFACT_FD) {
         give_up(link, format!("the artifact came as descriptor {}", artifact.as_raw_fd()));
     }
     let mut prepared = match Prepared::load(grounds.warm, artifact) {
-        Ok(prepared) => Some(prepared),
+        Ok(prepared) => prepared,
         Err(why) => give_up(link, why),
     };
-    let stem = match take_root(locked) {
+    if let Some(entry) = order.entry.as_deref().filter(|entry| !prepared.exports_function(entry)) {
+        give_up(link, format!("there is no exported function {entry:?}"));
+    }
+    let mut stem = match take_root(locked) {
         Ok(stem) => stem,
         Err(error) => give_up(link, error.to_string()),
     };
-    let live = prepared.as_ref().is_some_and(Prepared::is_live);
-    reply(link, &FromWorker::Prepared { live });
+    if order.initialise_us > 0 && prepared.has_initialiser() {
+        match stem.bar() {
+            Ok(barred) => prepared.initialise(&barred, &order, grounds.behaviour.keep),
+            Err(error) => give_up(link, error.to_string()),
+        }
+    }
+    let (live, initialised) = (prepared.is_live(), prepared.is_initialised());
+    reply(link, &FromWorker::Prepared { live, initialised });
+    let mut prepared = Some(prepared);
     let mut buffer = vec![0; HEADER_BYTES + LINK_MESSAGE_BYTES_MAX];
     loop {
         let received = match link::receive(link.as_fd(), &mut buffer, LINK_FDS_MAX) {

@@ -12,6 +12,7 @@
 
 use std::convert::Infallible;
 use std::os::fd::OwnedFd;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use stockade_sys::epoch;
@@ -21,7 +22,7 @@ use stockade_wire::worker::{FromWorker, RunOrder, RunReport, ToWorker};
 use crate::engine::Warm;
 use crate::jail::{Locked, Sealed};
 use crate::role::{Behaviour, Link, ORDER_STATUS, Orders, Settled, exactly, reply, set_up_failed};
-use crate::run::{Kept, Sink, Stdio, not_loaded};
+use crate::run::{Kept, Returned, Sink, Stdio, not_loaded};
 
 /// The order with which a worker is told to stay.
 pub(crate) struct First {
@@ -39,9 +40,10 @@ struct Sinks {
 }
 
 impl Sinks {
-    fn stdio(&self, input: OwnedFd) -> Stdio {
+    /// For one job, whose function's value goes to `returned` if it is short.
+    fn stdio(&self, input: Option<OwnedFd>, returned: &Returned) -> Stdio {
         let Self { output, stdout, stderr } = self;
-        Stdio { input, output: output.clone(), stdout: stdout.clone(), stderr: stderr.clone() }
+        Stdio { input, output: output.returning(returned), stdout: stdout.clone(), stderr: stderr.clone() }
     }
 }
 
@@ -54,7 +56,8 @@ pub(crate) fn serve(
     behaviour: &Behaviour,
 ) -> Infallible {
     let Settled { link, output, stdout_log, stderr_log, .. } = fds;
-    let First { mut order, artifact, mut input, mut received } = first;
+    let First { mut order, artifact, input, mut received } = first;
+    let mut input = Some(input);
     let sinks = Sinks { output: output.into(), stdout: stdout_log.into(), stderr: stderr_log.into() };
     let (kept, sealed) = match settle(locked, &order, artifact, received, warm) {
         Ok(settled) => settled,
@@ -66,10 +69,18 @@ pub(crate) fn serve(
     let mut orders = Orders::new();
     loop {
         (behaviour.ordered)(&order, link);
-        let report = kept.run(&sealed, &order, received, sinks.stdio(input));
+        let returned = Returned::default();
+        let report = kept.run(&sealed, &order, received, sinks.stdio(input, &returned));
         let mut report = RunReport { mdwe: sealed.mdwe(), ..report };
         (behaviour.reported)(&order, &mut report);
-        reply(link, &FromWorker::Finished(report));
+        let value = Arc::into_inner(returned).and_then(OnceLock::into_inner);
+        reply(
+            link,
+            &match value {
+                Some(value) => FromWorker::Returned(report, value.into()),
+                None => FromWorker::Finished(report),
+            },
+        );
         (behaviour.stayed)(&order, link);
         if epoch::stopping() {
             exit_now(0)
@@ -92,14 +103,18 @@ fn settle(
     Ok((kept, sealed))
 }
 
-fn next(link: Link, orders: &mut Orders) -> (RunOrder, OwnedFd) {
+fn next(link: Link, orders: &mut Orders) -> (RunOrder, Option<OwnedFd>) {
     match orders.take(link) {
+        (ToWorker::Run(order), given) if given.is_empty() && order.limits.input_bytes == Some(0) => {
+            (order, None)
+        }
         (ToWorker::Run(order), given) => {
             let [input] = exactly(given);
-            (order, input)
+            (order, Some(input))
         }
-        (ToWorker::RunAndStay(_) | ToWorker::Compile(_) | ToWorker::Prepare | ToWorker::Fork { .. }, _) => {
-            exit_now(ORDER_STATUS)
-        }
+        (
+            ToWorker::RunAndStay(_) | ToWorker::Compile(_) | ToWorker::Prepare(_) | ToWorker::Fork { .. },
+            _,
+        ) => exit_now(ORDER_STATUS),
     }
 }

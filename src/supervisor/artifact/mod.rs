@@ -16,6 +16,7 @@
 mod disk;
 mod key;
 mod memory;
+mod module;
 #[cfg(test)]
 mod tests;
 
@@ -28,7 +29,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sha2::{Digest as _, Sha256};
 use stockade_sys::memfd;
 use stockade_wire::job::{Digest, Outcome, Phase};
 use tokio::sync::{Notify, watch};
@@ -37,14 +37,12 @@ use self::disk::Disk;
 pub use self::disk::DiskError;
 pub use self::key::KeyError;
 use self::memory::Memory;
+pub(crate) use self::module::Module;
 use super::job::ladder::Cause;
 use super::job::{Job, outcome};
 use super::places::{Place, Places};
 use crate::config;
 use crate::observe::Causes;
-
-/// Modules above this many bytes are hashed on another thread: SHA-256 takes about a millisecond for them.
-const HASH_INLINE_BYTES: usize = 512 << 10;
 
 /// What an artifact was made from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -86,7 +84,7 @@ pub(crate) type Landed = Result<Rc<Artifact>, Rc<Outcome>>;
 pub(crate) trait Compile {
     /// Compiles `module` into an unsealed file in memory that nothing else has open for writing. Has `place` until no
     /// compiler is at it any more. Dropping the future ends the compilation.
-    async fn compile(&self, module: &Arc<Vec<u8>>, metered: bool, place: Place) -> Result<File, Outcome>;
+    async fn compile(&self, module: &Arc<Module>, metered: bool, place: Place) -> Result<File, Outcome>;
 }
 
 /// A job that wants an artifact, and how long it can wait for a compiler.
@@ -100,7 +98,7 @@ pub(crate) struct Wanted<'a> {
 struct Flight {
     stage: watch::Sender<Stage>,
     /// What it would be compiled from, once anybody who wants it has brought it.
-    module: RefCell<Option<Arc<Vec<u8>>>>,
+    module: RefCell<Option<Arc<Module>>>,
     place: Cell<Option<Place>>,
     place_given: Notify,
 }
@@ -204,7 +202,7 @@ impl<C: Compile + 'static> Artifacts<C> {
     pub(crate) async fn get(
         self: &Rc<Self>,
         key: Key,
-        module: Option<Arc<Vec<u8>>>,
+        module: Option<Arc<Module>>,
         wanted: &mut Wanted<'_>,
     ) -> Landed {
         if let Some(artifact) = self.memory.borrow_mut().get(key) {
@@ -225,12 +223,31 @@ impl<C: Compile + 'static> Artifacts<C> {
         }
     }
 
+    /// The artifact for `key` before any job wants it, compiled in `uid`'s turn when there is none.
+    pub(crate) async fn get_ahead(self: &Rc<Self>, key: Key, module: Arc<Module>, uid: u32) -> Landed {
+        if let Some(artifact) = self.memory.borrow_mut().get(key) {
+            return Ok(artifact);
+        }
+        let (flight, mut stage) = self.board(key, Some(module));
+        loop {
+            let now = stage.borrow_and_update().clone();
+            match now {
+                Stage::Landed(landed) => return landed,
+                Stage::Waiting => tokio::select! {
+                    biased;
+                    _ = stage.changed() => {}
+                    place = self.compilers.take(uid) => flight.give(place),
+                },
+                Stage::Looking | Stage::Compiling => {
+                    // It lands before it is gone.
+                    let _ = stage.changed().await;
+                }
+            }
+        }
+    }
+
     /// The flight for `key`, and what keeps it going.
-    fn board(
-        self: &Rc<Self>,
-        key: Key,
-        module: Option<Arc<Vec<u8>>>,
-    ) -> (Rc<Flight>, watch::Receiver<Stage>) {
+    fn board(self: &Rc<Self>, key: Key, module: Option<Arc<Module>>) -> (Rc<Flight>, watch::Receiver<Stage>) {
         if let Some(flight) = self.flights.borrow().get(&key) {
             let mut held = flight.module.borrow_mut();
             // One is enough.
@@ -350,14 +367,4 @@ fn abandoned() -> Outcome {
 /// As the start would.
 pub fn examine(directory: &Path, key_file: Option<&Path>) -> Result<bool, DiskError> {
     Disk::examine(directory, key_file)
-}
-
-/// SHA-256 of a module.
-pub(crate) async fn digest(module: &Arc<Vec<u8>>) -> Digest {
-    if module.len() <= HASH_INLINE_BYTES {
-        return Sha256::digest(module.as_slice()).into();
-    }
-    let shared = Arc::clone(module);
-    let hashed = tokio::task::spawn_blocking(move || Sha256::digest(shared.as_slice()).into()).await;
-    hashed.unwrap_or_else(|_| Sha256::digest(module.as_slice()).into())
 }

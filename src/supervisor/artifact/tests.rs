@@ -29,19 +29,20 @@ impl Drop for Running<'_> {
 }
 
 impl Compile for Rc<Held> {
-    async fn compile(&self, module: &Arc<Vec<u8>>, _: bool, _place: Place) -> Result<File, Outcome> {
-        self.begun.borrow_mut().push(module[0]);
+    async fn compile(&self, module: &Arc<Module>, _: bool, _place: Place) -> Result<File, Outcome> {
+        let first = first(module);
+        self.begun.borrow_mut().push(first);
         self.running.set(self.running.get() + 1);
         let _running = Running(self);
         loop {
             let told = self.told.notified();
-            if self.done.borrow().contains(&module[0]) {
+            if self.done.borrow().contains(&first) {
                 break;
             }
             told.await;
         }
         let mut file = memfd::create("artifact").unwrap();
-        file.write_all(module).unwrap();
+        file.write_all(&module.read().unwrap()).unwrap();
         Ok(file)
     }
 }
@@ -61,8 +62,8 @@ impl Rig {
     }
 
     /// A job of that user's that wants that module.
-    fn job(&self, uid: u32, module: &Arc<Vec<u8>>, left: Duration) -> JoinHandle<Landed> {
-        let key = Key { digest: [module[0]; 32], metered: false };
+    fn job(&self, uid: u32, module: &Arc<Module>, left: Duration) -> JoinHandle<Landed> {
+        let key = Key { digest: [first(module); 32], metered: false };
         let (table, module) = (Rc::clone(&self.table), Arc::clone(module));
         tokio::task::spawn_local(async move {
             let job = Job::sample("job", uid);
@@ -71,8 +72,8 @@ impl Rig {
         })
     }
 
-    fn done(&self, module: &Arc<Vec<u8>>) {
-        self.compiler.done.borrow_mut().push(module[0]);
+    fn done(&self, module: &Arc<Module>) {
+        self.compiler.done.borrow_mut().push(first(module));
         self.compiler.told.notify_waiters();
     }
 
@@ -81,8 +82,12 @@ impl Rig {
     }
 }
 
-fn module(first: u8) -> Arc<Vec<u8>> {
-    Arc::new(vec![first; 100])
+fn module(first: u8) -> Arc<Module> {
+    Arc::new(Module::Bytes(vec![first; 100]))
+}
+
+fn first(module: &Module) -> u8 {
+    module.read().unwrap()[0]
 }
 
 /// Lets every task come as far as it can.

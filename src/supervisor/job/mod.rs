@@ -5,19 +5,23 @@
 
 pub(crate) mod ladder;
 pub(crate) mod outcome;
+mod output;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use stockade_wire::client::Refusal;
-use stockade_wire::job::{DirectoryGrant, JobResult, JobSummary, LogStream, Logs, Phase};
-use tokio::sync::Notify;
+use stockade_wire::job::{DirectoryGrant, JobSummary, LogStream, Logs, Phase};
+use tokio::sync::{Notify, Semaphore};
 
 use self::ladder::Cause;
+use self::output::Output;
 use super::journal::Accepted;
 use super::logs::LogRing;
 use crate::config::Limits;
+use crate::job_end::JobEnd;
 
 /// Who a client is, as the kernel says (`SO_PEERCRED`), never as it says itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -64,13 +68,13 @@ pub(crate) struct Job {
     pub(crate) admitted: Admitted,
     pub(crate) submitted: Instant,
     phase: Cell<Phase>,
-    output: RefCell<Vec<u8>>,
+    output: RefCell<Output>,
     stdout: RefCell<LogRing>,
     stderr: RefCell<LogRing>,
     stop: Cell<Option<Cause>>,
     stop_asked: Notify,
     progress: Notify,
-    result: OnceCell<Rc<JobResult>>,
+    end: OnceCell<Rc<JobEnd>>,
     /// It is to have exactly one final record.
     pub(crate) durable: bool,
     /// Whether its acceptance is on the disk, once that is known.
@@ -78,7 +82,14 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    pub(crate) fn new(id: String, admitted: Admitted, submitted: Instant, durable: bool) -> Self {
+    /// `files` are the places of large outputs, see [`JobEnd`].
+    pub(crate) fn new(
+        id: String,
+        admitted: Admitted,
+        submitted: Instant,
+        files: Arc<Semaphore>,
+        durable: bool,
+    ) -> Self {
         let bytes = usize::try_from(admitted.limits.log_bytes).unwrap_or(usize::MAX);
         let lines = usize::try_from(admitted.limits.log_lines).unwrap_or(usize::MAX);
         Self {
@@ -86,13 +97,13 @@ impl Job {
             admitted,
             submitted,
             phase: Cell::new(Phase::Queued),
-            output: RefCell::default(),
+            output: RefCell::new(Output::new(files)),
             stdout: RefCell::new(LogRing::new(bytes, lines)),
             stderr: RefCell::new(LogRing::new(bytes, lines)),
             stop: Cell::new(None),
             stop_asked: Notify::new(),
             progress: Notify::new(),
-            result: OnceCell::new(),
+            end: OnceCell::new(),
             durable,
             recorded: OnceCell::new(),
         }
@@ -122,7 +133,7 @@ impl Job {
             shares: false,
             trace_id: None,
         };
-        Self::new(accepted.job.clone(), admitted, submitted, true)
+        Self::new(accepted.job.clone(), admitted, submitted, Arc::new(Semaphore::new(0)), true)
     }
 
     /// Notes whether a durable job's acceptance is on the disk; says whether it is.
@@ -157,7 +168,7 @@ impl Job {
 
     /// Asks for the job's end. The first cause stays; a job that is over does not change.
     pub(crate) fn stop(&self, cause: Cause) {
-        if self.result.get().is_none() && self.stop.get().is_none() {
+        if self.end.get().is_none() && self.stop.get().is_none() {
             self.stop.set(Some(cause));
             self.stop_asked.notify_waiters();
         }
@@ -182,30 +193,30 @@ impl Job {
 
     /// Adds to the output as far as its limit goes; `false` when that was not far enough.
     pub(crate) fn add_output(&self, bytes: &[u8]) -> bool {
-        let mut output = self.output.borrow_mut();
-        let limit = usize::try_from(self.admitted.limits.output_bytes).unwrap_or(usize::MAX);
-        let room = limit.saturating_sub(output.len());
-        let kept = bytes.get(..room).unwrap_or(bytes);
-        output.extend_from_slice(kept);
+        let within = self.output.borrow_mut().add(bytes, self.admitted.limits.output_bytes);
         self.progress.notify_waiters();
-        kept.len() == bytes.len()
+        within
     }
 
     /// Output from `offset` on, at most `max` bytes.
     pub(crate) fn output_from(&self, offset: usize, max: usize) -> Vec<u8> {
-        let part = |bytes: &[u8]| {
-            let rest = bytes.get(offset..).unwrap_or_default();
-            rest.get(..max).unwrap_or(rest).to_vec()
-        };
-        match self.result.get() {
-            Some(result) => part(&result.output.0),
-            None => part(&self.output.borrow()),
+        match self.end.get() {
+            Some(end) => output::part_of_end(end, offset, max),
+            None => self.output.borrow().part(offset, max),
         }
     }
 
-    /// Moves the output out, for the result.
-    pub(crate) fn take_output(&self) -> Vec<u8> {
-        self.output.take()
+    /// Length of the output so far, bytes.
+    pub(crate) fn output_bytes(&self) -> u64 {
+        self.output.borrow().bytes()
+    }
+
+    /// Moves the output out, for the end.
+    ///
+    /// # Errors
+    /// When it was lost, which the result has to say.
+    pub(crate) fn take_output(&self) -> std::io::Result<output::Taken> {
+        self.output.borrow_mut().take()
     }
 
     /// Bytes written to the logs, kept or not.
@@ -232,15 +243,15 @@ impl Job {
         }
     }
 
-    /// Records how the job ended. The first result stays.
-    pub(crate) fn finish(&self, result: JobResult) -> &Rc<JobResult> {
-        let result = self.result.get_or_init(|| Rc::new(result));
+    /// Records how the job ended. The first end stays.
+    pub(crate) fn finish(&self, end: JobEnd) -> &Rc<JobEnd> {
+        let end = self.end.get_or_init(|| Rc::new(end));
         self.enter(Phase::Finished);
-        result
+        end
     }
 
-    pub(crate) fn result(&self) -> Option<&Rc<JobResult>> {
-        self.result.get()
+    pub(crate) fn end(&self) -> Option<&Rc<JobEnd>> {
+        self.end.get()
     }
 
     /// Returns when something about the job may have changed since this future was made.
@@ -249,11 +260,11 @@ impl Job {
     }
 
     /// Returns when the job is over.
-    pub(crate) async fn ended(&self) -> Rc<JobResult> {
+    pub(crate) async fn ended(&self) -> Rc<JobEnd> {
         loop {
             let progress = self.progress();
-            if let Some(result) = self.result.get() {
-                return Rc::clone(result);
+            if let Some(end) = self.end.get() {
+                return Rc::clone(end);
             }
             progress.await;
         }
@@ -265,7 +276,7 @@ impl Job {
             tenant: self.admitted.tenant.clone(),
             name: self.admitted.name.clone(),
             phase: self.phase(),
-            verdict: self.result.get().map(|result| result.outcome.verdict),
+            verdict: self.end.get().map(|end| end.result.outcome.verdict),
             age_us: super::worker::micros_since(self.submitted, now),
         }
     }
@@ -296,6 +307,12 @@ impl Job {
             },
             trace_id: None,
         };
-        Self::new(id.to_owned(), admitted, Instant::now(), false)
+        Self::new(id.to_owned(), admitted, Instant::now(), Arc::new(Semaphore::new(1)), false)
     }
+}
+
+/// A result of no job in particular.
+#[cfg(test)]
+pub(crate) fn sample_result() -> stockade_wire::job::JobResult {
+    super::blank_result(&Job::sample("job", 1))
 }

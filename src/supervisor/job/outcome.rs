@@ -387,6 +387,7 @@ pub const fn refusal_code(reason: RefusalReason) -> &'static str {
         RefusalReason::MissingLayer => "missing_layer",
         RefusalReason::Malformed => "malformed",
         RefusalReason::Unavailable => "unavailable",
+        RefusalReason::Descriptor => "descriptor",
         RefusalReason::NotDurable => "not_durable",
     }
 }

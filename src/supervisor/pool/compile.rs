@@ -17,7 +17,7 @@ use tokio::io::AsyncReadExt;
 
 use super::{Need, Pool};
 use crate::observe::Causes;
-use crate::supervisor::artifact::Compile;
+use crate::supervisor::artifact::{Compile, Module};
 use crate::supervisor::job::ladder::EXIT_ALLOWANCE;
 use crate::supervisor::job::{Caller, outcome};
 use crate::supervisor::link::ExchangeError;
@@ -64,7 +64,7 @@ enum Reply {
 }
 
 impl Compile for Rc<Pool> {
-    async fn compile(&self, module: &Arc<Vec<u8>>, metered: bool, _place: Place) -> Result<File, Outcome> {
+    async fn compile(&self, module: &Arc<Module>, metered: bool, _place: Place) -> Result<File, Outcome> {
         let failed = |what: &str, error: &dyn std::fmt::Display| {
             outcome::internal("compile_worker", format!("{what}: {error}"))
         };
@@ -79,14 +79,13 @@ impl Compile for Rc<Pool> {
         birth.rlimits.file_bytes = self.config.compile.artifact_bytes;
         let mut worker =
             self.make(&birth).await.map_err(|error| failed("no compile worker", &Causes(&error)))?;
-        let source = memfd::sealed("stockade-module", module)
-            .map_err(|error| failed("no memory for the module", &Causes(&error)))?;
+        let source = module.file().map_err(|error| failed("no memory for the module", &Causes(&error)))?;
         let artifact = memfd::create("stockade-artifact")
             .map_err(|error| failed("no memory for the artifact", &Causes(&error)))?;
         let order = ToWorker::Compile(CompileOrder {
-            module_bytes: module.len() as u64,
+            module_bytes: module.bytes(),
             artifact_bytes_max: self.config.compile.artifact_bytes,
-            text: is_text(module),
+            text: module.is_text().map_err(|error| failed("the module cannot be read", &Causes(&error)))?,
             fuel: metered,
         });
         worker
@@ -190,6 +189,7 @@ fn read(message: FromWorker) -> Reply {
         | FromWorker::LockFailed(_)
         | FromWorker::NotGranted(_)
         | FromWorker::Finished(_)
+        | FromWorker::Returned(..)
         | FromWorker::Prepared { .. }
         | FromWorker::NotPrepared(_)
         | FromWorker::Forked { .. }
@@ -247,9 +247,4 @@ fn not_compiled(end: End, exit: Option<Exit>, shortage: Shortage) -> Outcome {
             exit => lost(&format!("the compile worker went away without a reply ({exit:?})")),
         },
     }
-}
-
-/// Whether a module looks like WebAssembly text: it does not begin as binary modules and components do.
-pub(crate) fn is_text(module: &[u8]) -> bool {
-    !module.starts_with(b"\0asm") && !module.starts_with(b"\x7fELF")
 }

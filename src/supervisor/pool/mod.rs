@@ -1,24 +1,29 @@
 //! Workers: forked ahead of need, taken once, and never given back but by jobs that may share one.
 //!
-//! Owns: the idle workers, how many there are, and what happens when they cannot be had.
+//! Owns: which kind of worker a job gets, and what happens when none can be had.
 //! Never: runs a job.
 
 mod circuit;
 mod compile;
+mod demand;
+mod descriptors;
 mod growth;
 mod heat;
+mod memory;
+mod ready;
+mod share;
+mod stand;
 mod template;
 mod templates;
 mod tenancy;
 mod tenants;
 mod trial;
 
-pub(crate) use self::compile::is_text;
 pub(crate) use self::template::TemplateError;
+pub(crate) use self::templates::{HoldError, Holder};
 pub(crate) use self::tenants::{Lent, Stay};
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -27,14 +32,16 @@ use stockade_wire::worker::Role;
 use stockade_wire::zygote::{Identity, ProcessLimits};
 
 use self::circuit::Circuit;
+use self::ready::Ready;
 use self::templates::Templates;
 use self::tenants::Tenants;
 use super::artifact::{Artifact, Key};
 use super::cgroup::{Controller, LeafLimits, Tree};
 use super::child::Graveyard;
 use super::job::Caller;
+use super::pressure::Pressure;
 use super::worker::{Birth, Worker, WorkerError, layers_held};
-use super::zygote::{Zygote, closed};
+use super::zygote::Zygote;
 use crate::config::Config;
 use crate::observe::Causes;
 
@@ -80,9 +87,7 @@ pub(crate) struct Pool {
     no_leaves: Option<MissingLayer>,
     identity: Option<Identity>,
     graveyard: Rc<Graveyard>,
-    idle: RefCell<VecDeque<Worker>>,
-    /// Idle workers being made.
-    coming: Cell<usize>,
+    ready: Ready,
     circuit: RefCell<Circuit>,
     /// What the first worker had, and every later one must have.
     layers: RefCell<Vec<Layer>>,
@@ -90,6 +95,7 @@ pub(crate) struct Pool {
     last_worker: Cell<Option<Instant>>,
     starts: Starts,
     templates: Templates,
+    pressure: Rc<Pressure>,
     tenants: Tenants,
     closed: Cell<bool>,
 }
@@ -126,18 +132,18 @@ impl Pool {
             zygote,
             controllers: tree.as_ref().map(|tree| tree.controllers().to_vec()).unwrap_or_default(),
             by_caller: tree.as_ref().is_some_and(Tree::has_callers),
-            tree: tree.map(RefCell::new),
             no_leaves,
             identity,
             graveyard,
-            idle: RefCell::default(),
-            coming: Cell::new(0),
+            ready: Ready::new(&config.pool, Instant::now()),
             circuit: RefCell::new(circuit),
             layers: RefCell::default(),
             forks: Cell::new(0),
             last_worker: Cell::new(None),
             starts: Starts::default(),
             templates: Templates::new(&config.pool),
+            pressure: Pressure::of(&config.pressure, tree.as_ref().map(Tree::directory)),
+            tree: tree.map(RefCell::new),
             tenants: Tenants::new(),
             closed: Cell::new(false),
             config,
@@ -151,7 +157,7 @@ impl Pool {
 
     /// Idle run workers.
     pub(crate) fn warm(&self) -> usize {
-        self.idle.borrow().len()
+        self.ready.len()
     }
 
     /// How many jobs got which kind of worker.
@@ -162,6 +168,23 @@ impl Pool {
     /// Modules held ready, and workers that have one.
     pub(crate) fn templates(&self) -> (usize, usize) {
         self.templates.count()
+    }
+
+    /// What is known of how scarce memory is.
+    pub(crate) fn pressure(&self) -> &Pressure {
+        &self.pressure
+    }
+
+    /// Watches how scarce memory is, for as long as there are workers. To be called once.
+    pub(crate) fn watch_pressure(self: &Rc<Self>) {
+        let (pressure, closing, pool) =
+            (Rc::clone(&self.pressure), self.zygote.closing(), Rc::downgrade(self));
+        let tell = move |pressed| {
+            if let Some(pool) = pool.upgrade() {
+                pool.press(pressed);
+            }
+        };
+        tokio::task::spawn_local(pressure.watch(self.config.pressure.clone(), closing, tell));
     }
 
     /// Tenant workers.
@@ -202,13 +225,15 @@ impl Pool {
     async fn take_blank(self: &Rc<Self>, need: &Need<'_>) -> Result<Worker, PoolError> {
         if let Some(worker) = self.take_idle() {
             count(&self.starts.warm);
-            self.refill();
             self.fit(&worker, need.memory_bytes)?;
             return Ok(worker);
         }
         count(&self.starts.cold);
-        let worker = self.make(&self.birth(Role::Run, need)).await?;
-        self.refill();
+        if self.by_caller {
+            return self.make(&self.birth(Role::Run, need)).await;
+        }
+        let worker = self.next_blank().await?;
+        self.fit(&worker, need.memory_bytes)?;
         Ok(worker)
     }
 
@@ -222,16 +247,10 @@ impl Pool {
         Ok(worker)
     }
 
-    fn take_idle(&self) -> Option<Worker> {
-        let mut idle = self.idle.borrow_mut();
-        // One that died while idle, or said something unasked, is dropped here, which ends and reaps it.
-        std::iter::from_fn(|| idle.pop_front()).find(Worker::is_quiet)
-    }
-
-    /// Puts a worker that has had no order back among the idle ones, if it can be of use to anybody.
+    /// Keeps the first worker for the first job, if it can be of use to anybody.
     pub(crate) fn keep(&self, worker: Worker) {
         if !self.by_caller {
-            self.idle.borrow_mut().push_back(worker);
+            self.ready.keep_first(worker);
         }
     }
 
@@ -240,45 +259,18 @@ impl Pool {
         layers_held(&worker.report, self.controllers_of(worker))
     }
 
-    /// Makes as many idle workers as are missing, in the background.
-    pub(crate) fn refill(self: &Rc<Self>) {
-        let wanted = if self.by_caller { 0 } else { self.config.pool.warm };
-        while !self.closed.get() && self.warm() + self.coming.get() < wanted {
-            if self.unavailable(Instant::now()).is_some() {
-                return;
-            }
-            self.coming.set(self.coming.get() + 1);
-            let pool = Rc::clone(self);
-            let mut closing = self.zygote.closing();
-            tokio::task::spawn_local(async move {
-                let birth = pool.birth_of_any(Role::Run, None);
-                let made = tokio::select! {
-                    biased;
-                    () = closed(&mut closing) => return,
-                    made = pool.make(&birth) => made,
-                };
-                pool.coming.set(pool.coming.get() - 1);
-                match made {
-                    Ok(worker) => pool.idle.borrow_mut().push_back(worker),
-                    Err(error) => tracing::warn!(error = %Causes(&error), "no idle worker"),
-                }
-            });
-        }
-    }
-
-    /// Drops idle workers that died, refills, and reaps children nobody was told of. Called regularly.
+    /// Drops idle workers that died or are too many, refills, and reaps children nobody was told of. Called regularly.
     pub(crate) fn housekeep(self: &Rc<Self>) {
-        self.idle.borrow_mut().retain(|worker| !worker.is_gone());
         self.tenants.tidy(Instant::now(), &self.config.pool);
         self.graveyard.sweep();
         self.tidy_leaves();
-        self.refill();
+        self.resize();
     }
 
     /// Ends the zygote and every worker, and returns when the last is reaped, or `within` is over.
     pub(crate) async fn close(&self, within: Duration) {
         self.closed.set(true);
-        self.idle.borrow_mut().clear();
+        self.ready.clear();
         self.templates.close();
         self.tenants.close();
         let gone = async {
@@ -360,6 +352,7 @@ impl Pool {
             },
             lock_timeout: config.pool.lock_timeout,
             with_module: false,
+            ahead: false,
         }
     }
 

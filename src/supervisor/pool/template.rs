@@ -7,7 +7,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-use stockade_wire::worker::{FromWorker, ToWorker};
+use stockade_wire::worker::{FromWorker, PrepareOrder, ToWorker};
 use tokio::time::timeout;
 
 use crate::supervisor::child::{Child, Graveyard};
@@ -16,7 +16,8 @@ use crate::supervisor::logs::display::safe_text;
 use crate::supervisor::worker::Worker;
 use crate::supervisor::zygote::WorkerEnds;
 
-/// Time a template has to load its module. Mapping one takes a fraction of a millisecond.
+/// Time a template has to load its module, beside that which it may take to initialise it. Mapping one takes a fraction of
+/// a millisecond.
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time a template has to answer a fork order. A fork takes a tenth of a millisecond.
@@ -48,15 +49,23 @@ pub(crate) enum TemplateError {
 /// A template that has its module. Dropped, it is killed and buried.
 pub(super) struct Template {
     worker: Worker,
+    initialised: bool,
 }
 
 impl Template {
     /// Has a locked worker of the template role load `artifact`.
-    pub(super) async fn prepare(worker: Worker, artifact: BorrowedFd<'_>) -> Result<Self, TemplateError> {
-        let template = Self { worker };
-        match template.ask(&ToWorker::Prepare, &[artifact], 0, PREPARE_TIMEOUT).await? {
-            (FromWorker::Prepared { live }, _) => {
-                tracing::debug!(pid = template.worker.pid(), live, "template has its module");
+    pub(super) async fn prepare(
+        worker: Worker,
+        order: PrepareOrder,
+        artifact: BorrowedFd<'_>,
+    ) -> Result<Self, TemplateError> {
+        let mut template = Self { worker, initialised: false };
+        let within = PREPARE_TIMEOUT.saturating_add(Duration::from_micros(order.initialise_us));
+        match template.ask(&ToWorker::Prepare(order), &[artifact], 0, within).await? {
+            (FromWorker::Prepared { live, initialised }, _) => {
+                let pid = template.worker.pid();
+                tracing::debug!(pid, live, initialised, "template has its module");
+                template.initialised = initialised;
                 Ok(template)
             }
             (FromWorker::NotPrepared(why), _) => {
@@ -64,6 +73,11 @@ impl Template {
             }
             (other, _) => Err(unexpected(&other)),
         }
+    }
+
+    /// Whether its instance has run its initialiser.
+    pub(super) const fn is_initialised(&self) -> bool {
+        self.initialised
     }
 
     /// Has it fork a worker with these descriptors. Not to be cancelled midway: the child would be known to nobody.

@@ -6,32 +6,60 @@
 //! A template serves one caller and one module. It has never seen a job, but it has parsed what a compiler that read
 //! hostile bytes made of them; whatever came of that stays between that caller and its module.
 
-use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use stockade_wire::worker::Role;
-use tokio::sync::{Notify, watch};
+use stockade_wire::worker::{PrepareOrder, Role};
+use tokio::sync::{oneshot, watch};
 
+use super::demand::Bounds;
 use super::heat::Heat;
+use super::ready::Ready;
+use super::stand::Stand;
 use super::template::{Template, TemplateError};
 use super::{Need, Pool, PoolError};
-use crate::config;
+use crate::config::{self, Initialise};
 use crate::observe::Causes;
 use crate::supervisor::artifact::{Artifact, Key};
 use crate::supervisor::job::Caller;
 use crate::supervisor::worker::{Birth, Ends, Worker, WorkerError};
-use crate::supervisor::zygote::closed;
+use crate::supervisor::zygote::{ZygoteError, closed};
 
 /// A template that was used this recently is not given up for another.
 const SETTLED: Duration = Duration::from_secs(1);
 
+/// Why a module is not held although the operator wants it to be.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HoldError {
+    /// No template at all.
+    #[error("pool.templates_max is 0, or as many modules are held as it allows")]
+    NoRoom,
+    /// Templates cannot fork here.
+    #[error(
+        "the daemon is root and makes leaves, into which workers of another user cannot fork; run it as that user"
+    )]
+    OutOfReach,
+    /// It was tried.
+    #[error(transparent)]
+    Failed(#[from] Box<PoolError>),
+}
+
 /// Whose module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Holder {
-    uid: u32,
-    key: Key,
+pub(crate) struct Holder {
+    pub(crate) uid: u32,
+    pub(crate) key: Key,
+}
+
+/// What is held, and how.
+struct Held {
+    artifact: Rc<Artifact>,
+    /// A function that it must export.
+    entry: Option<String>,
+    /// The operator listed it.
+    listed: bool,
 }
 
 /// Every module that is held ready.
@@ -39,25 +67,7 @@ pub(super) struct Templates {
     heat: RefCell<Heat<Holder>>,
     stands: RefCell<HashMap<Holder, Rc<Stand>>>,
     max: usize,
-}
-
-/// One module that is held ready.
-struct Stand {
-    ready: RefCell<VecDeque<Worker>>,
-    used: Cell<Instant>,
-    taken: Notify,
-    given_up: Notify,
-}
-
-impl Stand {
-    fn take(&self, now: Instant) -> Option<Worker> {
-        self.used.set(now);
-        let mut ready = self.ready.borrow_mut();
-        // One that died while idle, or said something unasked, is dropped here, which ends and buries it.
-        let worker = std::iter::from_fn(|| ready.pop_front()).find(Worker::is_quiet);
-        self.taken.notify_one();
-        worker
-    }
+    bounds: Bounds,
 }
 
 impl Templates {
@@ -66,20 +76,42 @@ impl Templates {
             heat: RefCell::new(Heat::new(config.template_after, config.template_idle)),
             stands: RefCell::default(),
             max: config.templates_max,
+            bounds: Bounds { least: config.template_ready, most: config.template_ready_max },
         }
     }
 
     /// Modules held ready, and workers that have one.
     pub(super) fn count(&self) -> (usize, usize) {
         let stands = self.stands.borrow();
-        (stands.len(), stands.values().map(|stand| stand.ready.borrow().len()).sum())
+        (stands.len(), stands.values().map(|stand| stand.len()).sum())
+    }
+
+    /// Workers that have a module, or are being forked to have one.
+    pub(super) fn prepared(&self) -> usize {
+        self.stands.borrow().values().map(|stand| stand.len_soon()).sum()
+    }
+
+    /// How many of those there are to be.
+    pub(super) fn target(&self, all: &Ready, now: Instant) -> usize {
+        self.stands.borrow().values().map(|stand| stand.target(all, now)).sum()
+    }
+
+    /// Templates whose instance has run its initialiser.
+    pub(super) fn initialised(&self) -> usize {
+        self.stands.borrow().values().filter(|stand| stand.initialised.get()).count()
+    }
+
+    /// Brings every stand to its size, now that something changed.
+    pub(super) fn resize(&self, all: &Ready, now: Instant) {
+        for stand in self.stands.borrow().values() {
+            stand.resize(all, now);
+        }
     }
 
     /// Gives all of them up.
     pub(super) fn close(&self) {
         for stand in self.stands.borrow().values() {
-            stand.given_up.notify_one();
-            stand.ready.borrow_mut().clear();
+            stand.close();
         }
     }
 
@@ -87,26 +119,28 @@ impl Templates {
         self.stands.borrow().get(holder).cloned()
     }
 
-    /// A stand for a module that is hot, when there is room or another can make it.
-    fn make_room_for(&self, holder: Holder, now: Instant) -> Option<Rc<Stand>> {
+    /// Makes room for one more, if there is none, by giving up the one that nobody asked for the longest. `false` when
+    /// they are all in use.
+    fn make_room(&self, now: Instant) -> bool {
         let mut stands = self.stands.borrow_mut();
-        if stands.len() >= self.max {
-            let (oldest, stand) = stands.iter().min_by_key(|(_, stand)| stand.used.get())?;
-            if now.saturating_duration_since(stand.used.get()) < SETTLED {
-                return None;
-            }
-            stand.given_up.notify_one();
-            let oldest = *oldest;
-            stands.remove(&oldest);
+        if stands.len() < self.max {
+            return true;
         }
-        let stand = Rc::new(Stand {
-            ready: RefCell::default(),
-            used: Cell::new(now),
-            taken: Notify::new(),
-            given_up: Notify::new(),
-        });
-        stands.insert(holder, Rc::clone(&stand));
-        Some(stand)
+        let idle = stands.iter().filter(|(_, stand)| !stand.is_pinned());
+        let Some((oldest, stand)) = idle.min_by_key(|(_, stand)| stand.used()) else { return false };
+        if now.saturating_duration_since(stand.used()) < SETTLED {
+            return false;
+        }
+        stand.given_up.notify_one();
+        let oldest = *oldest;
+        stands.remove(&oldest);
+        true
+    }
+
+    fn add(&self, holder: Holder, stand: Stand) -> Rc<Stand> {
+        let stand = Rc::new(stand);
+        self.stands.borrow_mut().insert(holder, Rc::clone(&stand));
+        stand
     }
 
     /// Takes a stand out, unless another is in its place by now.
@@ -131,13 +165,44 @@ impl Pool {
         if let Some(stand) = self.templates.stand(&holder) {
             return stand.take(now);
         }
-        if self.templates.heat.borrow_mut().used(holder, now)
-            && let Some(stand) = self.templates.make_room_for(holder, now)
-        {
-            let (pool, artifact, closing) = (Rc::clone(self), Rc::clone(artifact), self.zygote.closing());
-            tokio::task::spawn_local(pool.keep_ready(holder, stand, artifact, closing));
+        let hot = self.templates.heat.borrow_mut().used(holder, now);
+        if hot && !self.ready.is_pressed() && self.templates.make_room(now) {
+            let stand = self.templates.add(holder, Stand::hot(self.templates.bounds, now));
+            let held = Held { artifact: Rc::clone(artifact), entry: None, listed: false };
+            tokio::task::spawn_local(Rc::clone(self).keep_ready(holder, stand, held, self.zygote.closing()));
         }
         None
+    }
+
+    /// Holds a module ready for as long as the pool lives, `least` workers of it at least, and returns once they stand.
+    ///
+    /// # Errors
+    /// When it cannot be held now. One that was lost on the way is tried again and again all the same.
+    pub(crate) async fn hold(
+        self: &Rc<Self>,
+        holder: Holder,
+        artifact: &Rc<Artifact>,
+        (least, entry): (usize, Option<String>),
+    ) -> Result<(), HoldError> {
+        if !self.templates_reach_leaves() {
+            return Err(HoldError::OutOfReach);
+        }
+        let now = Instant::now();
+        if let Some(stand) = self.templates.stand(&holder) {
+            // A client was quicker.
+            stand.given_up.notify_one();
+            self.templates.remove(&holder, &stand);
+        }
+        if !self.templates.make_room(now) {
+            return Err(HoldError::NoRoom);
+        }
+        let (answer, told) = oneshot::channel();
+        let bounds = Bounds { least, ..self.templates.bounds };
+        let stand = self.templates.add(holder, Stand::pinned(bounds, now, answer));
+        let held = Held { artifact: Rc::clone(artifact), entry, listed: true };
+        tokio::task::spawn_local(Rc::clone(self).keep_ready(holder, stand, held, self.zygote.closing()));
+        let stopping = || Err(PoolError::from(WorkerError::from(ZygoteError::Stopping)));
+        Ok(told.await.unwrap_or_else(|_| stopping()).map_err(Box::new)?)
     }
 
     /// Whether a template may fork into a leaf: the kernel asks for leave to write to the leaf's `cgroup.procs`, which the
@@ -146,97 +211,141 @@ impl Pool {
         self.tree.is_none() || self.identity.is_none()
     }
 
-    /// Keeps one module ready until nobody asks for it any more, or it cannot be done.
+    /// Keeps one module ready until nobody asks for it any more, or it cannot be done. One that the operator wants held
+    /// is tried again after a rest.
     async fn keep_ready(
         self: Rc<Self>,
         holder: Holder,
         stand: Rc<Stand>,
-        artifact: Rc<Artifact>,
+        held: Held,
         mut closing: watch::Receiver<bool>,
     ) {
-        let ended = self.tend(holder.uid, &stand, &artifact, &mut closing).await;
-        self.templates.remove(&holder, &stand);
+        loop {
+            let ended = self.tend(holder.uid, &stand, &held, &mut closing).await;
+            let unfit = is_unfit(&ended);
+            if !stand.is_pinned() || unfit || *closing.borrow() {
+                return self.give_up(&holder, &stand, ended);
+            }
+            if let Err(error) = ended {
+                tracing::warn!(error = %Causes(&error), "template of a warm-up lost; it is made again");
+                stand.answer(Err(error));
+                tokio::select! {
+                    biased;
+                    () = closed(&mut closing) => return,
+                    () = tokio::time::sleep(self.config.pool.restart_window) => {}
+                }
+            }
+        }
+    }
+
+    fn give_up(&self, holder: &Holder, stand: &Rc<Stand>, ended: Result<(), PoolError>) {
+        self.templates.remove(holder, stand);
         let mut heat = self.templates.heat.borrow_mut();
-        heat.cool(&holder);
-        match ended {
+        heat.cool(holder);
+        match &ended {
             Ok(()) => tracing::debug!("template given up"),
-            Err(PoolError::Worker(WorkerError::Template(
-                error @ (TemplateError::NotPrepared(_) | TemplateError::NotForked(_)),
-            ))) => {
+            Err(error) if is_unfit(&ended) => {
                 tracing::debug!(error = %Causes(&error), "module is loaded for each job");
-                heat.refuse(&holder);
+                heat.refuse(holder);
             }
             Err(error) => {
                 tracing::warn!(error = %Causes(&error), "template lost");
-                heat.rest(&holder, Instant::now() + self.config.pool.restart_window);
+                heat.rest(holder, Instant::now() + self.config.pool.restart_window);
             }
         }
+        stand.answer(ended);
     }
 
     async fn tend(
         &self,
         uid: u32,
         stand: &Stand,
-        artifact: &Artifact,
+        held: &Held,
         closing: &mut watch::Receiver<bool>,
     ) -> Result<(), PoolError> {
         let group = self.zygote.group();
         let template = tokio::select! {
             biased;
             () = closed(closing) => return Ok(()),
-            template = self.template(artifact, uid) => template?,
+            template = self.template(held, uid) => template?,
         };
-        let ready_max = self.config.pool.template_ready;
-        let mut portion = ready_max;
+        stand.initialised.set(template.is_initialised());
+        let (mut portion, mut since) = (0, Instant::now());
         for _ in 0..self.config.pool.zygote_forks_max {
             if portion == 0 {
-                if !self.wait_for_need(stand, &template, closing).await? {
+                let Some(missing) = self.wait_for_need(stand, &template, closing).await? else {
                     return Ok(());
-                }
-                portion = ready_max.saturating_sub(stand.ready.borrow().len());
+                };
+                (portion, since) = (missing, Instant::now());
             }
             if *closing.borrow() {
                 return Ok(());
             }
-            let worker = self.branch(&template, group, uid).await?;
-            stand.ready.borrow_mut().push_back(worker);
-            portion = portion.saturating_sub(1);
+            stand.expect(true);
+            let worker = self.branch(&template, group, uid).await;
+            stand.expect(false);
+            let worker = worker?;
+            self.ready.note_made(&worker);
+            stand.put(worker);
+            let more = self.ready.admits_prepared(self.templates.prepared());
+            portion = if more { portion.saturating_sub(1) } else { 0 };
+            if portion == 0 {
+                stand.refilled(since);
+            }
         }
         // The next one has another address layout.
         Ok(())
     }
 
-    /// Returns `true` once half of the ready workers are gone: they are made in portions, so that most jobs have the
-    /// processors to themselves. `false` when the template is to be given up.
+    /// Returns how many are missing once half of the ready workers are gone: they are made in portions, so that most jobs
+    /// have the processors to themselves. `None` when the template is to be given up.
     async fn wait_for_need(
         &self,
         stand: &Stand,
         template: &Template,
         closing: &mut watch::Receiver<bool>,
-    ) -> Result<bool, PoolError> {
-        let (enough, idle) = (self.config.pool.template_ready / 2, self.config.pool.template_idle);
-        while stand.ready.borrow().len() > enough {
+    ) -> Result<Option<usize>, PoolError> {
+        let idle = self.config.pool.template_idle;
+        loop {
+            let (target, there) = (stand.target(&self.ready, Instant::now()), stand.len());
+            if there < target && there <= target / 2 && self.ready.admits_prepared(self.templates.prepared())
+            {
+                return Ok(Some(target.saturating_sub(there)));
+            }
             tokio::select! {
                 biased;
-                () = closed(closing) => return Ok(false),
-                () = stand.given_up.notified() => return Ok(false),
+                () = closed(closing) => return Ok(None),
+                () = stand.given_up.notified() => return Ok(None),
                 () = template.exited() => {
                     return Err(WorkerError::from(TemplateError::Broken("it exited".to_owned())).into());
                 }
-                () = stand.taken.notified() => {}
-                () = tokio::time::sleep_until((stand.used.get() + idle).into()) => {
-                    if stand.used.get().elapsed() >= idle {
-                        return Ok(false);
+                () = stand.changed.notified() => {}
+                () = tokio::time::sleep_until((stand.used() + idle).into()), if !stand.is_pinned() => {
+                    if stand.used().elapsed() >= idle {
+                        return Ok(None);
                     }
                 }
             }
         }
-        Ok(true)
     }
 
-    async fn template(&self, artifact: &Artifact, uid: u32) -> Result<Template, PoolError> {
-        let worker = self.make(&self.birth_of_any(Role::Template, Some(uid))).await?;
-        Ok(Template::prepare(worker, artifact.fd()).await.map_err(WorkerError::from)?)
+    async fn template(&self, held: &Held, uid: u32) -> Result<Template, PoolError> {
+        let birth = Birth { ahead: true, ..self.birth_of_any(Role::Template, Some(uid)) };
+        let worker = self.make(&birth).await?;
+        let pool = &self.config.pool;
+        // An initialiser is guest code in a process that may fork: whose, is the operator's word.
+        let initialises = match pool.initialise {
+            Initialise::Never => false,
+            Initialise::Listed => held.listed,
+            Initialise::Any => true,
+        };
+        let time = if initialises { pool.initialise_time } else { Duration::ZERO };
+        let order = PrepareOrder {
+            entry: held.entry.clone(),
+            initialise_us: u64::try_from(time.as_micros()).unwrap_or(u64::MAX),
+            initialise_bytes: pool.initialise_bytes,
+        };
+        Ok(Template::prepare(worker, order, held.artifact.fd()).await.map_err(WorkerError::from)?)
     }
 
     /// Forks a worker from a template.
@@ -265,4 +374,14 @@ impl Pool {
         };
         self.birth(role, &need)
     }
+}
+
+/// Whether it is the module that no template can hold.
+const fn is_unfit(ended: &Result<(), PoolError>) -> bool {
+    matches!(
+        ended,
+        Err(PoolError::Worker(WorkerError::Template(
+            TemplateError::NotPrepared(_) | TemplateError::NotForked(_)
+        )))
+    )
 }

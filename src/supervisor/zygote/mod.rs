@@ -127,7 +127,8 @@ struct Request {
 /// Asks the zygote, whichever it is by then. When the last of these is dropped, the zygote ends.
 #[derive(Clone)]
 pub(crate) struct Zygote {
-    requests: mpsc::Sender<Request>,
+    urgent: mpsc::Sender<Request>,
+    ahead: mpsc::Sender<Request>,
     closing: watch::Sender<bool>,
     report: Rc<WarmReport>,
     filters_around: u32,
@@ -149,7 +150,8 @@ impl Zygote {
     /// When it cannot be started or warmed; it is in the graveyard then, if anywhere.
     pub(crate) async fn start(settings: Settings, graveyard: &Rc<Graveyard>) -> Result<Self, ZygoteError> {
         let (process, report) = Process::start(&settings, graveyard).await?;
-        let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
+        let (urgent, urgent_requests) = mpsc::channel(REQUESTS_MAX);
+        let (ahead, ahead_requests) = mpsc::channel(REQUESTS_MAX);
         let (closing, closed) = watch::channel(false);
         let (report, state) = (Rc::new(report), Rc::new(State::default()));
         state.starts.set(1);
@@ -159,23 +161,30 @@ impl Zygote {
             settings,
             report: Rc::clone(&report),
             state: Rc::clone(&state),
-            requests: receiver,
+            urgent: urgent_requests,
+            ahead: ahead_requests,
             graveyard: Rc::clone(graveyard),
             closing: closed,
         };
         tokio::task::spawn_local(keeper.keep(process));
-        Ok(Self { requests, closing, report, filters_around, state })
+        Ok(Self { urgent, ahead, closing, report, filters_around, state })
     }
 
-    /// Forks one worker. Waits its turn. A future that is dropped leaves nothing behind, whether the worker is
-    /// forked by then or not.
+    /// Forks one worker. Waits its turn, which for one that is made `ahead` of need comes after all others. A future
+    /// that is dropped leaves nothing behind, whether the worker is forked by then or not.
     ///
     /// # Errors
     /// When the zygote refuses, is gone, hangs or may not be started again yet.
-    pub(crate) async fn fork(&self, order: ForkOrder, ends: WorkerEnds) -> Result<Child, ZygoteError> {
+    pub(crate) async fn fork(
+        &self,
+        order: ForkOrder,
+        ends: WorkerEnds,
+        ahead: bool,
+    ) -> Result<Child, ZygoteError> {
         let (reply, answer) = oneshot::channel();
         let request = Request { order, ends, reply };
-        self.requests.send(request).await.map_err(|_| ZygoteError::Stopping)?;
+        let requests = if ahead { &self.ahead } else { &self.urgent };
+        requests.send(request).await.map_err(|_| ZygoteError::Stopping)?;
         answer.await.map_err(|_| ZygoteError::Stopping)?
     }
 
@@ -228,7 +237,8 @@ struct Keeper {
     budget: RestartBudget,
     report: Rc<WarmReport>,
     state: Rc<State>,
-    requests: mpsc::Receiver<Request>,
+    urgent: mpsc::Receiver<Request>,
+    ahead: mpsc::Receiver<Request>,
     graveyard: Rc<Graveyard>,
     closing: watch::Receiver<bool>,
 }
@@ -270,7 +280,7 @@ impl Keeper {
                 biased;
                 () = closed(&mut self.closing) => return Over::Stopping,
                 () = process.exited() => return Over::Failed,
-                request = self.requests.recv() => request,
+                request = next(&mut self.urgent, &mut self.ahead) => request,
             };
             let Some(Request { order, ends, reply }) = request else { return Over::Stopping };
             if reply.is_closed() {
@@ -351,12 +361,22 @@ impl Keeper {
                 biased;
                 () = closed(&mut self.closing) => return None,
                 () = tokio::time::sleep_until(at.into()) => return Some(()),
-                request = self.requests.recv() => {
+                request = next(&mut self.urgent, &mut self.ahead) => {
                     let retry_after = at.saturating_duration_since(Instant::now());
                     let _ = request?.reply.send(Err(ZygoteError::CircuitOpen { retry_after }));
                 }
             }
         }
+    }
+}
+
+/// The next request: one that somebody waits for, if there is any. `None` when nobody is left who could ask.
+async fn next<T>(urgent: &mut mpsc::Receiver<T>, ahead: &mut mpsc::Receiver<T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        Some(request) = urgent.recv() => Some(request),
+        Some(request) = ahead.recv() => Some(request),
+        else => None,
     }
 }
 
@@ -389,6 +409,24 @@ fn forked(answer: FromZygote, mut fds: Vec<OwnedFd>, into_leaf: bool) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn request_that_somebody_waits_for_comes_before_all_that_are_ahead_of_need() {
+        let (urgent, mut waited_for) = mpsc::channel(8);
+        let (ahead, mut background) = mpsc::channel(8);
+        for number in 0..3 {
+            ahead.send(("ahead", number)).await.unwrap();
+        }
+        let mut order = vec![next(&mut waited_for, &mut background).await.unwrap()];
+        for number in 0..2 {
+            urgent.send(("urgent", number)).await.unwrap();
+        }
+        drop((urgent, ahead));
+        while let Some(one) = next(&mut waited_for, &mut background).await {
+            order.push(one);
+        }
+        assert_eq!(order, [("ahead", 0), ("urgent", 0), ("urgent", 1), ("ahead", 1), ("ahead", 2)]);
+    }
 
     #[test]
     fn fork_into_a_leaf_without_clone3_is_refused_with_the_reason_and_the_fix() {

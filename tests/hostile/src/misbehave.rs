@@ -23,6 +23,7 @@
 //! | `fork-bomb`, `thread` | tries to start a process, a thread |
 //! | `fork-bomb-unfiltered`, `thread-bomb-unfiltered` | where there is no filter: starts as many as it can, says `begun`, spins |
 //! | `flood-stderr`, `flood-output` | writes natively without end |
+//! | `change-input` | tries to write to its input; reports what came of it as a failure's text |
 //! | `flood-stderr:BYTES` | the same, so many bytes at a time |
 //! | `panic` | panics |
 //! | `abort` | aborts |
@@ -49,6 +50,7 @@
 //! | `lie-in-FIELD` | is false in that field of its report alone, see [`LIES`] |
 //! | `exit-before-order` | locks, and exits before it says so |
 //! | `hang-before-report` | locks, and does not say so |
+//! | `keep-what-was-drawn` | as a template, keeps an instance whose initialiser has called the host |
 //! | `hang-in-compile` | with a module to compile, sleeps |
 //! | `spin-in-compile` | spins natively |
 //! | `die-in-compile` | exits with status 7, having said nothing |
@@ -94,7 +96,7 @@ static OWN_NAME: OnceLock<String> = OnceLock::new();
 pub fn behaviour(path: &str) -> Behaviour {
     let name = Path::new(path).file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let _ = OWN_NAME.set(name.to_owned());
-    Behaviour { born, announce, run, ordered, reported, stayed, compile }
+    Behaviour { born, announce, run, keep, ordered, reported, stayed, compile }
 }
 
 fn own_name() -> &'static str {
@@ -192,6 +194,11 @@ fn run(locked: Locked, order: RunOrder, fds: RunFds, warm: &Warm) -> Infallible 
     seal(locked, &order);
     act(fds);
     exit_now(SURVIVED_STATUS)
+}
+
+/// The leak on purpose: what was drawn while the module was initialised goes to every fork.
+fn keep(called_the_host: bool) -> bool {
+    !called_the_host || own_name() == "keep-what-was-drawn"
 }
 
 fn ordered(order: &RunOrder, link: Link) {
@@ -296,6 +303,14 @@ fn act_of(entry: &str) -> Option<Act> {
         "eat-memory" => |_| eat(),
         "flood-stderr" => |fds| flood(fds.stderr_log.into(), PAGE_BYTES),
         "flood-output" => |fds| flood(fds.output.into(), PAGE_BYTES),
+        "change-input" => |fds| {
+            let told = match File::from(fds.input).write(b"changed") {
+                Ok(length) => format!("{length} bytes written"),
+                Err(error) => format!("errno {}", error.raw_os_error().unwrap_or(0)),
+            };
+            say(fds.link, &failure(told));
+            exit_now(0)
+        },
         _ => return act_on_link(entry).or_else(|| forbidden_call(entry)),
     };
     Some(act)

@@ -18,7 +18,7 @@ use stockade_sys::solo::SingleThreaded;
 use stockade_worker::jail::seccomp::{Condition, Policy, Rule, apply, syscall_number};
 
 /// Filters as they lie on one another in a worker's life.
-const STACKS: [(&str, &[Policy]); 8] = [
+const STACKS: [(&str, &[Policy]); 10] = [
     ("zygote", &[Policy::Zygote]),
     ("lock", &[Policy::Zygote, Policy::Lock]),
     ("run", &[Policy::Zygote, Policy::Lock, Policy::Run]),
@@ -27,9 +27,15 @@ const STACKS: [(&str, &[Policy]); 8] = [
     ("template", &[Policy::Zygote, Policy::Template]),
     ("forked-run", &[Policy::Zygote, Policy::Template, Policy::ForkedRun]),
     ("tenant-run", &[Policy::Zygote, Policy::Lock, Policy::TenantRun]),
+    ("initialise", &[Policy::Zygote, Policy::Template, Policy::Initialise]),
+    (
+        "forked-run of an initialised template",
+        &[Policy::Zygote, Policy::Template, Policy::Initialise, Policy::ForkedRun],
+    ),
 ];
 
-/// Open in a template, which forks and answers with pidfds as the zygote does. It runs no guest code.
+/// Open in a template, which forks and answers with pidfds as the zygote does. It runs no guest code but, where the
+/// operator lets it, a module's initialiser.
 const TEMPLATE_DOORS: [&str; 3] = ["clone", "clone3", "sendmsg"];
 
 /// Shut in every worker, once it is locked: by name, so that a rule that opens one shows here.
@@ -264,7 +270,9 @@ fn check_doors(solo: &SingleThreaded, name: &str, stack: &[Policy], tally: &mut 
     let doors = match name {
         // It forks and answers.
         "zygote" => Vec::new(),
-        "template" => DOORS.into_iter().filter(|door| !TEMPLATE_DOORS.contains(door)).collect(),
+        "template" | "initialise" => {
+            DOORS.into_iter().filter(|door| !TEMPLATE_DOORS.contains(door)).collect()
+        }
         _ if sealed_without_files => [DOORS.as_slice(), FILE_DOORS.as_slice()].concat(),
         _ => DOORS.to_vec(),
     };
@@ -311,6 +319,8 @@ fn check_prot(solo: &SingleThreaded, tally: &mut Tally) {
         ("template", STACKS[5].1, true),
         ("forked-run", STACKS[6].1, false),
         ("tenant-run", STACKS[7].1, false),
+        ("initialise", STACKS[8].1, false),
+        (STACKS[9].0, STACKS[9].1, false),
     ] {
         let cases = [(read | write, true), (read | execute, executable), (read | write | execute, false)];
         for (protection, allowed) in cases {

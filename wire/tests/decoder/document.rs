@@ -101,9 +101,18 @@ fn document_examples_are_the_bytes_of_the_codec() {
         require: Vec::new(),
         traceparent: None,
     };
-    let submit =
-        ToDaemon::Submit { request: 1, wait: true, durable: false, submission: Box::new(submission) };
-    assert_eq!(example("submit"), frame(&submit));
+    let beside =
+        Submission { module: ModuleSource::Descriptor, input: Vec::new().into(), ..submission.clone() };
+    let submit = |submission| ToDaemon::Submit {
+        request: 1,
+        wait: true,
+        durable: false,
+        submission: Box::new(submission),
+    };
+    assert_eq!(example("submit"), frame(&submit(submission)));
+    let begins = example("submit-beside");
+    let whole = frame::encode_with(&submit(beside), limits::FRAME_BODY_BYTES_MAX, 2).unwrap();
+    assert_eq!(begins, whole[..begins.len()]);
 
     let accepted = FromDaemon::Accepted { request: 1, job: "01JD8GQ0V7XJ5W3T9C0N4R6M2K".into() };
     let accepted = frame::encode(&accepted, limits::FRAME_BODY_BYTES_MAX).unwrap();
@@ -113,7 +122,12 @@ fn document_examples_are_the_bytes_of_the_codec() {
 
 #[test]
 fn document_names_the_limits_in_force() {
-    for limit in [limits::FRAME_BODY_BYTES_MAX, limits::HELLO_FRAME_BYTES_MAX, limits::LOG_CHUNK_BYTES_MAX] {
+    for limit in [
+        limits::FRAME_BODY_BYTES_MAX,
+        limits::HELLO_FRAME_BYTES_MAX,
+        limits::LOG_CHUNK_BYTES_MAX,
+        limits::BESIDE_BYTES_MIN,
+    ] {
         let digits = limit.to_string();
         let groups: Vec<_> =
             digits.as_bytes().rchunks(3).rev().map(|group| str::from_utf8(group).unwrap()).collect();

@@ -4,8 +4,9 @@
 //! Never: a filter of its own making; what the files do not allow kills.
 //!
 //! Filters stack and the strictest answer counts: a run worker gets `lock` first, which still lets it load its
-//! artifact, and `run`, `tenant-run` or `run-files` on top when it is sealed. A compile worker gets `compile` alone. A template gets
-//! `template`, which its forks inherit and put `forked-run` on.
+//! artifact, and `run`, `tenant-run` or `run-files` on top when it is sealed. A compile worker gets `compile` alone. A
+//! template gets `template`, which its forks inherit and put `forked-run` on; `initialise` comes between where the module
+//! is initialised.
 
 use seccompiler::sock_filter;
 use stockade_sys::sigsys::{self, FRAME_BYTES};
@@ -67,13 +68,15 @@ pub enum Policy {
     Compile,
     /// In templates, when they are locked.
     Template,
+    /// In templates that initialise their module, before any of it runs.
+    Initialise,
     /// In run workers that a template forked, before they report.
     ForkedRun,
 }
 
 impl Policy {
     /// Every policy.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Zygote,
         Self::Lock,
         Self::Run,
@@ -81,6 +84,7 @@ impl Policy {
         Self::RunFiles,
         Self::Compile,
         Self::Template,
+        Self::Initialise,
         Self::ForkedRun,
     ];
 
@@ -95,6 +99,7 @@ impl Policy {
             Self::RunFiles => made::RUN_FILES_RULES,
             Self::Compile => made::COMPILE_RULES,
             Self::Template => made::TEMPLATE_RULES,
+            Self::Initialise => made::INITIALISE_RULES,
             Self::ForkedRun => made::FORKED_RUN_RULES,
         }
     }
@@ -108,6 +113,7 @@ impl Policy {
             Self::RunFiles => made::RUN_FILES,
             Self::Compile => made::COMPILE,
             Self::Template => made::TEMPLATE,
+            Self::Initialise => made::INITIALISE,
             Self::ForkedRun => made::FORKED_RUN,
         }
     }

@@ -21,7 +21,8 @@ use super::{
 };
 use crate::grants::Grants;
 
-/// A locked process that has its module, can make no more memory executable, and may fork. It runs no guest code.
+/// A locked process that has its module, can make no more memory executable, and may fork. It runs no guest code but,
+/// once it is [`Barred`], its module's initialiser.
 #[derive(Debug)]
 pub struct Stem {
     ledger: Ledger,
@@ -38,6 +39,24 @@ impl Stem {
     pub const fn solo(&self) -> &SingleThreaded {
         &self.solo
     }
+
+    /// Gives up every call that makes memory executable, and those that only loading needed. Its forks inherit that.
+    ///
+    /// # Errors
+    /// When the filter is refused although the first one was not. The process must exit.
+    pub fn bar(&mut self) -> Result<Barred<'_>, LockError> {
+        self.filtered = narrow(&mut self.ledger, Policy::Initialise, self.filtered, &self.solo)?;
+        Ok(Barred { _stem: self })
+    }
+}
+
+/// Proof that this template makes no memory executable by any call. A module's initialiser is reached with a reference to
+/// this only.
+///
+/// It is less than [`Sealed`]: the calls that fork are open, since the forks are what it is for.
+#[derive(Debug)]
+pub struct Barred<'a> {
+    _stem: &'a Stem,
 }
 
 /// The number a template's artifact must be at: the first that is free in a locked worker.

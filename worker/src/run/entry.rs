@@ -10,6 +10,8 @@ use wasmtime::{ExternType, FuncType, Module, Val, ValType};
 pub(super) const START: &str = "_start";
 /// A library's set-up function, called before its entry.
 pub(super) const INITIALIZE: &str = "_initialize";
+/// Sets a module up in a way that is the same for all its jobs, and may therefore be done once for all of them.
+pub(super) const INITIALISE: &str = "stockade_initialise";
 /// Gives the host room in the guest's memory.
 pub(super) const ALLOC: &str = "stockade_alloc";
 /// The memory bytes are exchanged in.
@@ -44,6 +46,7 @@ impl NoEntry {
 
 /// Chooses the entry: `wanted`, else `_start`, else the only exported function there is.
 pub(super) fn choose(module: &Module, wanted: Option<&str>, arguments: &[String]) -> Result<Entry, NoEntry> {
+    initialiser(module)?;
     let name = match wanted {
         Some(name) => name.to_owned(),
         None if module.get_export(START).is_some() => START.to_owned(),
@@ -69,8 +72,33 @@ pub(super) fn choose(module: &Module, wanted: Option<&str>, arguments: &[String]
     numbers(name, &signature, arguments)
 }
 
+/// Whether the module says that it may be initialised before there is a job for it.
+pub(super) fn has_initialiser(module: &Module) -> bool {
+    module.get_export(INITIALISE).is_some()
+}
+
+/// Whether the module exports a function of that name.
+pub(super) fn exports_function(module: &Module, name: &str) -> bool {
+    matches!(module.get_export(name), Some(ExternType::Func(_)))
+}
+
+fn initialiser(module: &Module) -> Result<(), NoEntry> {
+    match module.get_export(INITIALISE) {
+        None => Ok(()),
+        Some(ExternType::Func(signature)) if is_bare(&signature) => Ok(()),
+        Some(_) => {
+            let message = format!("{INITIALISE:?} must be a function that takes nothing and returns nothing");
+            Err(NoEntry::new(LinkFault::EntrySignature, message))
+        }
+    }
+}
+
+fn is_bare(signature: &FuncType) -> bool {
+    signature.params().len() == 0 && signature.results().len() == 0
+}
+
 fn start(signature: &FuncType) -> Result<Entry, NoEntry> {
-    if signature.params().len() == 0 && signature.results().len() == 0 {
+    if is_bare(signature) {
         return Ok(Entry::Start);
     }
     let message = "\"_start\" must take nothing and return nothing".to_owned();
@@ -95,7 +123,9 @@ fn entries(module: &Module) -> impl Iterator<Item = &str> {
         .exports()
         .filter(|export| matches!(export.ty(), ExternType::Func(_)))
         .map(|export| export.name())
-        .filter(|name| !name.starts_with("__") && ![ALLOC, INITIALIZE, "cabi_realloc"].contains(name))
+        .filter(|name| {
+            !name.starts_with("__") && ![ALLOC, INITIALIZE, INITIALISE, "cabi_realloc"].contains(name)
+        })
 }
 
 fn candidates(module: &Module) -> String {
@@ -225,6 +255,19 @@ mod tests {
         let text = r#"(module (memory (export "m") 1))"#;
         assert_eq!(fault(chosen(text, Some("m"), &[])).0, LinkFault::NoEntry);
         assert_eq!(fault(chosen(text, Some("x"), &[])).0, LinkFault::NoEntry);
+    }
+
+    #[test]
+    fn initialiser_that_is_no_bare_function_is_refused() {
+        let text = |export: &str| {
+            format!(r#"(module (memory 1) (func (export "f")) (func (result i32) i32.const 0) {export})"#)
+        };
+        for export in
+            [r#"(export "stockade_initialise" (memory 0))"#, r#"(export "stockade_initialise" (func 1))"#]
+        {
+            assert_eq!(fault(chosen(&text(export), None, &[])).0, LinkFault::EntrySignature, "{export}");
+        }
+        assert!(chosen(&text(r#"(func (export "stockade_initialise"))"#), None, &[]).is_ok());
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! Never: chooses the function.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 
 use stockade_wire::limits::INPUT_BYTES_MAX;
 use stockade_wire::worker::{Ending, LinkFault, TrapCode};
@@ -12,12 +12,28 @@ use wasmtime::{Instance, Memory, Store, Val};
 
 use super::Host;
 use super::ending::guest_text;
-use super::entry::{ALLOC, INITIALIZE, MEMORY, print};
+use super::entry::{ALLOC, INITIALISE, INITIALIZE, MEMORY, print};
 use super::sink::Sink;
 use super::stack::Stack;
 
 /// Set in the length of a reply that is a message of failure.
 const FAILED: u32 = 1 << 31;
+
+/// What a function is handed.
+pub(super) struct Input {
+    /// Where it is read from.
+    pub(super) file: File,
+    /// How much there is; `None` of a stream.
+    pub(super) bytes: Option<u64>,
+}
+
+/// Bytes on their way into a guest's memory.
+enum Source<'a> {
+    /// A file, of which that many are left: read where they are to be, without a copy in between.
+    File(&'a mut File, usize),
+    /// A stream, whose length was not known before its end.
+    Read(Vec<u8>),
+}
 
 /// A reply of the byte interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +68,17 @@ pub(super) async fn initialize(
     }
 }
 
+/// Runs `_initialize`, if there is one, and the initialiser of a module that has one.
+pub(super) async fn initialise(
+    store: &mut Store<Host>,
+    stack: Stack,
+    instance: Instance,
+) -> wasmtime::Result<()> {
+    initialize(store, stack, instance).await?;
+    let initialiser = instance.get_typed_func::<(), ()>(&mut *store, INITIALISE)?;
+    stack.call(&initialiser, store, ()).await
+}
+
 /// Calls `name` with numbers and prints its results, one a line.
 pub(super) async fn call_numbers(
     store: &mut Store<Host>,
@@ -80,10 +107,10 @@ pub(super) async fn call_bytes(
     stack: Stack,
     instance: Instance,
     name: &str,
-    input: &mut File,
+    input: Option<&mut Input>,
     output: &mut Sink,
 ) -> wasmtime::Result<Ending> {
-    let input = match read_input(input) {
+    let input = match source(input) {
         Ok(input) => input,
         Err(ending) => return Ok(ending),
     };
@@ -91,11 +118,10 @@ pub(super) async fn call_bytes(
     let memory = instance
         .get_memory(&mut *store, MEMORY)
         .ok_or_else(|| wasmtime::Error::msg("memory vanished between linking and calling"))?;
-    let (address, length) = match lend(store, stack, (instance, memory), &input).await? {
+    let (address, length) = match lend(store, stack, (instance, memory), input).await? {
         Ok(place) => place,
         Err(ending) => return Ok(ending),
     };
-    drop(input);
     let reply = reply(stack.call(&function, &mut *store, (address, length)).await?);
     let Some(bytes) = within(memory.data(&*store), reply.start, reply.length) else {
         let message =
@@ -110,24 +136,32 @@ pub(super) async fn call_bytes(
 
 /// Writes what a function returned; the job's whole output.
 pub(super) fn deliver(output: &mut Sink, bytes: &[u8]) -> Ending {
-    match output.write_all(bytes) {
+    match output.deliver(bytes) {
         Ok(()) => Ending::Exited(0),
         Err(error) => Ending::SetupFailed(format!("output cannot be written: {error}")),
     }
 }
 
-fn read_input(input: &mut File) -> Result<Vec<u8>, Ending> {
-    let mut bytes = Vec::new();
+fn source(input: Option<&mut Input>) -> Result<Source<'_>, Ending> {
+    let Some(input) = input else { return Ok(Source::Read(Vec::new())) };
     let most = INPUT_BYTES_MAX as u64;
-    input
-        .take(most.saturating_add(1))
-        .read_to_end(&mut bytes)
-        .map_err(|error| Ending::SetupFailed(format!("input cannot be read: {error}")))?;
-    if bytes.len() > INPUT_BYTES_MAX {
-        let message = format!("a function takes at most {most} bytes of input");
-        return Err(Ending::Unlinkable(LinkFault::Arguments, message));
+    let within = |length: usize| {
+        let message = || format!("a function takes at most {most} bytes of input");
+        let fits = length <= INPUT_BYTES_MAX;
+        fits.then_some(length).ok_or_else(|| Ending::Unlinkable(LinkFault::Arguments, message()))
+    };
+    if let Some(bytes) = input.bytes {
+        return Ok(Source::File(&mut input.file, within(usize::try_from(bytes).unwrap_or(usize::MAX))?));
     }
-    Ok(bytes)
+    let mut bytes = Vec::new();
+    let mut stream = (&mut input.file).take(most.saturating_add(1));
+    stream.read_to_end(&mut bytes).map_err(|error| unread(&error))?;
+    within(bytes.len())?;
+    Ok(Source::Read(bytes))
+}
+
+fn unread(error: &std::io::Error) -> Ending {
+    Ending::SetupFailed(format!("input cannot be read: {error}"))
 }
 
 /// Has the guest make room and puts the input there. No input needs no room.
@@ -135,23 +169,34 @@ async fn lend(
     store: &mut Store<Host>,
     stack: Stack,
     (instance, memory): (Instance, Memory),
-    input: &[u8],
+    input: Source<'_>,
 ) -> wasmtime::Result<Result<(u32, u32), Ending>> {
-    if input.is_empty() {
+    let bytes = match &input {
+        Source::File(_, bytes) => *bytes,
+        Source::Read(bytes) => bytes.len(),
+    };
+    if bytes == 0 {
         return Ok(Ok((0, 0)));
     }
-    let length = u32::try_from(input.len())?;
+    let length = u32::try_from(bytes)?;
     let alloc = instance.get_typed_func::<u32, u32>(&mut *store, ALLOC)?;
     let address = stack.call(&alloc, &mut *store, length).await?;
     if address == 0 {
         let message = format!("{ALLOC} returned 0: no room for {length} bytes of input");
         return Ok(Err(Ending::Failed(message)));
     }
-    let Some(place) = within_mut(memory.data_mut(store), address as usize, input.len()) else {
+    let Some(place) = within_mut(memory.data_mut(store), address as usize, bytes) else {
         let message = format!("{ALLOC} returned {address} for {length} bytes, outside its memory");
         return Ok(Err(Ending::Trapped(TrapCode::MemoryOutOfBounds, message)));
     };
-    place.copy_from_slice(input);
+    match input {
+        Source::Read(bytes) => place.copy_from_slice(&bytes),
+        Source::File(file, _) => {
+            if let Err(error) = file.read_exact(place) {
+                return Ok(Err(unread(&error)));
+            }
+        }
+    }
     Ok(Ok((address, length)))
 }
 

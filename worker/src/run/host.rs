@@ -52,6 +52,8 @@ pub(crate) struct Host {
     pub(super) ledger: Ledger,
     /// Zero of the guest's monotonic clock.
     pub(super) clock_start: Instant,
+    /// The guest has called a function of the host. Every one of them sets it.
+    pub(super) called: bool,
 }
 
 impl WasiView for Host {
@@ -80,7 +82,7 @@ impl Host {
             .allow_tcp(false)
             .allow_udp(false)
             .allow_ip_name_lookup(false);
-        Self { wasi: builder.build_p1(), ledger, clock_start }
+        Self { wasi: builder.build_p1(), ledger, clock_start, called: false }
     }
 
     pub(super) fn new(
@@ -121,15 +123,18 @@ impl Host {
         }
         let mut wasi = builder.build_p1();
         wasi.ctx().table.set_max_capacity(RESOURCES_MAX);
-        Ok(Self { wasi, ledger, clock_start })
+        Ok(Self { wasi, ledger, clock_start, called: false })
     }
 }
 
 /// Links WASI preview 1.
 pub(crate) fn link_core(engine: &Engine) -> Result<Linker<Host>, HostError> {
     let mut linker = Linker::new(engine);
-    wasmtime_wasi::p1::add_to_linker_async(&mut linker, |host: &mut Host| &mut host.wasi)
-        .map_err(HostError::Define)?;
+    wasmtime_wasi::p1::add_to_linker_async(&mut linker, |host: &mut Host| {
+        host.called = true;
+        &mut host.wasi
+    })
+    .map_err(HostError::Define)?;
     linker.allow_shadowing(true);
     poll::link(&mut linker).map_err(HostError::Define)?;
     linker.allow_shadowing(false);

@@ -46,6 +46,7 @@ pub use host::HostError;
 pub(crate) use host::{Host, link_component, link_core};
 pub(crate) use kept::Kept;
 pub(crate) use prepared::Prepared;
+pub(crate) use sink::Returned;
 pub use sink::Sink;
 pub(crate) use stack::thread_has_room;
 
@@ -54,9 +55,10 @@ use crate::grants::Grants;
 use crate::jail::Sealed;
 use ending::guest_text;
 use entry::{Entry, NoEntry};
+use function::Input;
 use host::Streams;
 use ledger::Ledger;
-use prepared::Live;
+use prepared::{Existing, Live};
 use stack::{Stack, at_once};
 
 /// A deadline further away than this is as good as none.
@@ -71,8 +73,8 @@ const COMMAND_ENTRIES: [&str; 3] = ["run", "wasi:cli/run", entry::START];
 /// The four streams of a run.
 #[derive(Debug)]
 pub struct Stdio {
-    /// Standard input of a command, the bytes handed to a function.
-    pub input: OwnedFd,
+    /// Standard input of a command, the bytes handed to a function; `None` when there are none.
+    pub input: Option<OwnedFd>,
     /// The job's output: a command's standard output, a function's result.
     pub output: Sink,
     /// A function's standard output.
@@ -133,6 +135,11 @@ impl Program {
             Self::Core { stack, .. } => *stack,
             Self::Component(_) => Stack::Fiber,
         }
+    }
+
+    /// Whether nothing of the host is ever seen from its instances.
+    fn imports_nothing(&self) -> bool {
+        matches!(self, Self::Core { pre, .. } if pre.module().imports().len() == 0)
     }
 
     const fn is_command(&self) -> bool {
@@ -310,7 +317,7 @@ fn stop_clock(interruption: &Interruption, report: &mut RunReport) {
 
 /// What a function reads and writes besides its standard streams.
 struct Exchange {
-    input: Option<File>,
+    input: Option<Input>,
     output: Option<Sink>,
 }
 
@@ -321,19 +328,20 @@ fn furnish(
     interruption: &Interruption,
     (stdio, grants): (Stdio, Grants),
     order: &RunOrder,
-) -> Result<(Store<Host>, Option<Instance>, Exchange), Ending> {
+) -> Result<(Store<Host>, Option<Existing>, Exchange), Ending> {
     let Stdio { input, output, stdout, stderr } = stdio;
-    let input = File::from(input);
+    let input = input.map(File::from);
     let (streams, exchange) = match &loaded.program {
         Program::Component(_) | Program::Core { entry: Entry::Start, .. } => {
-            (Streams { stdin: Some(input), stdout: output, stderr }, Exchange { input: None, output: None })
+            (Streams { stdin: input, stdout: output, stderr }, Exchange { input: None, output: None })
         }
         Program::Core { entry: Entry::Bytes { .. }, .. } => {
             let streams = Streams { stdin: None, stdout, stderr };
-            (streams, Exchange { input: Some(input), output: Some(output) })
+            let input = input.map(|file| Input { file, bytes: order.limits.input_bytes });
+            (streams, Exchange { input, output: Some(output) })
         }
         Program::Core { entry: Entry::Numbers { .. }, .. } => {
-            let streams = Streams { stdin: Some(input), stdout, stderr };
+            let streams = Streams { stdin: input, stdout, stderr };
             (streams, Exchange { input: None, output: Some(output) })
         }
     };
@@ -344,7 +352,12 @@ fn furnish(
         }
         None => {
             let ledger = Ledger::new(loaded.memory_bytes_max, loaded.largest_memory_bytes);
-            let host = Host::new(order, ledger, streams, grants).map_err(|error| setup(&error))?;
+            let host = if loaded.program.imports_nothing() {
+                // Nothing of it is ever seen, and so nothing is drawn for it.
+                Host::of_nobody(ledger)
+            } else {
+                Host::new(order, ledger, streams, grants).map_err(|error| setup(&error))?
+            };
             let mut store = Store::new(&loaded.engine, host);
             store.limiter(|host| &mut host.ledger);
             (store, None)
@@ -414,7 +427,7 @@ async fn until<F: Future>(work: F, deadline: Instant, interruption: &Interruptio
 async fn drive(
     program: &Program,
     store: &mut Store<Host>,
-    instance: Option<Instance>,
+    existing: Option<Existing>,
     exchange: &mut Exchange,
     instantiated: &mut Option<Instant>,
 ) -> wasmtime::Result<Ending> {
@@ -427,12 +440,19 @@ async fn drive(
             Ok(Ending::Exited(i32::from(result.is_err())))
         }
         Program::Core { pre, entry, stack } => {
-            let instance = match instance {
-                Some(instance) => instance,
-                None => stack.instantiate(pre, &mut *store).await?,
+            let Existing { instance, initialised } = match existing {
+                Some(existing) => existing,
+                None => Existing { instance: stack.instantiate(pre, &mut *store).await?, initialised: false },
             };
             store.data_mut().ledger.instantiated();
+            let has_initialiser = entry::has_initialiser(pre.module());
+            if has_initialiser && !initialised {
+                function::initialise(store, *stack, instance).await?;
+            }
             *instantiated = Some(Instant::now());
+            if !has_initialiser && !matches!(entry, Entry::Start) {
+                function::initialize(store, *stack, instance).await?;
+            }
             enter(entry, store, (*stack, instance), exchange).await
         }
     }
@@ -450,12 +470,10 @@ async fn enter(
             stack.call(&start, store, ()).await?;
             Ok(Ending::Exited(0))
         }
-        (Entry::Bytes { name }, Exchange { input: Some(input), output: Some(output) }) => {
-            function::initialize(store, stack, instance).await?;
-            function::call_bytes(store, stack, instance, name, input, output).await
+        (Entry::Bytes { name }, Exchange { input, output: Some(output) }) => {
+            function::call_bytes(store, stack, instance, name, input.as_mut(), output).await
         }
         (Entry::Numbers { name, arguments, results }, Exchange { output: Some(output), .. }) => {
-            function::initialize(store, stack, instance).await?;
             let text = function::call_numbers(store, stack, instance, name, arguments, *results).await?;
             Ok(function::deliver(output, text.as_bytes()))
         }

@@ -69,6 +69,7 @@ pub(super) fn link(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
 }
 
 async fn poll(caller: &mut Caller<'_, Host>, call: Call) -> wasmtime::Result<i32> {
+    caller.data_mut().called = true;
     if call.count == 0 || call.count > SUBSCRIPTIONS_MAX {
         return Ok(ERRNO_INVAL);
     }

@@ -1,18 +1,19 @@
 //! A module that is loaded before there is a job for it.
 //!
 //! Owns: what a template makes ahead of its forks, and how one of them takes it over.
-//! Never: runs guest code ahead of a job; holds anything of a job.
+//! Never: runs guest code ahead of a job, but for initialisers, and those without a [`Barred`]; holds anything of a job.
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use stockade_sys::artifact::{LoadedArtifact, SealedArtifact};
 use stockade_sys::epoch;
-use stockade_wire::worker::{Ending, RunOrder, RunReport};
+use stockade_wire::worker::{Ending, PrepareOrder, RunOrder, RunReport};
 use tokio::runtime::Runtime;
 use wasmtime::{Instance, InstancePre, Precompiled, Store};
 
 use super::entry::{self, Entry};
+use super::function;
 use super::host::Streams;
 use super::ledger::Ledger;
 use super::stack::Stack;
@@ -21,6 +22,7 @@ use super::{
 };
 use crate::engine::Warm;
 use crate::grants::Grants;
+use crate::jail::template::Barred;
 
 /// A core module, linked, and an instance of it where that takes no guest code.
 pub(crate) struct Prepared {
@@ -37,9 +39,16 @@ pub(crate) struct Prepared {
 /// An instance and its store.
 pub(super) struct Live {
     store: Store<Host>,
-    instance: Instance,
+    existing: Existing,
     /// Nothing of the host is ever seen from it.
     imports_nothing: bool,
+}
+
+/// An instance that is there before its job.
+pub(super) struct Existing {
+    pub(super) instance: Instance,
+    /// It has run its initialiser.
+    pub(super) initialised: bool,
 }
 
 impl Prepared {
@@ -64,14 +73,76 @@ impl Prepared {
         let largest_memory_bytes = largest_memory_bytes(Some(module.resources_required()));
         let runtime = runtime().map_err(|error| error.to_string())?;
         let stack = Stack::of(&module, warm.thread_has_room());
-        let live = if largest_memory_bytes <= memory_bytes_max {
-            runtime.block_on(Live::new(&pre, stack, memory_bytes_max, largest_memory_bytes))
-        } else {
-            None
-        };
         epoch::install(module.engine()).map_err(|error| error.to_string())?;
         let usual_entry = entry::choose(&module, None, &[]).ok();
-        Ok(Self { pre, runtime, memory_bytes_max, largest_memory_bytes, stack, usual_entry, live })
+        let mut prepared =
+            Self { pre, runtime, memory_bytes_max, largest_memory_bytes, stack, usual_entry, live: None };
+        prepared.instantiate();
+        Ok(prepared)
+    }
+
+    fn instantiate(&mut self) {
+        if self.largest_memory_bytes <= self.memory_bytes_max {
+            let live = Live::new(&self.pre, self.stack, self.memory_bytes_max, self.largest_memory_bytes);
+            self.live = self.runtime.block_on(live);
+        }
+    }
+
+    /// Runs the module's initialisers in an instance of their own, within the order's time and memory, and keeps that
+    /// instance for the forks if `keep` says so of one that has called the host or has not. Otherwise everything is as if
+    /// it had not been tried: the forks run the initialisers themselves.
+    ///
+    /// What is kept depends on nothing but the module's bytes: the guest was given no input, argument, variable or
+    /// directory, and whatever could have told it more (clocks, random numbers) is the host's to tell.
+    pub(crate) fn initialise(&mut self, _barred: &Barred<'_>, order: &PrepareOrder, keep: fn(bool) -> bool) {
+        let memory_bytes_max = order.initialise_bytes.min(self.memory_bytes_max);
+        if self.largest_memory_bytes > memory_bytes_max {
+            return;
+        }
+        // The pool has room for one.
+        self.live = None;
+        let live = self.try_to_initialise(memory_bytes_max, Duration::from_micros(order.initialise_us));
+        let disarmed = epoch::disarm();
+        self.live = live.filter(|live| disarmed.is_ok() && keep(live.store.data().called));
+        if self.live.is_none() {
+            self.instantiate();
+        }
+    }
+
+    /// `None` when the initialisers, or a start function before them, did not come to their end in time and memory.
+    fn try_to_initialise(&self, memory_bytes_max: u64, within: Duration) -> Option<Live> {
+        let (pre, stack) = (&self.pre, self.stack);
+        let mut store = Live::store(pre, memory_bytes_max, self.largest_memory_bytes);
+        store.set_epoch_deadline(1);
+        epoch::arm(within).ok()?;
+        let run = async {
+            let instance = stack.instantiate(pre, &mut store).await?;
+            store.data_mut().ledger.instantiated();
+            function::initialise(&mut store, stack, instance).await.map(|()| instance)
+        };
+        // A guest that computes is stopped by its epoch, one that waits by this.
+        let instance = self.runtime.block_on(async { tokio::time::timeout(within, run).await });
+        let instance = instance.ok()?.ok()?;
+        // In a job with more memory it would not have been refused.
+        if store.data().ledger.growth_refused() {
+            return None;
+        }
+        Some(Live::of(store, Existing { instance, initialised: true }, pre))
+    }
+
+    /// Whether the module says that it may be initialised before there is a job for it.
+    pub(crate) fn has_initialiser(&self) -> bool {
+        entry::has_initialiser(self.pre.module())
+    }
+
+    /// Whether the module exports a function of that name.
+    pub(crate) fn exports_function(&self, name: &str) -> bool {
+        entry::exports_function(self.pre.module(), name)
+    }
+
+    /// Whether there is an instance that has run its initialisers.
+    pub(crate) fn is_initialised(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| live.existing.initialised)
     }
 
     /// Whether there is an instance.
@@ -102,6 +173,8 @@ impl Prepared {
         if largest_memory_bytes > memory_bytes_max {
             return Err(Ending::MemoryRefused(largest_memory_bytes));
         }
+        // A job that may hold less than the initialisers took sees them fail, as it would without a template.
+        let live = live.filter(|live| !live.existing.initialised || live.held_bytes() <= memory_bytes_max);
         epoch::arm(deadline.saturating_duration_since(Instant::now())).map_err(|error| setup(&error))?;
         Ok(Loaded {
             engine: pre.module().engine().clone(),
@@ -126,16 +199,29 @@ impl Live {
         memory_bytes_max: u64,
         largest_memory_bytes: u64,
     ) -> Option<Self> {
+        let mut store = Self::store(pre, memory_bytes_max, largest_memory_bytes);
+        // The deadline is past before it begins: a start function, which is guest code, traps at its first step.
+        store.set_epoch_deadline(0);
+        let instance = stack.instantiate(pre, &mut store).await.ok()?;
+        store.data_mut().ledger.instantiated();
+        Some(Self::of(store, Existing { instance, initialised: false }, pre))
+    }
+
+    /// With nothing of a job behind it.
+    fn store(pre: &InstancePre<Host>, memory_bytes_max: u64, largest_memory_bytes: u64) -> Store<Host> {
         let host = Host::of_nobody(Ledger::new(memory_bytes_max, largest_memory_bytes));
         let mut store = Store::new(pre.module().engine(), host);
         store.limiter(|host| &mut host.ledger);
-        // The deadline is past before it begins: a start function, which is guest code, traps at its first step.
-        store.set_epoch_deadline(0);
         store.epoch_deadline_trap();
-        let instance = stack.instantiate(pre, &mut store).await.ok()?;
-        store.data_mut().ledger.instantiated();
-        let imports_nothing = pre.module().imports().len() == 0;
-        Some(Self { store, instance, imports_nothing })
+        store
+    }
+
+    fn of(store: Store<Host>, existing: Existing, pre: &InstancePre<Host>) -> Self {
+        Self { store, existing, imports_nothing: pre.module().imports().len() == 0 }
+    }
+
+    fn held_bytes(&self) -> u64 {
+        self.store.data().ledger.held_bytes()
     }
 
     /// Everything around the instance becomes the job's.
@@ -145,8 +231,8 @@ impl Live {
         memory_bytes_max: u64,
         streams: Streams,
         grants: Grants,
-    ) -> Result<(Store<Host>, Instance), Ending> {
-        let Self { mut store, instance, imports_nothing } = self;
+    ) -> Result<(Store<Host>, Existing), Ending> {
+        let Self { mut store, existing, imports_nothing } = self;
         let nobodys = std::mem::replace(&mut store.data_mut().ledger, Ledger::new(0, 0));
         let held_bytes = nobodys.held_bytes();
         let ledger = nobodys.with_limit(memory_bytes_max).ok_or(Ending::MemoryRefused(held_bytes))?;
@@ -157,6 +243,6 @@ impl Live {
         } else {
             *store.data_mut() = Host::new(order, ledger, streams, grants).map_err(|error| setup(&error))?;
         }
-        Ok((store, instance))
+        Ok((store, existing))
     }
 }

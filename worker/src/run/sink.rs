@@ -7,10 +7,11 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use stockade_wire::limits::RETURNED_BYTES_MAX;
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::async_trait;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
@@ -21,17 +22,38 @@ const WRITE_BYTES: usize = 64 << 10;
 
 /// A stream that a guest writes. Copies are the same stream; blocks while nobody reads.
 #[derive(Debug, Clone)]
-pub struct Sink(Arc<File>);
+pub struct Sink {
+    file: Arc<File>,
+    returned: Option<Returned>,
+}
+
+/// Where a short value that a function returns is put, so that it can go with the report.
+pub(crate) type Returned = Arc<OnceLock<Vec<u8>>>;
 
 impl From<OwnedFd> for Sink {
     fn from(fd: OwnedFd) -> Self {
-        Self(Arc::new(File::from(fd)))
+        Self { file: Arc::new(File::from(fd)), returned: None }
+    }
+}
+
+impl Sink {
+    /// The same stream, but for the value of a function: that is put in `place`, if it is short.
+    pub(crate) fn returning(&self, place: &Returned) -> Self {
+        Self { file: Arc::clone(&self.file), returned: Some(Arc::clone(place)) }
+    }
+
+    /// Passes on what a function returned: all that its job writes.
+    pub(super) fn deliver(&mut self, value: &[u8]) -> io::Result<()> {
+        match &self.returned {
+            Some(place) if value.len() <= RETURNED_BYTES_MAX && place.set(value.to_vec()).is_ok() => Ok(()),
+            Some(_) | None => self.write_all(value),
+        }
     }
 }
 
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        (&*self.0).write(bytes)
+        (&*self.file).write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -62,7 +84,7 @@ impl Pollable for Sink {
 
 impl OutputStream for Sink {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        (&*self.0).write_all(&bytes).map_err(|error| StreamError::LastOperationFailed(error.into()))
+        (&*self.file).write_all(&bytes).map_err(|error| StreamError::LastOperationFailed(error.into()))
     }
 
     fn flush(&mut self) -> StreamResult<()> {
@@ -76,7 +98,7 @@ impl OutputStream for Sink {
 
 impl AsyncWrite for Sink {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Poll::Ready((&*self.0).write(bytes))
+        Poll::Ready((&*self.file).write(bytes))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -9,6 +9,7 @@
 
 mod guests;
 mod hostility;
+mod initialised;
 mod processes;
 mod rig;
 mod templates;

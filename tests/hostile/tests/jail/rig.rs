@@ -16,7 +16,7 @@ use stockade_wire::frame;
 use stockade_wire::job::{DirectoryGrant, Layer};
 use stockade_wire::limits::LINK_MESSAGE_BYTES_MAX;
 use stockade_wire::worker::{
-    CompileOrder, Ending, FromWorker, JailReport, Role, RunLimits, RunOrder, ToWorker,
+    CompileOrder, Ending, FromWorker, JailReport, PrepareOrder, Role, RunLimits, RunOrder, ToWorker,
 };
 use stockade_wire::zygote::{
     ForkOperation, ForkOrder, FromZygote, NamespacePolicy, ProcessLimits, ToZygote, WarmReport, ZygoteConfig,
@@ -184,15 +184,26 @@ impl Rig {
 pub(crate) struct Template {
     worker: Worker,
     pub(crate) live: bool,
+    pub(crate) initialised: bool,
+}
+
+/// With time and room enough for any initialiser that ends.
+pub(crate) fn prepare_order() -> PrepareOrder {
+    PrepareOrder { entry: None, initialise_us: 10_000_000, initialise_bytes: 16 << 20 }
 }
 
 impl Template {
     /// `Err` with what it says of a module it cannot hold.
     pub(crate) fn of(rig: &Rig, artifact: &OwnedFd) -> Result<Self, String> {
+        Self::by(rig, artifact, prepare_order())
+    }
+
+    /// The same with this order.
+    pub(crate) fn by(rig: &Rig, artifact: &OwnedFd, order: PrepareOrder) -> Result<Self, String> {
         let (worker, _) = rig.locked(&fork_order(Role::Template));
-        worker.order(&ToWorker::Prepare, &[artifact.as_fd()]);
+        worker.order(&ToWorker::Prepare(order), &[artifact.as_fd()]);
         match worker.receive() {
-            Some(FromWorker::Prepared { live }) => Ok(Self { worker, live }),
+            Some(FromWorker::Prepared { live, initialised }) => Ok(Self { worker, live, initialised }),
             Some(FromWorker::NotPrepared(why)) => {
                 assert_eq!(worker.end(), Exit::Code(0));
                 Err(why)

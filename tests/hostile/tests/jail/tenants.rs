@@ -15,7 +15,7 @@ use stockade_sys::pidfd::Exit;
 use stockade_wire::worker::{Ending, FromWorker, JailReport, Role, RunLimits, RunOrder, RunReport, ToWorker};
 
 use crate::guests::{compile, drain, order};
-use crate::rig::{Rig, Worker, compiled, fork_order, pipe, run_order};
+use crate::rig::{Rig, Worker, compiled, fork_order, pipe, prepare_order, run_order};
 
 /// One for each wall that shows from inside.
 const PROBES: [&str; 5] = [
@@ -32,6 +32,8 @@ struct Tenant {
     report: JailReport,
     artifact: OwnedFd,
     jobs: usize,
+    /// What came with the last reply.
+    returned: Vec<u8>,
 }
 
 impl Tenant {
@@ -41,7 +43,7 @@ impl Tenant {
 
     fn with(rig: &Rig, artifact: OwnedFd) -> Self {
         let (worker, report) = rig.locked(&fork_order(Role::Run));
-        Self { worker, report, artifact, jobs: 0 }
+        Self { worker, report, artifact, jobs: 0, returned: Vec::new() }
     }
 
     fn order(&mut self, order: &RunOrder, input: &OwnedFd) {
@@ -54,9 +56,14 @@ impl Tenant {
         }
     }
 
-    fn reply(&self) -> RunReport {
+    fn reply(&mut self) -> RunReport {
+        self.returned.clear();
         match self.worker.receive() {
             Some(FromWorker::Finished(report)) => report,
+            Some(FromWorker::Returned(report, value)) => {
+                self.returned = value.0;
+                report
+            }
             other => panic!("the worker said {other:?} and ended with {:?}", self.worker.end()),
         }
     }
@@ -66,9 +73,9 @@ impl Tenant {
         self.reply()
     }
 
-    /// What the guest wrote to its output.
-    fn output(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
+    /// What the guest wrote to its output, or its function returned.
+    fn output(&mut self) -> Vec<u8> {
+        let mut bytes = std::mem::take(&mut self.returned);
         let mut polled = [PollFd::new(self.worker.output.as_fd(), PollFlags::POLLIN)];
         while poll(&mut polled, PollTimeout::ZERO).unwrap() > 0 {
             let mut buffer = [0; 4096];
@@ -384,9 +391,11 @@ fn worker_that_stays_takes_no_order_with_other_limits_or_of_another_kind() {
         let ending = tenant.run(&RunOrder { limits, ..rounds(1, Duration::from_secs(60)) }).ending;
         assert!(matches!(ending, Ending::SetupFailed(_)), "{ending:?}");
     }
-    for again in
-        [ToWorker::RunAndStay(run_order(None)), ToWorker::Prepare, ToWorker::Fork { into_leaf: false }]
-    {
+    for again in [
+        ToWorker::RunAndStay(run_order(None)),
+        ToWorker::Prepare(prepare_order()),
+        ToWorker::Fork { into_leaf: false },
+    ] {
         let mut tenant = Tenant::of(&rig, ROUNDS);
         assert_eq!(tenant.run(&rounds(1, Duration::from_secs(60))).ending, Ending::Exited(0));
         tenant.worker.order(&again, &[tenant.artifact.as_fd(), tenant.artifact.as_fd()]);

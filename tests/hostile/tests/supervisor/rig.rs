@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use stockade::config::{CgroupRoot, Config};
+use stockade::config::{CgroupRoot, Config, PressureFile};
 use stockade::supervisor::{Caller, Lookup, StartError, Startup, Supervisor};
 use stockade_sys::pidfd;
 use stockade_wire::client::Refusal;
@@ -158,12 +158,15 @@ pub struct Rig {
     pub executable: Executable,
 }
 
-/// Defaults without what differs between machines, with one worker ahead of need, and without templates: a test counts
-/// the processes it asked for.
+/// Defaults without what differs between machines, with one worker ahead of need, always, and without templates: a test
+/// counts the processes it asked for.
 pub fn config() -> Config {
     let mut config = Config::defaults().unwrap();
     config.cgroup.root = CgroupRoot::Off;
     config.pool.warm = 1;
+    config.pool.warm_max = 0;
+    config.pool.template_ready_max = 0;
+    config.pressure.file = PressureFile::Off;
     config.pool.templates_max = 0;
     config.results.kept_max = 16;
     config
@@ -194,7 +197,8 @@ impl Rig {
     }
 
     pub async fn result(&self, id: &str) -> Rc<JobResult> {
-        within("a job's end", self.supervisor.wait(&Caller::own(), id)).await.unwrap()
+        let end = within("a job's end", self.supervisor.wait(&Caller::own(), id)).await.unwrap();
+        Rc::new(end.whole().unwrap())
     }
 
     pub async fn run(&self, submission: Submission) -> Rc<JobResult> {
@@ -210,7 +214,7 @@ impl Rig {
     pub async fn running(&self, id: &str) {
         eventually("a job to run", || match self.supervisor.result(&Caller::own(), id).unwrap() {
             Lookup::Running(summary) => summary.phase == Phase::Running,
-            Lookup::Finished(result) => panic!("it is over: {:?}", result.outcome),
+            Lookup::Finished(end) => panic!("it is over: {:?}", end.result.outcome),
         })
         .await;
     }

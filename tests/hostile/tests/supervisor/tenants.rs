@@ -130,7 +130,7 @@ fn jobs_of_other_users_tenants_modules_or_limits_share_nothing() {
         let before = statistics(&rig).starts_reused;
         let id = rig.supervisor.submit(&other, first).unwrap();
         let result = within("a job's end", rig.supervisor.wait(&other, &id)).await.unwrap();
-        assert_eq!(result.isolation, Isolation::Tenant);
+        assert_eq!(result.result.isolation, Isolation::Tenant);
         assert_eq!(statistics(&rig).starts_reused, before);
         rig.end().await;
     });
@@ -310,7 +310,7 @@ fn users_tenant_workers_are_bounded_and_idle_ones_give_way() {
         for name in ["h", "i"] {
             let id = rig.supervisor.submit(&other, of(name)).unwrap();
             let result = within("a job's end", rig.supervisor.wait(&other, &id)).await.unwrap();
-            assert_eq!((result.isolation, statistics(&rig).tenant_workers), (Isolation::Tenant, 3));
+            assert_eq!((result.result.isolation, statistics(&rig).tenant_workers), (Isolation::Tenant, 3));
         }
         for id in &busy {
             rig.cancel(id);

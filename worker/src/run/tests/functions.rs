@@ -65,6 +65,22 @@ fn reply_outside_memory_is_out_of_bounds() {
 }
 
 #[test]
+fn input_of_a_known_length_is_read_where_the_guest_wants_it_and_no_more_of_it() {
+    let reverse = include_str!("../../../../tests/guests/bytes_reverse.wat");
+    for (content, told_bytes, output) in
+        [(&b"abc"[..], 3, "cba"), (b"abc", 2, "ba"), (b"abc", 0, ""), (b"", 0, "")]
+    {
+        let outcome = job(reverse).input_of(content, told_bytes).run();
+        assert_eq!(outcome.report.ending, Ending::Exited(0), "{told_bytes}");
+        assert_eq!(outcome.output, output);
+    }
+    let ending = job(reverse).input_of(b"abc", 4).run().report.ending;
+    assert!(matches!(&ending, Ending::SetupFailed(text) if text.contains("cannot be read")), "{ending:?}");
+    let ending = job(reverse).input_of(b"abc", (16 << 20) + 1).run().report.ending;
+    assert!(matches!(&ending, Ending::Unlinkable(LinkFault::Arguments, _)), "{ending:?}");
+}
+
+#[test]
 fn allocator_that_lies_or_has_no_room_is_typed() {
     let with = |address: u32| {
         job(format!(
@@ -106,6 +122,41 @@ fn library_is_set_up_before_its_function_is_called_and_logs_to_stdout() {
           global.get $ready))"#;
     let outcome = job(text).run();
     assert_eq!((outcome.output.as_str(), outcome.stdout.as_str()), ("7\n", "log line"));
+}
+
+/// Both set-up functions note that they ran; the entries say what they noted.
+fn noting(exports: &str) -> String {
+    format!(
+        r#"(module
+        (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+        (memory (export "memory") 1) (global $ran (mut i32) (i32.const 0))
+        (func $note (param i32)
+          (global.set $ran (i32.add (i32.mul (global.get $ran) (i32.const 10)) (local.get 0))))
+        (func $first (call $note (i32.const 1)))
+        (func $second (call $note (i32.const 2)))
+        (func (export "f") (result i32) (global.get $ran))
+        (func (export "_start") (call $exit (global.get $ran)))
+        {exports})"#
+    )
+}
+
+#[test]
+fn initialiser_runs_once_before_any_entry_and_after_what_the_library_needs() {
+    let both = r#"(export "_initialize" (func $first)) (export "stockade_initialise" (func $second))"#;
+    let alone = r#"(export "stockade_initialise" (func $second))"#;
+    let library = r#"(export "_initialize" (func $first))"#;
+    for (exports, of_function, of_command) in [(both, "12\n", 12), (alone, "2\n", 2), (library, "1\n", 0)] {
+        let text = noting(exports);
+        assert_eq!(job(&text).entry("f").run().output, of_function, "{exports}");
+        assert_eq!(job(&text).run().report.ending, Ending::Exited(of_command), "{exports}");
+    }
+}
+
+#[test]
+fn initialiser_that_traps_ends_its_job() {
+    let text = r#"(module (func (export "stockade_initialise") unreachable) (func (export "f")))"#;
+    let ending = job(text).run().report.ending;
+    assert!(matches!(ending, Ending::Trapped(TrapCode::Unreachable, _)), "{ending:?}");
 }
 
 #[test]

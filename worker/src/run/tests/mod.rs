@@ -117,6 +117,12 @@ impl Job {
         self
     }
 
+    /// As from a file: its length is told.
+    fn input_of(mut self, bytes: &[u8], told_bytes: u64) -> Self {
+        self.order.limits.input_bytes = Some(told_bytes);
+        self.input(bytes)
+    }
+
     fn fuel(mut self, fuel: u64) -> Self {
         self.order.limits.fuel = Some(fuel);
         self
@@ -144,7 +150,7 @@ impl Job {
         let report = match load(warm, &self.order, sealed(artifact)) {
             Ok(loaded) => {
                 let stdio = Stdio {
-                    input: memfd(&self.input).into(),
+                    input: Some(memfd(&self.input).into()),
                     output: copy(&output).into(),
                     stdout: copy(&stdout).into(),
                     stderr: copy(&stderr).into(),

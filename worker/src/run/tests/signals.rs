@@ -17,8 +17,12 @@ fn run_as_a_worker(text: &str, deadline: Duration) -> RunReport {
     let loaded = load(&warm, &job.order, sealed(&artifact(&warm, text, false))).unwrap();
     loaded.arm().unwrap();
     let out = || std::io::stdout().as_fd().try_clone_to_owned().unwrap();
-    let stdio =
-        Stdio { input: memfd(b"").into(), output: out().into(), stdout: out().into(), stderr: out().into() };
+    let stdio = Stdio {
+        input: Some(memfd(b"").into()),
+        output: out().into(),
+        stdout: out().into(),
+        stderr: out().into(),
+    };
     run(loaded, Interruption::Signals, (stdio, Grants::default()), &job.order)
 }
 

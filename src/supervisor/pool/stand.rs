@@ -1,0 +1,136 @@
+//! One module that is held ready, seen from the jobs that want it.
+//!
+//! Owns: the workers that have the module, and the demand for them.
+//! Never: forks one.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use tokio::sync::{Notify, oneshot};
+
+use super::PoolError;
+use super::demand::{Bounds, Demand};
+use super::ready::Ready;
+use crate::supervisor::worker::Worker;
+
+/// Whoever waits for the first workers of a stand, or for the reason why there are none.
+pub(super) type Answer = oneshot::Sender<Result<(), PoolError>>;
+
+/// One module that is held ready.
+pub(super) struct Stand {
+    ready: RefCell<VecDeque<Worker>>,
+    /// One more is being forked.
+    coming: Cell<bool>,
+    demand: RefCell<Demand>,
+    used: Cell<Instant>,
+    /// The operator wants it held, whether it is used or not.
+    pinned: bool,
+    /// Its template's instance has run its initialiser.
+    pub(super) initialised: Cell<bool>,
+    answer: RefCell<Option<Answer>>,
+    /// The number of ready workers changed, or how many there are to be.
+    pub(super) changed: Notify,
+    pub(super) given_up: Notify,
+}
+
+impl Stand {
+    /// For a module that jobs ask for often.
+    pub(super) fn hot(bounds: Bounds, now: Instant) -> Self {
+        Self {
+            ready: RefCell::default(),
+            coming: Cell::new(false),
+            demand: RefCell::new(Demand::new(bounds, now)),
+            used: Cell::new(now),
+            pinned: false,
+            initialised: Cell::new(false),
+            answer: RefCell::default(),
+            changed: Notify::new(),
+            given_up: Notify::new(),
+        }
+    }
+
+    /// For a module that the operator wants held. `answer` is told when it is, or why it is not.
+    pub(super) fn pinned(bounds: Bounds, now: Instant, answer: Answer) -> Self {
+        Self { pinned: true, answer: RefCell::new(Some(answer)), ..Self::hot(bounds, now) }
+    }
+
+    pub(super) const fn is_pinned(&self) -> bool {
+        self.pinned
+    }
+
+    /// When a job last asked for it.
+    pub(super) fn used(&self) -> Instant {
+        self.used.get()
+    }
+
+    /// Workers that stand ready.
+    pub(super) fn len(&self) -> usize {
+        self.ready.borrow().len()
+    }
+
+    /// The same with the one that is being forked.
+    pub(super) fn len_soon(&self) -> usize {
+        self.len().saturating_add(usize::from(self.coming.get()))
+    }
+
+    /// Notes whether one more is being forked.
+    pub(super) fn expect(&self, coming: bool) {
+        self.coming.set(coming);
+    }
+
+    /// How many there are to be.
+    pub(super) fn target(&self, all: &Ready, now: Instant) -> usize {
+        all.bounded(&mut self.demand.borrow_mut(), now)
+    }
+
+    /// A worker for a job that comes now, if one stands ready.
+    pub(super) fn take(&self, now: Instant) -> Option<Worker> {
+        self.used.set(now);
+        let mut ready = self.ready.borrow_mut();
+        // One that died while idle, or said something unasked, is dropped here, which ends and buries it.
+        let worker = std::iter::from_fn(|| ready.pop_front()).find(Worker::is_quiet);
+        let mut demand = self.demand.borrow_mut();
+        demand.came(now);
+        if worker.is_none() {
+            demand.missed(now);
+        }
+        self.changed.notify_one();
+        worker
+    }
+
+    pub(super) fn put(&self, worker: Worker) {
+        self.ready.borrow_mut().push_back(worker);
+    }
+
+    /// Notes that a portion of workers is complete, which was begun at `since`.
+    pub(super) fn refilled(&self, since: Instant) {
+        self.demand.borrow_mut().refilled(since.elapsed());
+        self.answer(Ok(()));
+    }
+
+    /// Tells whoever waits for the first workers, once.
+    pub(super) fn answer(&self, result: Result<(), PoolError>) {
+        if let Some(answer) = self.answer.borrow_mut().take() {
+            // Who asked may have stopped waiting.
+            let _ = answer.send(result);
+        }
+    }
+
+    /// Gives up what died and what is too many, and has whoever fills it look again.
+    pub(super) fn resize(&self, all: &Ready, now: Instant) {
+        let target = self.target(all, now);
+        {
+            let mut ready = self.ready.borrow_mut();
+            ready.retain(|worker| !worker.is_gone());
+            ready.truncate(target);
+        }
+        self.changed.notify_one();
+    }
+
+    /// Gives all of it up.
+    pub(super) fn close(&self) {
+        self.given_up.notify_one();
+        self.ready.borrow_mut().clear();
+    }
+}

@@ -1,0 +1,213 @@
+//! Modules held ready from the start.
+//!
+//! Owns: reading, compiling and holding what the configuration lists, and what became of each.
+//! Never: decides whose a module is: the configuration does.
+//!
+//! Those that are required are held before the daemon is ready, one after the other; the others follow when it is. A
+//! template serves one user, so a module of several users is held once for each.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::artifact::{Artifact, Artifacts, Key, Module};
+use super::job::Caller;
+use super::pool::{HoldError, Holder, Pool};
+use crate::config::WarmUp;
+use crate::observe::Causes;
+
+/// Time the first workers of a module have once it is compiled, beside the time it may take to initialise itself.
+const HOLD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What a module is that is not tried yet.
+const COMING: &str = "coming";
+
+/// What a module is that is held.
+const READY: &str = "ready";
+
+/// Why a module is not held.
+#[derive(Debug, thiserror::Error)]
+pub enum WarmUpError {
+    /// Its file.
+    #[error("{path} cannot be read")]
+    Read {
+        /// Where it is.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Something else is there.
+    #[error("{path} is not a file")]
+    NotAFile {
+        /// Where it is.
+        path: PathBuf,
+    },
+    /// More than a module may have.
+    #[error("{path} has more than {max} bytes, see ceilings.module_bytes")]
+    TooLarge {
+        /// Where it is.
+        path: PathBuf,
+        /// The most, bytes.
+        max: u64,
+    },
+    /// It does not compile.
+    #[error("{path} does not compile: {why}")]
+    NotCompiled {
+        /// Where it is.
+        path: PathBuf,
+        /// The compiler's words.
+        why: String,
+    },
+    /// No template holds it, or not for this user.
+    #[error("{path} is not held for uid {uid}")]
+    NotHeld {
+        /// Where it is.
+        path: PathBuf,
+        /// The user.
+        uid: u32,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// It took too long.
+    #[error("{path} was not held for uid {uid} within {within:?}")]
+    Late {
+        /// Where it is.
+        path: PathBuf,
+        /// The user.
+        uid: u32,
+        /// How long it had.
+        within: Duration,
+    },
+}
+
+/// Everything that is to be held.
+pub(super) struct WarmUps {
+    listed: BTreeMap<String, WarmUp>,
+    states: RefCell<BTreeMap<String, String>>,
+    module_bytes_max: u64,
+    hold_timeout: Duration,
+}
+
+/// What makes and holds them.
+pub(super) struct Holding {
+    pub(super) pool: Rc<Pool>,
+    pub(super) artifacts: Rc<Artifacts<Rc<Pool>>>,
+}
+
+impl WarmUps {
+    pub(super) fn new(config: &crate::config::Config) -> Rc<Self> {
+        let listed = config.warm_up.clone();
+        let states = listed.keys().map(|name| (name.clone(), COMING.to_owned())).collect();
+        Rc::new(Self {
+            listed,
+            states: RefCell::new(states),
+            module_bytes_max: config.ceilings.module_bytes,
+            hold_timeout: HOLD_TIMEOUT.saturating_add(config.pool.initialise_time),
+        })
+    }
+
+    /// Names with what became of each: `coming`, `ready` or why it is not held.
+    pub(super) fn states(&self) -> Vec<(String, String)> {
+        self.states.borrow().iter().map(|(name, state)| (name.clone(), state.clone())).collect()
+    }
+
+    /// Says that none is held, and why.
+    pub(super) fn pass_over(&self, why: &str) {
+        for (name, state) in self.states.borrow_mut().iter_mut() {
+            tracing::warn!(name, "warm-up is passed over: {why}");
+            why.clone_into(state);
+        }
+    }
+
+    /// Holds those without which the daemon is not to start.
+    ///
+    /// # Errors
+    /// With the name of the first that cannot be held.
+    pub(super) async fn require(&self, holding: &Holding) -> Result<(), (String, WarmUpError)> {
+        for (name, warm_up) in self.listed.iter().filter(|(_, warm_up)| warm_up.required) {
+            self.hold(name, warm_up, holding).await.map_err(|error| (name.clone(), error))?;
+        }
+        Ok(())
+    }
+
+    /// Holds the others, one after the other. To be spawned.
+    pub(super) async fn follow(self: Rc<Self>, holding: Holding) {
+        for (name, warm_up) in self.listed.iter().filter(|(_, warm_up)| !warm_up.required) {
+            if let Err(error) = self.hold(name, warm_up, &holding).await {
+                tracing::warn!(name, error = %Causes(&error), "module is not held ready from the start");
+            }
+        }
+    }
+
+    async fn hold(&self, name: &str, warm_up: &WarmUp, holding: &Holding) -> Result<(), WarmUpError> {
+        let held = self.try_to_hold(warm_up, holding).await;
+        let state = held.as_ref().map_or_else(|error| Causes(error).to_string(), |()| READY.to_owned());
+        tracing::info!(name, state, "warm-up");
+        self.states.borrow_mut().insert(name.to_owned(), state);
+        held
+    }
+
+    async fn try_to_hold(&self, warm_up: &WarmUp, holding: &Holding) -> Result<(), WarmUpError> {
+        let path = &warm_up.module;
+        let module = Arc::new(Module::Bytes(read(path.clone(), self.module_bytes_max).await?));
+        let digest =
+            module.digest().await.map_err(|source| WarmUpError::Read { path: path.clone(), source })?;
+        let key = Key { digest, metered: false };
+        let own = Caller::own().uid;
+        let landed = holding.artifacts.get_ahead(key, module, own).await;
+        let artifact = landed.map_err(|outcome| WarmUpError::NotCompiled {
+            path: path.clone(),
+            why: outcome.message.clone().unwrap_or_else(|| super::serde_name(&outcome.verdict)),
+        })?;
+        let users = if warm_up.uids.is_empty() { vec![own] } else { warm_up.uids.iter().copied().collect() };
+        for uid in users {
+            self.hold_for(Holder { uid, key }, warm_up, &artifact, &holding.pool).await?;
+        }
+        Ok(())
+    }
+
+    async fn hold_for(
+        &self,
+        holder: Holder,
+        warm_up: &WarmUp,
+        artifact: &Rc<Artifact>,
+        pool: &Rc<Pool>,
+    ) -> Result<(), WarmUpError> {
+        let (path, uid, within) = (&warm_up.module, holder.uid, self.hold_timeout);
+        let held = pool.hold(holder, artifact, (warm_up.ready, warm_up.entry.clone()));
+        let held: Result<(), HoldError> =
+            timeout(within, held).await.map_err(|_| WarmUpError::Late { path: path.clone(), uid, within })?;
+        held.map_err(|source| WarmUpError::NotHeld { path: path.clone(), uid, source: Box::new(source) })
+    }
+}
+
+/// The bytes of a module's file, on a thread that may block.
+async fn read(path: PathBuf, bytes_max: u64) -> Result<Vec<u8>, WarmUpError> {
+    let at = path.clone();
+    let read = tokio::task::spawn_blocking(move || read_now(&at, bytes_max)).await;
+    read.unwrap_or_else(|lost| Err(WarmUpError::Read { path, source: std::io::Error::other(lost) }))
+}
+
+fn read_now(path: &Path, bytes_max: u64) -> Result<Vec<u8>, WarmUpError> {
+    let failed = |source| WarmUpError::Read { path: path.to_owned(), source };
+    // Looked at before it is opened: opening a FIFO would wait for a writer.
+    if !std::fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(WarmUpError::NotAFile { path: path.to_owned() });
+    }
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(failed)?;
+    file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(WarmUpError::TooLarge { path: path.to_owned(), max: bytes_max });
+    }
+    Ok(bytes)
+}

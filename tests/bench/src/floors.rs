@@ -1,0 +1,171 @@
+//! What the machine itself takes: nothing with a socket, a process or an instance in it can be faster.
+//!
+//! Owns: the echoes, the fork, the instantiation.
+//! Never: involves Stockade's daemon.
+
+use std::convert::Infallible;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+use stockade_sys::fork::{Newborn, sibling};
+use stockade_sys::prctl::exit_now;
+use stockade_sys::solo::SingleThreaded;
+use stockade_worker::engine::{EngineSettings, warm};
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, Linker, Module, PoolingAllocationConfig, Store};
+
+use crate::jobs::NOOP;
+use crate::load::{Effort, one_at_a_time};
+use crate::samples::Samples;
+
+/// Bytes of an echoed message, about those of a small job.
+pub const ECHO_BYTES: usize = 256;
+
+/// A message to a neighbour and back over Unix sockets; with two hops the neighbour asks one of its own first, as any
+/// daemon with a worker behind it must.
+///
+/// # Errors
+/// When there are no sockets or threads to be had.
+pub fn echo(effort: &Effort, hops: u32) -> io::Result<Samples> {
+    let (mut client, mut near) = UnixStream::pair()?;
+    let mut threads = Vec::new();
+    for _ in 1..hops {
+        let (onward, far) = UnixStream::pair()?;
+        threads.push(std::thread::spawn(move || pass_on(near, Some(onward))));
+        near = far;
+    }
+    threads.push(std::thread::spawn(move || pass_on(near, None)));
+    let mut buffer = [7; ECHO_BYTES];
+    let samples = one_at_a_time(effort, || {
+        client.write_all(&buffer)?;
+        client.read_exact(&mut buffer)
+    });
+    drop(client);
+    for thread in threads {
+        thread.join().map_err(|_| io::Error::other("an echo's thread panicked"))??;
+    }
+    samples
+}
+
+fn pass_on(mut from: UnixStream, mut onward: Option<UnixStream>) -> io::Result<()> {
+    let mut buffer = [0; ECHO_BYTES];
+    // A client that has what it wanted closes.
+    while from.read_exact(&mut buffer).is_ok() {
+        if let Some(next) = &mut onward {
+            next.write_all(&buffer)?;
+            next.read_exact(&mut buffer)?;
+        }
+        from.write_all(&buffer)?;
+    }
+    Ok(())
+}
+
+/// A fork, to the first byte from the child, of a small process or of one with warm engines.
+///
+/// # Errors
+/// When the process that forks could not be started, or failed.
+pub fn fork(effort: &Effort, engine: bool) -> io::Result<Samples> {
+    let rounds = effort.samples.min(1_000).to_string();
+    let found = Command::new(std::env::current_exe()?)
+        .args(["fork-parent", if engine { "engine" } else { "bare" }, &rounds])
+        .stdin(Stdio::null())
+        .output()?;
+    if !found.status.success() {
+        return Err(io::Error::other(format!("forking failed: {}", String::from_utf8_lossy(&found.stderr))));
+    }
+    let mut samples = Samples::default();
+    for line in String::from_utf8_lossy(&found.stdout).lines() {
+        samples.push(Duration::from_nanos(line.parse().map_err(io::Error::other)?));
+    }
+    Ok(samples)
+}
+
+/// The parent of what forks, and so of all its forks, which it reaps: [`stockade_sys::fork::sibling`] makes siblings.
+///
+/// # Errors
+/// When the one that forks failed.
+pub fn fork_parent(kind: &str, rounds: &str) -> io::Result<()> {
+    let child = Command::new(std::env::current_exe()?).args(["fork", kind, rounds]).spawn()?;
+    let forker = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
+    loop {
+        match waitpid(None, None) {
+            Ok(status) if status.pid() == Some(forker) => {
+                let well = matches!(status, nix::sys::wait::WaitStatus::Exited(_, 0));
+                return if well { Ok(()) } else { Err(io::Error::other(format!("{status:?}"))) };
+            }
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Forks, and prints how long each took, ns.
+///
+/// # Errors
+/// When it cannot fork.
+pub fn forks(kind: &str, rounds: usize) -> io::Result<()> {
+    let settings = EngineSettings { memory_bytes_max: 1 << 30, instances: 1 };
+    let engine = if kind == "engine" { Some(warm(&settings).map_err(io::Error::other)?) } else { None };
+    let solo = SingleThreaded::probe().map_err(io::Error::other)?;
+    let mut found = String::new();
+    for _ in 0..rounds {
+        let (mut reader, writer) = io::pipe()?;
+        let since = Instant::now();
+        sibling(&solo, None, |newborn| one_byte(newborn, &writer))?;
+        let mut byte = [0];
+        reader.read_exact(&mut byte)?;
+        found.push_str(&format!("{}\n", since.elapsed().as_nanos()));
+    }
+    drop(engine);
+    io::stdout().write_all(found.as_bytes())
+}
+
+fn one_byte(_newborn: Newborn, mut writer: &io::PipeWriter) -> Infallible {
+    exit_now(i32::from(writer.write_all(&[1]).is_err()))
+}
+
+/// A fresh instance of the no-op module, a call and its end, in a process that has the module: what WebAssembly alone
+/// takes, without any other wall. Instances come from a pool, memories are mapped copy-on-write.
+///
+/// # Errors
+/// When there can be no engine.
+pub fn instantiate(effort: &Effort) -> wasmtime::Result<Samples> {
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_core_instances(4).total_memories(4).total_tables(4);
+    let mut config = Config::new();
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool)).memory_init_cow(true);
+    let engine = Engine::new(&config)?;
+    let module = Module::new(&engine, NOOP)?;
+    let ready = Linker::<()>::new(&engine).instantiate_pre(&module)?;
+    let samples = one_at_a_time(effort, || {
+        let once = || -> wasmtime::Result<()> {
+            let mut store = Store::new(&engine, ());
+            ready
+                .instantiate(&mut store)?
+                .get_typed_func::<(), ()>(&mut store, "_start")?
+                .call(&mut store, ())
+        };
+        once().map_err(io::Error::other)
+    })?;
+    Ok(samples)
+}
+
+/// What executing a program takes that does nothing: `true`.
+///
+/// # Errors
+/// When it cannot be executed.
+pub fn execute(effort: &Effort, program: &Path, arguments: &[&str]) -> io::Result<Samples> {
+    one_at_a_time(effort, || {
+        let status = Command::new(program).args(arguments).stdin(Stdio::null()).status()?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(io::Error::other(format!("{}: {status}", program.display())))
+        }
+    })
+}
