@@ -34,6 +34,7 @@ mod readiness;
 mod run;
 mod start;
 mod streams;
+mod vitals;
 mod worker;
 mod zygote;
 
@@ -58,6 +59,7 @@ pub use self::in_process::InProcessError;
 pub use self::job::Caller;
 pub use self::job::outcome::{denied, refusal_code, syscall_name};
 pub use self::start::{FirstWorker, StartError, Startup};
+pub use self::vitals::{NoWorker, Vitals};
 
 use self::drive::{Executor, Payload};
 use self::job::Job;

@@ -11,6 +11,7 @@ mod template;
 mod templates;
 mod tenancy;
 mod tenants;
+mod trial;
 
 pub(crate) use self::compile::is_text;
 pub(crate) use self::template::TemplateError;
@@ -83,6 +84,7 @@ pub(crate) struct Pool {
     /// What the first worker had, and every later one must have.
     layers: RefCell<Vec<Layer>>,
     forks: Cell<u64>,
+    last_worker: Cell<Option<Instant>>,
     starts: Starts,
     templates: Templates,
     tenants: Tenants,
@@ -129,6 +131,7 @@ impl Pool {
             circuit: RefCell::new(circuit),
             layers: RefCell::default(),
             forks: Cell::new(0),
+            last_worker: Cell::new(None),
             starts: Starts::default(),
             templates: Templates::new(&config.pool),
             tenants: Tenants::new(),
@@ -306,7 +309,11 @@ impl Pool {
         {
             self.circuit.borrow_mut().failed(Instant::now());
         }
-        Ok(born?)
+        let worker = born?;
+        if !birth.with_module {
+            self.last_worker.set(Some(Instant::now()));
+        }
+        Ok(worker)
     }
 
     /// What the first worker had, every one must have.
