@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::artifact::{self, Artifact, Artifacts, Key};
+use super::artifact::{Artifact, Artifacts, Key, Module};
 use super::job::Caller;
 use super::pool::{HoldError, Holder, Pool};
 use crate::config::WarmUp;
@@ -158,8 +158,9 @@ impl WarmUps {
 
     async fn try_to_hold(&self, warm_up: &WarmUp, holding: &Holding) -> Result<(), WarmUpError> {
         let path = &warm_up.module;
-        let module = Arc::new(read(path.clone(), self.module_bytes_max).await?);
-        let key = Key { digest: artifact::digest(&module).await, metered: false };
+        let module = Arc::new(Module::Bytes(read(path.clone(), self.module_bytes_max).await?));
+        let unread = |source| WarmUpError::Read { path: path.clone(), source };
+        let key = Key { digest: module.digest().await.map_err(unread)?, metered: false };
         let own = Caller::own().uid;
         let landed = holding.artifacts.get_ahead(key, module, own).await;
         let artifact = landed.map_err(|outcome| WarmUpError::NotCompiled {

@@ -9,6 +9,7 @@
     reason = "a test that cannot go on says so by panicking, and nothing is exported"
 )]
 
+mod activated;
 mod environment;
 mod family;
 mod inherited;
@@ -16,3 +17,4 @@ mod killed;
 mod rig;
 mod stopped;
 mod terminal;
+mod watched;

@@ -224,7 +224,7 @@ impl<C: Compile + 'static> Artifacts<C> {
     }
 
     /// The artifact for `key` before any job wants it, compiled in `uid`'s turn when there is none.
-    pub(crate) async fn get_ahead(self: &Rc<Self>, key: Key, module: Arc<Vec<u8>>, uid: u32) -> Landed {
+    pub(crate) async fn get_ahead(self: &Rc<Self>, key: Key, module: Arc<Module>, uid: u32) -> Landed {
         if let Some(artifact) = self.memory.borrow_mut().get(key) {
             return Ok(artifact);
         }
