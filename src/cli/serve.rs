@@ -13,7 +13,9 @@ use super::output::Output;
 use super::signals::{InheritedSignalsError, begin_afresh};
 use super::{exit, socket};
 use crate::config::Config;
-use crate::daemon::{self, DaemonError, Listener, SignalError, SocketError, StopSignals};
+use crate::daemon::{
+    self, ActivationError, DaemonError, Listener, SignalError, SocketError, StopSignals, handed,
+};
 use crate::observe::{self, ObserveError};
 use crate::supervisor::{StartError, Startup};
 
@@ -31,6 +33,8 @@ enum ServeError {
     Runtime(#[source] std::io::Error),
     #[error(transparent)]
     Signals(#[from] SignalError),
+    #[error(transparent)]
+    Activation(#[from] ActivationError),
     #[error(transparent)]
     Socket(#[from] SocketError),
     #[error(transparent)]
@@ -61,11 +65,11 @@ fn try_serve(config: Config, socket_flag: Option<&Path>) -> Result<(), ServeErro
     begin_afresh()?;
     observe::to_stderr(&config.log)?;
     raise_open_files();
-    let path = socket::for_daemon(socket_flag, config.socket.as_deref());
     super::run::on_this_thread(async {
         let mut stop = StopSignals::listen()?;
         // Before the zygote: a second daemon is refused without having started anything.
-        let listener = Listener::bind(&path, config.clients.socket_mode)?;
+        let listener = listen(&config, socket_flag)?;
+        let path = listener.path().to_owned();
         let clients = config.clients.clone();
         let startup = Startup { own_files: listener.files(), ..Startup::new(config) };
         let supervisor = startup.start().await?;
@@ -78,4 +82,15 @@ fn try_serve(config: Config, socket_flag: Option<&Path>) -> Result<(), ServeErro
         Ok(())
     })
     .map_err(ServeError::Runtime)?
+}
+
+/// On the socket this process was started with, else on one of its own.
+fn listen(config: &Config, socket_flag: Option<&Path>) -> Result<Listener, ServeError> {
+    let configured = socket_flag.or(config.socket.as_deref());
+    if let Some(listener) = Listener::among(handed()?, configured)? {
+        tracing::info!(socket = %listener.path().display(), "serving on the socket this was started with");
+        return Ok(listener);
+    }
+    let path = socket::for_daemon(socket_flag, config.socket.as_deref());
+    Ok(Listener::bind(&path, config.clients.socket_mode)?)
 }

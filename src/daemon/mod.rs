@@ -8,6 +8,7 @@
 //!                        └────────────── stop again: jobs are ended now ───────────────────────▲
 //! ```
 
+mod activation;
 mod brought;
 mod census;
 mod connection;
@@ -30,6 +31,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+pub use self::activation::{ActivationError, Handed, handed};
 pub use self::jobs::{FollowLogs, Jobs};
 pub use self::signals::{SignalError, StopSignals};
 pub use self::socket::{Listener, SocketError};
@@ -63,7 +65,8 @@ pub enum DaemonError {
 
 /// Serves clients until `stop` resolves for the first time, then drains: no new connection or job, running
 /// jobs have `limits.drain_timeout` to end, and clients get their results. When `stop` resolves again jobs
-/// are ended at once. The socket is gone from the file system when draining begins, its lock when this returns.
+/// are ended at once. A socket that was made here is gone from the file system when draining begins, its lock when
+/// this returns; one that was handed to this process is only let go of.
 ///
 /// To be called on a [`tokio::runtime::LocalRuntime`] or within a [`tokio::task::LocalSet`].
 ///

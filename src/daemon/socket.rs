@@ -1,4 +1,4 @@
-//! The daemon's socket in the file system.
+//! The daemon's socket, made in the file system or handed to it.
 //!
 //! Owns: the socket's path, its permissions, and the lock that keeps a second daemon away.
 //! Never: removes what is not a dead socket, follows a symbolic link, accepts a connection.
@@ -75,17 +75,19 @@ pub enum SocketError {
     },
 }
 
-/// A socket that is listened on, and the right to do so. Dropping it removes the socket if it is still ours.
+/// A socket that is listened on, and the right to do so.
 #[derive(Debug)]
 pub struct Listener {
     socket: UnixListener,
-    file: SocketFile,
-    lock: Lock,
+    path: PathBuf,
+    /// What is in the file system because of us. Nothing, of a socket that was handed to this process: who made it
+    /// sees to its name, and to it that no two daemons have it.
+    ours: Option<(SocketFile, Lock)>,
 }
 
 /// The socket in the file system; removed when dropped, if it is still the same one.
 #[derive(Debug)]
-struct SocketFile {
+pub(super) struct SocketFile {
     path: PathBuf,
     device: u64,
     inode: u64,
@@ -123,25 +125,32 @@ impl Listener {
             source,
         })?;
         socket::listen(&socket, Backlog::MAXCONN).map_err(failed("listen on"))?;
-        Ok(Self { socket: UnixListener::from(socket), file, lock })
+        Ok(Self { socket: UnixListener::from(socket), path: path.into(), ours: Some((file, lock)) })
+    }
+
+    /// One that this process was started with, and that is listened on at `path` already.
+    pub(super) const fn handed(socket: UnixListener, path: PathBuf) -> Self {
+        Self { socket, path, ours: None }
     }
 
     /// Where clients find it.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.file.path
+        &self.path
     }
 
     /// The socket and its lock in the file system.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
-        vec![self.file.path.clone(), self.lock.path.clone()]
+        let lock = self.ours.as_ref().map(|(_, lock)| lock.path.clone());
+        std::iter::once(self.path.clone()).chain(lock).collect()
     }
 
     /// The listening socket and its name in the file system, to be let go of first, and the lock, to be kept
-    /// until the daemon is over.
-    pub(super) fn into_parts(self) -> (UnixListener, impl Drop, Lock) {
-        (self.socket, self.file, self.lock)
+    /// until the daemon is over. No name and no lock where neither is ours.
+    pub(super) fn into_parts(self) -> (UnixListener, Option<SocketFile>, Option<Lock>) {
+        let (file, lock) = self.ours.unzip();
+        (self.socket, file, lock)
     }
 }
 

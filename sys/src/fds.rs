@@ -1,6 +1,6 @@
 //! The table of open descriptors as a whole.
 //!
-//! Owns: settling descriptors at fixed numbers, closing all others, listing what is open.
+//! Owns: settling descriptors at fixed numbers, taking over inherited ones, closing all others, listing what is open.
 //! Never: opens anything.
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
@@ -36,6 +36,14 @@ pub enum FdsError {
         /// The number.
         number: RawFd,
     },
+    /// The process was not started with this descriptor.
+    #[error("descriptor {number} was not inherited: it is {what}")]
+    NotInherited {
+        /// The number.
+        number: RawFd,
+        /// What it is instead.
+        what: &'static str,
+    },
 }
 
 /// Puts `wanted[i]` at number `i` for every `i`, leaves the next `kept` numbers as they are, closes every other
@@ -69,6 +77,34 @@ pub fn settle(
     }
     close_from(first_free + RawFd::from(kept))?;
     Ok((newborn, settled))
+}
+
+/// Takes over the descriptor that whoever executed this program left open for it at `number`, and has it closed when
+/// anything else is executed.
+///
+/// Nothing has to be believed about `number`: a descriptor that came through `execve` cannot be close-on-exec, and one
+/// that this program opened always is (the standard library, `nix` and Tokio see to it), as is one taken over before.
+///
+/// # Errors
+/// When it is not open, is one of the standard three, or is this program's own. It is left as it is then.
+pub fn take_inherited(number: RawFd) -> Result<OwnedFd, FdsError> {
+    if number <= libc::STDERR_FILENO {
+        return Err(FdsError::NotInherited { number, what: "a standard one" });
+    }
+    // SAFETY: F_GETFD reads a flag of a descriptor number, open or not, and touches no memory of ours.
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    if flags < 0 {
+        return Err(FdsError::NotInherited { number, what: "not open" });
+    }
+    if flags & libc::FD_CLOEXEC != 0 {
+        return Err(FdsError::NotInherited { number, what: "this program's own" });
+    }
+    // SAFETY: F_SETFD sets a flag of an open descriptor and touches no memory of ours.
+    let set = unsafe { libc::fcntl(number, libc::F_SETFD, flags | libc::FD_CLOEXEC) };
+    Errno::result(set).map_err(|errno| FdsError::Move { number, errno })?;
+    // SAFETY: `from_raw_fd` wants an open descriptor that nobody else owns: it is open, and was not close-on-exec, so
+    // that it was inherited and has no owner in this program, nor was it taken over before.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 fn duplicate_above(raw: RawFd, floor: RawFd) -> Result<RawFd, FdsError> {
@@ -126,4 +162,24 @@ fn is_open(fd: u32) -> bool {
     let Ok(fd) = RawFd::try_from(fd) else { return false };
     // SAFETY: F_GETFD reads a flag of a descriptor number, open or not, and touches no memory of ours.
     unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn descriptor_that_was_not_inherited_is_not_taken() {
+        let own = File::open("/dev/null").unwrap();
+        for (number, says) in
+            [(0, "standard"), (own.as_raw_fd(), "own"), (1 << 20, "not open"), (-1, "standard")]
+        {
+            let refused = take_inherited(number).unwrap_err().to_string();
+            assert!(refused.contains(says), "{number}: {refused}");
+        }
+        assert!(own.metadata().is_ok());
+    }
 }

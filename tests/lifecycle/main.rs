@@ -9,6 +9,7 @@
     reason = "a test that cannot go on says so by panicking, and nothing is exported"
 )]
 
+mod activated;
 mod environment;
 mod family;
 mod inherited;

@@ -1,6 +1,7 @@
 //! Daemons and single runs of the executable under test.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -46,6 +47,16 @@ pub fn stockade_by_env(options: &[&str], directory: &TempDir) -> Command {
     in_place(command, directory)
 }
 
+/// The same, started with `fd` as descriptor 3 and these words in the environment, in which `$$` is its process id.
+pub fn stockade_handed(fd: OwnedFd, environment: &str, directory: &TempDir) -> Command {
+    let mut command = Command::new("/bin/sh");
+    let script = format!(r#"{environment} exec "$0" "$@" 3<&0 </dev/null"#);
+    command.arg("-c").arg(script).arg(env!("CARGO_BIN_EXE_stockade"));
+    command = in_place(command, directory);
+    command.stdin(fd);
+    command
+}
+
 fn in_place(mut command: Command, directory: &TempDir) -> Command {
     command
         .env_clear()
@@ -84,6 +95,12 @@ impl Daemon {
         let directory = TempDir::new().unwrap();
         let command = stockade_by_env(options, &directory);
         Self::started(command, directory, settings)
+    }
+
+    /// One that is handed what listens on its socket.
+    pub fn start_handed(fd: OwnedFd, directory: TempDir) -> Self {
+        let command = stockade_handed(fd, "LISTEN_PID=$$ LISTEN_FDS=1", &directory);
+        Self::started(command, directory, &[])
     }
 
     fn started(mut command: Command, directory: TempDir, settings: &[(&str, &str)]) -> Self {
