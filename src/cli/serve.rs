@@ -14,7 +14,8 @@ use super::signals::{InheritedSignalsError, begin_afresh};
 use super::{exit, socket};
 use crate::config::Config;
 use crate::daemon::{
-    self, ActivationError, DaemonError, Listener, SignalError, SocketError, StopSignals, handed,
+    self, ActivationError, DaemonError, Listener, ServiceManager, SignalError, SocketError, StopSignals,
+    handed,
 };
 use crate::observe::{self, ObserveError};
 use crate::supervisor::{StartError, Startup};
@@ -74,7 +75,17 @@ fn try_serve(config: Config, socket_flag: Option<&Path>) -> Result<(), ServeErro
         let startup = Startup { own_files: listener.files(), ..Startup::new(config) };
         let supervisor = startup.start().await?;
         tracing::info!(socket = %path.display(), "ready");
-        daemon::serve(supervisor.clone(), listener, &clients, async || stop.next().await).await?;
+        let manager = ServiceManager::of_this_process();
+        manager.ready(&path);
+        if let Some(watchdog) = manager.watchdog() {
+            // To the end of this process: it is watched while it drains, too.
+            tokio::task::spawn_local(daemon::watch(supervisor.clone(), manager, watchdog));
+        }
+        let told_to_stop = async || {
+            stop.next().await;
+            manager.stopping();
+        };
+        daemon::serve(supervisor.clone(), listener, &clients, told_to_stop).await?;
         if timeout(END_TIMEOUT, supervisor.end()).await.is_err() {
             tracing::error!("workers did not end in time; they go with this process");
         }

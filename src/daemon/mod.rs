@@ -14,9 +14,11 @@ mod census;
 mod connection;
 mod inbound;
 mod jobs;
+mod notify;
 mod outbound;
 mod signals;
 mod socket;
+mod watchdog;
 
 use std::cell::RefCell;
 use std::io;
@@ -33,8 +35,10 @@ use tokio::time::{sleep, timeout};
 
 pub use self::activation::{ActivationError, Handed, handed};
 pub use self::jobs::{FollowLogs, Jobs};
+pub use self::notify::ServiceManager;
 pub use self::signals::{SignalError, StopSignals};
 pub use self::socket::{Listener, SocketError};
+pub use self::watchdog::watch;
 
 use self::census::Census;
 use self::connection::{Shared, attend};

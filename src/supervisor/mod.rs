@@ -36,6 +36,7 @@ mod readiness;
 mod run;
 mod start;
 mod streams;
+mod vitals;
 mod warm_up;
 mod worker;
 mod zygote;
@@ -64,6 +65,7 @@ pub use self::job::Caller;
 pub use self::job::outcome::{denied, refusal_code, syscall_name};
 pub use self::pressure::{NoPressure, choose as choose_pressure_file};
 pub use self::start::{FirstWorker, StartError, Startup};
+pub use self::vitals::{NoWorker, Vitals};
 pub use self::warm_up::WarmUpError;
 
 use self::beside::{Source, Weight};

@@ -17,3 +17,4 @@ mod killed;
 mod rig;
 mod stopped;
 mod terminal;
+mod watched;

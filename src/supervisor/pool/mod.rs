@@ -17,6 +17,7 @@ mod template;
 mod templates;
 mod tenancy;
 mod tenants;
+mod trial;
 
 pub(crate) use self::template::TemplateError;
 pub(crate) use self::templates::{HoldError, Holder};
@@ -88,6 +89,7 @@ pub(crate) struct Pool {
     /// What the first worker had, and every later one must have.
     layers: RefCell<Vec<Layer>>,
     forks: Cell<u64>,
+    last_worker: Cell<Option<Instant>>,
     starts: Starts,
     templates: Templates,
     pressure: Rc<Pressure>,
@@ -133,6 +135,7 @@ impl Pool {
             circuit: RefCell::new(circuit),
             layers: RefCell::default(),
             forks: Cell::new(0),
+            last_worker: Cell::new(None),
             starts: Starts::default(),
             templates: Templates::new(&config.pool),
             pressure: Pressure::of(&config.pressure, tree.as_ref().map(Tree::directory)),
@@ -295,7 +298,11 @@ impl Pool {
         {
             self.circuit.borrow_mut().failed(Instant::now());
         }
-        Ok(born?)
+        let worker = born?;
+        if !birth.with_module {
+            self.last_worker.set(Some(Instant::now()));
+        }
+        Ok(worker)
     }
 
     /// What the first worker had, every one must have.
