@@ -89,6 +89,9 @@ pub enum Command {
     Config(ConfigCommand),
     /// Print completions for a shell
     Completions(CompletionsArgs),
+    /// Write the manual pages into a directory, for a package
+    #[command(hide = true)]
+    Manual(ManualArgs),
 }
 
 /// What to do with the configuration.
@@ -130,6 +133,13 @@ pub struct CancelArgs {
 pub struct CompletionsArgs {
     /// The shell
     pub shell: clap_complete::Shell,
+}
+
+/// Flags of `manual`.
+#[derive(Debug, Clone, Args)]
+pub struct ManualArgs {
+    /// The directory; made if it is not there
+    pub directory: PathBuf,
 }
 
 /// Flags of `run`.

@@ -14,11 +14,19 @@ use super::output::Output;
 #[must_use]
 pub fn completions(shell: Shell) -> Output {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "stockade", &mut script);
+    clap_complete::generate(shell, &mut shown(), "stockade", &mut script);
     match String::from_utf8(script) {
         Ok(script) => Output::answer(script),
         Err(error) => Output::error(&error, exit::OWN_FAILURE),
     }
+}
+
+/// The command line without what is hidden, which `clap_complete` would offer.
+fn shown() -> clap::Command {
+    let all = Cli::command();
+    let commands = all.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
+    let shown = clap::Command::new("stockade").version(env!("CARGO_PKG_VERSION")).propagate_version(true);
+    shown.args(all.get_arguments().cloned()).subcommands(commands)
 }
 
 #[cfg(test)]
@@ -28,13 +36,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn completions_of_every_shell_know_the_flags_and_not_the_zygote() {
+    fn completions_of_every_shell_know_the_flags_and_nothing_that_is_hidden() {
         for shell in Shell::value_variants() {
             let script = completions(*shell).stdout;
             for word in ["log-buffer", "isolation", "completions", "doctor"] {
                 assert!(script.contains(word), "{shell}: {word}");
             }
-            assert!(!script.contains("zygote"), "{shell}");
+            assert!(!script.contains("zygote") && !script.contains("manual"), "{shell}");
         }
     }
 }

@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use super::args::{Cli, Command, ConfigCommand};
 use super::output::Output;
 use super::{
-    Colour, cancel, completions, config_check, doctor, exit, explain_report, logs, ps, run, serve, socket,
-    stats, submit,
+    Colour, cancel, completions, config_check, doctor, exit, explain_report, logs, manual, ps, run, serve,
+    socket, stats, submit,
 };
 use crate::config::{Config, ConfigError};
 use crate::supervisor::Startup;
@@ -55,6 +55,7 @@ fn dispatch(cli: Cli) -> ExitCode {
             explain_report(&job, &config, Colour::of(&std::io::stdout())).print()
         }),
         Command::Completions(args) => completions::completions(args.shell).print(),
+        Command::Manual(args) => manual::manual(&args.directory).print(),
     }
 }
 

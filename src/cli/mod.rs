@@ -16,6 +16,7 @@ pub mod grant;
 mod job_args;
 mod logs;
 mod main;
+pub mod manual;
 pub mod module_kind;
 pub mod output;
 mod parse;

@@ -6,6 +6,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::error::{ConfigError, FileRole, Origin};
@@ -128,6 +129,10 @@ pub(super) fn read(path: &Path, role: FileRole) -> Result<String, ConfigError> {
 /// Where `cache.directory = "auto"` is; `None` when nothing says where a cache could be.
 fn automatic_cache(variables: &[(OsString, OsString)], root: bool) -> Option<PathBuf> {
     let base = |name: &str| variable(variables, name).map(PathBuf::from).filter(|path| path.is_absolute());
+    // What a service manager made for this process and nobody else (CacheDirectory=); a list is not meant for us.
+    if let Some(cache) = base("CACHE_DIRECTORY").filter(|path| !path.as_os_str().as_bytes().contains(&b':')) {
+        return Some(cache);
+    }
     if let Some(cache) = base("XDG_CACHE_HOME") {
         return Some(cache.join("stockade"));
     }
@@ -160,5 +165,9 @@ mod tests {
         assert_eq!(at(&[("HOME", "/root")], true), Some("/var/cache/stockade".into()));
         assert_eq!(at(&[("HOME", "relative"), ("XDG_CACHE_HOME", "")], false), None);
         assert_eq!(at(&[], false), None);
+        let unit = [("CACHE_DIRECTORY", "/var/cache/a"), ("HOME", "/home/a"), ("XDG_CACHE_HOME", "/c")];
+        assert_eq!(at(&unit, false), Some("/var/cache/a".into()));
+        let several = [("CACHE_DIRECTORY", "/var/cache/a:/var/cache/b"), ("HOME", "/home/a")];
+        assert_eq!(at(&several, false), Some("/home/a/.cache/stockade".into()));
     }
 }

@@ -8,6 +8,7 @@
 //! and `config check` all follow from that description.
 
 mod build;
+mod describe;
 mod error;
 mod layers;
 mod limits;
@@ -27,6 +28,7 @@ use std::time::Duration;
 use stockade_wire::job::Layer;
 use stockade_wire::zygote::NamespacePolicy;
 
+pub use describe::{Described, settings};
 pub use error::{ConfigError, FileRole, Origin};
 pub use limits::{LimitError, effective_limits};
 pub use load::{Effective, Inspection, inspect};
