@@ -1,5 +1,5 @@
 #!/bin/bash
-# checks-package.sh: in the virtual machine, from checks.sh: the Debian package as a person uses it. Installed with apt,
+# checks-package.sh: in the virtual machine, from checks.sh: the Debian package as a person uses it. Installed,
 # the service as it ships, a job by a user of the group, the watchdog, an upgrade under load, removal, purge.
 # Prints lines as checks.sh does. Takes packages/first.deb and packages/second.deb.
 set -u
@@ -23,7 +23,7 @@ as() { setpriv --reuid "$1" --regid "$1" --init-groups timeout "$limit_s" "${@:2
 rm -rf /run/systemd/system/stockade.service /run/systemd/system/stockade.service.d /run/stockade
 systemctl daemon-reload
 
-timeout "$limit_s" apt-get install -y -q --no-install-recommends ./packages/first.deb >/tmp/p.install 2>&1
+timeout "$limit_s" dpkg -i packages/first.deb >/tmp/p.install 2>&1
 status=$?
 [ "$status" = 0 ] && systemctl is-active stockade.socket stockade.service >>/tmp/p.install 2>&1
 status=$?
@@ -38,7 +38,7 @@ as member stockade submit --json guests/hello.wat >/tmp/p.job 2>&1
 status=$?
 journal /tmp/p.job
 for wall in '"verdict":"completed"' 'hello from the jail' '"cgroup":["memory","pids","cpu"]' '"seccomp":"kill"' \
-    '"namespaces":["user","net","ipc","uts"]' '"no_new_privs":true' '"missing":[]' "\"tenant\":\"uid:$(id -u member)\""; do
+    '"namespaces":["net","ipc","uts","user"]' '"no_new_privs":true' '"missing":[]' "\"tenant\":\"uid:$(id -u member)\""; do
     grep -qF "$wall" /tmp/p.job || { echo "without: $wall" >>/tmp/p.job; status=1; }
 done
 say member-of-the-group-runs-a-job-behind-every-wall "$status" /tmp/p.job
@@ -53,8 +53,9 @@ pid=$(service MainPID)
 [ "$(stat -c %U "/proc/$pid")" = stockade ] && grep -q '^CapBnd:[[:space:]]*0*$' "/proc/$pid/status" &&
     grep -q '^NoNewPrivs:[[:space:]]*1$' "/proc/$pid/status" && grep -q '/stockade.service/supervisor$' "/proc/$pid/cgroup"
 say daemon-has-no-privilege-at-all $? "/proc/$pid/status"
-[ "$(stat -c '%U:%G %a' /var/cache/stockade)" = 'stockade:stockade 700' ] && ls /var/cache/stockade | grep -q .
-say cache-is-the-daemons-alone $? <(ls -ld /var/cache/stockade; ls -l /var/cache/stockade)
+ls -la /var/cache/stockade >/tmp/p.cache
+[ "$(stat -c '%U:%G %a' /var/cache/stockade)" = 'stockade:stockade 700' ] && [ -n "$(ls -A /var/cache/stockade)" ]
+say cache-is-the-daemons-alone $? /tmp/p.cache
 unit=/usr/lib/systemd/system/stockade.service
 systemd-analyze security --no-pager --offline=true --threshold=16 "$unit" >/tmp/p.security 2>&1
 status=$?
@@ -63,9 +64,7 @@ say exposure-of-the-unit-is-at-most-1.6 "$status" /tmp/p.security
 systemd-analyze verify --man=no "$unit" "${unit%.service}.socket" >/tmp/p.verify 2>&1 && ! grep -q stockade /tmp/p.verify
 say units-are-what-systemd-reads $? /tmp/p.verify
 # What the tests outside take the filter's sets for, and what they are here.
-for set in $(sed -n 's/^\(@[a-z-]*\)$/\1/p' syscall-sets.txt); do
-    { echo "$set"; systemd-analyze syscall-filter "$set" | grep -v '^ *#' | sed 1d; } 2>/dev/null
-done >/tmp/p.sets.here
+systemd-analyze syscall-filter $(grep '^@' syscall-sets.txt) 2>/dev/null | grep -v '^ *#\|^$' >/tmp/p.sets.here
 diff <(grep -v '^#' syscall-sets.txt) /tmp/p.sets.here >/tmp/p.sets 2>&1
 say system-call-sets-are-those-of-the-tests $? /tmp/p.sets
 
@@ -125,12 +124,12 @@ say zygote-that-stands-still-has-the-daemon-replaced "$status" /tmp/p.again
 rm -r /run/systemd/system/stockade.service.d
 systemctl daemon-reload
 
-timeout "$limit_s" apt-get remove -y -q stockade >/tmp/p.remove 2>&1
+timeout "$limit_s" dpkg --remove stockade >/tmp/p.remove 2>&1
 status=$?
 [ "$status" = 0 ] && ! systemctl --quiet is-active stockade.service && ! systemctl --quiet is-active stockade.socket &&
     ! [ -e /run/stockade/stockade.sock ] && [ -e /etc/stockade/stockade.toml ] && ! [ -e /usr/bin/stockade ]
 say removal-stops-it-and-keeps-the-configuration $? /tmp/p.remove
-timeout "$limit_s" apt-get purge -y -q stockade >/tmp/p.purge 2>&1
+timeout "$limit_s" dpkg --purge stockade >/tmp/p.purge 2>&1
 status=$?
 userdel member
 userdel outsider
