@@ -261,11 +261,9 @@ fn manual_pages_and_completions_know_what_help_does() {
 
 /// Builds the package as its script does; `None` where that cannot be.
 fn package(output: &TempDir) -> Option<PathBuf> {
-    for tool in ["dpkg-deb", "strip"] {
-        if Command::new(tool).arg("--version").output().is_err() {
-            println!("not run: {tool}, to build a package");
-            return None;
-        }
+    if ["dpkg-deb", "strip"].iter().any(|tool| Command::new(tool).arg("--version").output().is_err()) {
+        println!("not run: dpkg-deb and strip");
+        return None;
     }
     let built = Command::new(in_tree("packaging/deb/build"))
         .args(["--binary", env!("CARGO_BIN_EXE_stockade"), "--output"])

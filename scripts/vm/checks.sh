@@ -121,11 +121,11 @@ check landlock-abi-required says 'landlock' stockade "${job[@]}" \
 no_leftovers() { ! find /sys/fs/cgroup -name 'worker-*' | grep . && ! ls -l /proc/[0-9]*/exe 2>/dev/null | grep /job/stockade; }
 check no-leaf-and-no-process-left no_leftovers
 
-# --- the daemon, hardened and without privilege
+# --- the daemon, hardened and without privilege; then as the package installs it
 while read -r line; do
     echo "$line"
     case $line in ok*) passed=$((passed + 1)) ;; FAIL*) failed=$((failed + 1)) ;; esac
-done < <(./checks-unprivileged.sh 2>&1)
+done < <(./checks-unprivileged.sh 2>&1; ./checks-package.sh 2>&1)
 
 result
 [ "$failed" = 0 ]
