@@ -91,7 +91,9 @@ fn tenant(daemon: &Daemon, client: &mut Connection, noop: &Submission, echo: &Sa
         let cpu = cpu_us(pid);
         let per_second = throughput(&daemon.socket, &noop, clients, rounds);
         let own = (cpu_us(pid) - cpu) / rounds as f64;
-        println!("no-op jobs, tenant, {clients:>2} clients          {per_second:>8.0} /s  {own:>5.1} µs of the supervisor");
+        println!(
+            "no-op jobs, tenant, {clients:>2} clients          {per_second:>8.0} /s  {own:>5.1} µs of the supervisor"
+        );
     }
 }
 
@@ -306,6 +308,8 @@ impl Daemon {
             .env("STOCKADE_SOCKET", &socket)
             .env("STOCKADE_CACHE_DIRECTORY", directory.path().join("cache"))
             .env("STOCKADE_LOG_FILTER", "warn")
+            // Those of one user are fewer by default than there are clients here.
+            .env("STOCKADE_CLIENTS_CONNECTIONS_PER_UID_MAX", "128")
             .stdin(Stdio::null())
             .spawn()
             .unwrap();

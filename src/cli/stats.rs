@@ -105,7 +105,10 @@ fn table(statistics: &Statistics) -> String {
     );
     let (prepared, warm, cold) = (statistics.starts_prepared, statistics.starts_warm, statistics.starts_cold);
     line("starts", format!("{prepared} with the module there, {warm} warm, {cold} cold"));
-    line("tenants", format!("{} workers, {} jobs in a used one", statistics.tenant_workers, statistics.starts_reused));
+    line(
+        "tenants",
+        format!("{} workers, {} jobs in a used one", statistics.tenant_workers, statistics.starts_reused),
+    );
     line("zygote", format!("started {} times", statistics.zygote_starts));
     line(
         "modules",

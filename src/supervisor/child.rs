@@ -53,7 +53,13 @@ impl Child {
         // own: it is ours, and not reaped.
         let pidfd = watch(pidfd).inspect_err(|_| end_by_pid(pid))?;
         graveyard.unreaped.borrow_mut().insert(pid);
-        Ok(Self { pid, pidfd: Some(pidfd), leaf, cpu_clock: Cell::new(None), graveyard: Rc::clone(graveyard) })
+        Ok(Self {
+            pid,
+            pidfd: Some(pidfd),
+            leaf,
+            cpu_clock: Cell::new(None),
+            graveyard: Rc::clone(graveyard),
+        })
     }
 
     /// Its process id.

@@ -166,15 +166,25 @@ pub(crate) async fn follow(worker: &mut Worker, job: &Job, rules: StopRules, sta
     };
     let told = match rung {
         Rung::Gone { after } => after,
-        Rung::Running { .. }
-        | Rung::EpochDue { .. }
-        | Rung::TermSent { .. }
-        | Rung::KillSent { .. } => None,
+        Rung::Running { .. } | Rung::EpochDue { .. } | Rung::TermSent { .. } | Rung::KillSent { .. } => None,
         Rung::Leaving { after, .. } => after,
     };
     let undisturbed = told.is_none() && replies.broken.is_none() && !output_cut;
     let stays = drained && undisturbed;
-    RunEnd { ended, lives: ending == Watched::Replied, stays, cpu, leaf, told, replies, output_cut, order_unread, started, replied, exited }
+    RunEnd {
+        ended,
+        lives: ending == Watched::Replied,
+        stays,
+        cpu,
+        leaf,
+        told,
+        replies,
+        output_cut,
+        order_unread,
+        started,
+        replied,
+        exited,
+    }
 }
 
 /// Why a run is not watched any more.

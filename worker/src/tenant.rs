@@ -105,14 +105,15 @@ fn settle(
 
 fn next(link: Link, orders: &mut Orders) -> (RunOrder, Option<OwnedFd>) {
     match orders.take(link) {
-        (ToWorker::Run(order), given) if given.is_empty() && order.limits.input_bytes == Some(0) => (order, None),
+        (ToWorker::Run(order), given) if given.is_empty() && order.limits.input_bytes == Some(0) => {
+            (order, None)
+        }
         (ToWorker::Run(order), given) => {
             let [input] = exactly(given);
             (order, Some(input))
         }
-        (
-            ToWorker::RunAndStay(_) | ToWorker::Compile(_) | ToWorker::Prepare | ToWorker::Fork { .. },
-            _,
-        ) => exit_now(ORDER_STATUS),
+        (ToWorker::RunAndStay(_) | ToWorker::Compile(_) | ToWorker::Prepare | ToWorker::Fork { .. }, _) => {
+            exit_now(ORDER_STATUS)
+        }
     }
 }

@@ -259,7 +259,8 @@ fn check_exempt(solo: &SingleThreaded, stack: &[Policy], number: u32) {
 }
 
 fn check_doors(solo: &SingleThreaded, name: &str, stack: &[Policy], tally: &mut Tally) {
-    let sealed_without_files = matches!(stack.last(), Some(Policy::Run | Policy::ForkedRun | Policy::TenantRun));
+    let sealed_without_files =
+        matches!(stack.last(), Some(Policy::Run | Policy::ForkedRun | Policy::TenantRun));
     let doors = match name {
         // It forks and answers.
         "zygote" => Vec::new(),

@@ -241,12 +241,7 @@ pub fn execute(loaded: Loaded, confinement: Confinement, stdio: Stdio, order: &R
     run(loaded, interruption, (stdio, grants), order)
 }
 
-fn run(
-    loaded: Loaded,
-    interruption: Interruption,
-    given: (Stdio, Grants),
-    order: &RunOrder,
-) -> RunReport {
+fn run(loaded: Loaded, interruption: Interruption, given: (Stdio, Grants), order: &RunOrder) -> RunReport {
     let mut report = RunReport {
         ending: Ending::Interrupted,
         fuel: None,

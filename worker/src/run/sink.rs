@@ -13,9 +13,9 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use stockade_wire::limits::RETURNED_BYTES_MAX;
 use tokio::io::AsyncWrite;
+use wasmtime_wasi::async_trait;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
-use wasmtime_wasi::async_trait;
 
 /// Most bytes a guest hands over in one write.
 const WRITE_BYTES: usize = 64 << 10;

@@ -94,7 +94,8 @@ impl Tenant {
     /// Its descriptors, by number.
     fn fds(&self) -> Vec<u32> {
         let entries = std::fs::read_dir(format!("/proc/{}/fd", self.worker.pid)).unwrap();
-        let name = |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+        let name =
+            |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
         let mut numbers: Vec<u32> = entries.map(|entry| name(entry).parse().unwrap()).collect();
         numbers.sort_unstable();
         numbers
@@ -390,7 +391,9 @@ fn worker_that_stays_takes_no_order_with_other_limits_or_of_another_kind() {
         let ending = tenant.run(&RunOrder { limits, ..rounds(1, Duration::from_secs(60)) }).ending;
         assert!(matches!(ending, Ending::SetupFailed(_)), "{ending:?}");
     }
-    for again in [ToWorker::RunAndStay(run_order(None)), ToWorker::Prepare, ToWorker::Fork { into_leaf: false }] {
+    for again in
+        [ToWorker::RunAndStay(run_order(None)), ToWorker::Prepare, ToWorker::Fork { into_leaf: false }]
+    {
         let mut tenant = Tenant::of(&rig, ROUNDS);
         assert_eq!(tenant.run(&rounds(1, Duration::from_secs(60))).ending, Ending::Exited(0));
         tenant.worker.order(&again, &[tenant.artifact.as_fd(), tenant.artifact.as_fd()]);

@@ -247,7 +247,11 @@ fn deadline_of_one_job_does_not_end_the_next() {
             assert_eq!(result.outcome.verdict, Verdict::Completed, "{:?}", result.outcome);
             let (reused, result) = reused(&rig, limited(job("slow"), PATIENCE, Duration::ZERO)).await;
             assert_eq!(result.outcome.verdict, Verdict::Completed, "{:?}", result.outcome);
-            assert!(reused && Duration::from_micros(result.bill.run_us.unwrap()) > timeout, "{:?}", result.bill);
+            assert!(
+                reused && Duration::from_micros(result.bill.run_us.unwrap()) > timeout,
+                "{:?}",
+                result.bill
+            );
         }
         rig.end().await;
     });
@@ -289,7 +293,9 @@ fn users_tenant_workers_are_bounded_and_idle_ones_give_way() {
             assert_eq!(rig.run(of(name)).await.isolation, Isolation::Tenant);
             assert!(statistics(&rig).tenant_workers <= 2);
         }
-        assert!(reused(&rig, of("d")).await.0 && reused(&rig, of("c")).await.0 && !reused(&rig, of("a")).await.0);
+        assert!(
+            reused(&rig, of("d")).await.0 && reused(&rig, of("c")).await.0 && !reused(&rig, of("a")).await.0
+        );
         // Those that are at work do not: a job more has a process of its own, and does not wait.
         let spinning = |name: &str| Submission { tenant: Some(name.to_owned()), ..entry("spins") };
         let busy = ["e", "f"].map(|name| rig.submit(spinning(name)));
@@ -399,7 +405,9 @@ fn each_job_is_billed_for_its_own_share_of_the_process() {
                    (br_if $again (i64.ne (local.get $left) (i64.const 0)))))
                (func (export "idle")))"#,
         ));
-        let job = |name: &str| limited(Submission { entry: Some(name.to_owned()), ..busy.clone() }, PATIENCE, Duration::ZERO);
+        let job = |name: &str| {
+            limited(Submission { entry: Some(name.to_owned()), ..busy.clone() }, PATIENCE, Duration::ZERO)
+        };
         let _ = rig.run(job("idle")).await;
         let (mut idle, mut worked) = (Vec::new(), Vec::new());
         for _ in 0..3 {
@@ -407,7 +415,8 @@ fn each_job_is_billed_for_its_own_share_of_the_process() {
                 let (reused, result) = reused(&rig, job(name)).await;
                 assert!(reused, "{:?}", result.outcome);
                 let bill = result.bill;
-                let unknown = [bill.cpu_system_us, bill.memory_peak_bytes, bill.page_faults, bill.teardown_us];
+                let unknown =
+                    [bill.cpu_system_us, bill.memory_peak_bytes, bill.page_faults, bill.teardown_us];
                 assert_eq!(unknown, [None; 4], "of the process, and not of one job");
                 bills.push(bill.cpu_user_us.unwrap());
             }
