@@ -409,6 +409,8 @@ impl Daemon {
             .env("STOCKADE_SOCKET", &socket)
             .env("STOCKADE_CACHE_DIRECTORY", directory.path().join("cache"))
             .env("STOCKADE_LOG_FILTER", "warn")
+            // Those of one user are fewer by default than there are clients here.
+            .env("STOCKADE_CLIENTS_CONNECTIONS_PER_UID_MAX", "128")
             .stdin(Stdio::null())
             .spawn()
             .unwrap();

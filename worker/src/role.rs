@@ -263,8 +263,12 @@ pub(crate) fn run_prepared(
     let (ToWorker::Run(order), given) = take_order(link) else { exit_now(ORDER_STATUS) };
     let [input] = exactly(given);
     (behaviour.ordered)(&order, link);
-    let stdio =
-        Stdio { input: Some(input), output: output.into(), stdout: stdout_log.into(), stderr: stderr_log.into() };
+    let stdio = Stdio {
+        input: Some(input),
+        output: output.into(),
+        stdout: stdout_log.into(),
+        stderr: stderr_log.into(),
+    };
     let report = match (prepared.adopt(&order), branch.fit(order.limits.data_bytes)) {
         (Ok(loaded), Ok(sealed)) => {
             let mdwe = sealed.mdwe();
@@ -396,8 +400,12 @@ pub(crate) fn reply(link: Link, message: &FromWorker) {
 
 fn run_order(locked: Locked, order: RunOrder, fds: RunFds, warm: &Warm) -> Infallible {
     let RunFds { link, output, stdout_log, stderr_log, artifact, input } = fds;
-    let stdio =
-        Stdio { input: Some(input), output: output.into(), stdout: stdout_log.into(), stderr: stderr_log.into() };
+    let stdio = Stdio {
+        input: Some(input),
+        output: output.into(),
+        stdout: stdout_log.into(),
+        stderr: stderr_log.into(),
+    };
     let report = match run::load(warm, &order, artifact) {
         Ok(loaded) => run_sealed(locked, loaded, stdio, &order),
         Err(report) => report,

@@ -105,7 +105,9 @@ fn settle(
 
 fn next(link: Link, orders: &mut Orders) -> (RunOrder, Option<OwnedFd>) {
     match orders.take(link) {
-        (ToWorker::Run(order), given) if given.is_empty() && order.limits.input_bytes == Some(0) => (order, None),
+        (ToWorker::Run(order), given) if given.is_empty() && order.limits.input_bytes == Some(0) => {
+            (order, None)
+        }
         (ToWorker::Run(order), given) => {
             let [input] = exactly(given);
             (order, Some(input))
