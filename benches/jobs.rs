@@ -50,6 +50,10 @@ fn main() {
 
     let daemon = Daemon::start();
     println!("start to first answer                 {:>8.1} ms", daemon.started.as_secs_f64() * 1e3);
+    // `cargo bench --bench jobs -- sizes`: these rows alone, in a fifth of the rounds.
+    if std::env::args().any(|argument| argument == "sizes") {
+        return [false, true].into_iter().for_each(|beside| sizes(&daemon, beside, rounds / 5, &echo));
+    }
     let mut client = Connection::open(&daemon.socket);
     let noop = submission(NOOP, None);
     let first = client.run(&noop);
