@@ -50,6 +50,10 @@ fn main() {
 
     let daemon = Daemon::start();
     println!("start to first answer                 {:>8.1} ms", daemon.started.as_secs_f64() * 1e3);
+    // `cargo bench --bench jobs -- sizes`: these rows alone, in a fifth of the rounds.
+    if std::env::args().any(|argument| argument == "sizes") {
+        return [false, true].into_iter().for_each(|beside| sizes(&daemon, beside, rounds / 5, &echo));
+    }
     let mut client = Connection::open(&daemon.socket);
     let noop = submission(NOOP, None);
     let first = client.run(&noop);
@@ -365,7 +369,7 @@ impl WithFiles {
         let fds: Vec<_> = file.iter().map(AsFd::as_fd).collect();
         let in_frame = if fds.is_empty() { input.to_vec() } else { Vec::new() };
         let submission = Box::new(Submission { input: in_frame.into(), ..job.clone() });
-        let submit = ToDaemon::Submit { request: 1, wait: true, submission };
+        let submit = ToDaemon::Submit { request: 1, wait: true, durable: false, submission };
         let frame = frame::encode_with(&submit, FRAME_BODY_BYTES_MAX, fds.len()).unwrap();
         if fds.is_empty() {
             self.0.write_all(&frame).unwrap();
@@ -414,6 +418,8 @@ impl Daemon {
             .env("STOCKADE_SOCKET", &socket)
             .env("STOCKADE_CACHE_DIRECTORY", directory.path().join("cache"))
             .env("STOCKADE_LOG_FILTER", "warn")
+            // Those of one user are fewer by default than there are clients here.
+            .env("STOCKADE_CLIENTS_CONNECTIONS_PER_UID_MAX", "128")
             .stdin(Stdio::null())
             .spawn()
             .unwrap();

@@ -40,6 +40,10 @@ use crate::supervisor::{Caller, LogPiece, Lookup};
 /// How often a client that is not being read from is looked at for having gone.
 const HANGUP_INTERVAL: Duration = Duration::from_millis(500);
 
+/// Time a client that has asked for nothing yet has to do so when the daemon stops: it connected while the daemon
+/// served, and is told that it stops (`draining`) rather than left to guess what became of its request.
+const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// What all connections of one daemon share.
 pub(super) struct Shared<J> {
     pub(super) jobs: J,
@@ -90,6 +94,14 @@ pub(super) async fn attend<J: Jobs>(shared: Rc<Shared<J>>, stream: UnixStream, c
             // What is left is bounded by the queue, and so is the time it may take.
             let _ = timeout(patience, writing).await;
         }
+    }
+}
+
+/// Returns once the daemon has been stopping for so long.
+async fn stopped(stopping: &mut watch::Receiver<bool>, patience: Duration) {
+    let _ = stopping.wait_for(|stop| *stop).await;
+    if !patience.is_zero() {
+        sleep(patience).await;
     }
 }
 
@@ -146,17 +158,19 @@ impl<J: Jobs> Connection<J> {
     /// Takes requests until the client ends its half or the daemon stops.
     async fn requests(&mut self, inbound: &mut Inbound) -> Result<(), Ending> {
         let mut stopping = self.shared.stopping.clone();
+        let mut patience = FIRST_REQUEST_TIMEOUT;
         loop {
             self.make_room(inbound).await?;
             let message = tokio::select! {
                 biased;
-                _ = stopping.wait_for(|stop| *stop) => return Ok(()),
+                () = stopped(&mut stopping, patience) => return Ok(()),
                 message = inbound.next(self.frame_bytes_max()) => message?,
             };
             match message {
                 None => return Ok(()),
                 Some(received) => self.request(received).await?,
             }
+            patience = Duration::ZERO;
             // A client whose requests are all there already must not keep the thread from the others.
             tokio::task::consume_budget().await;
         }

@@ -57,7 +57,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time clients have to read their last answers when the daemon stops.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Why the daemon cannot serve.
 #[derive(Debug, thiserror::Error)]

@@ -261,3 +261,74 @@ async fn write(half: &mut OwnedWriteHalf, frames: &[u8], patience: Duration) -> 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn accepted(request: u64) -> FromDaemon {
+        FromDaemon::Accepted { request, job: "job".to_owned() }
+    }
+
+    fn frame(request: u64) -> Vec<u8> {
+        frame::encode(&accepted(request), FRAME_BODY_BYTES_MAX).unwrap()
+    }
+
+    /// What a client gets in each of its reads of what is sent.
+    async fn reads(count: usize, sending: impl AsyncFnOnce(Outbound)) -> Vec<Vec<u8>> {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (outbound, queue) = queue(1 << 20);
+        let reading = async {
+            let mut reads = Vec::new();
+            for _ in 0..count {
+                let mut buffer = [0; 4096];
+                let length = theirs.read(&mut buffer).await.unwrap();
+                reads.push(buffer[..length].to_vec());
+            }
+            reads
+        };
+        let (_read, write) = ours.into_split();
+        let (written, reads, ()) = tokio::join!(queue.write_to(write, PATIENCE), reading, sending(outbound));
+        written.unwrap();
+        reads
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn answer_that_another_follows_at_once_goes_out_with_it() {
+        let reads = reads(1, async |outbound| {
+            outbound.send_ahead(&accepted(1)).await.unwrap();
+            outbound.send(&accepted(2)).await.unwrap();
+        });
+        assert_eq!(reads.await, [[frame(1), frame(2)].concat()]);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn answers_that_nothing_follows_go_out_after_a_while_or_with_the_connections_end() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (outbound, queue) = queue(1 << 20);
+        let (_read, write) = ours.into_split();
+        let client = async {
+            // Each before the next is sent: it went out by itself.
+            for request in 1..=3 {
+                outbound.send_ahead(&accepted(request)).await.unwrap();
+                let mut buffer = vec![0; frame(request).len()];
+                theirs.read_exact(&mut buffer).await.unwrap();
+                assert_eq!(buffer, frame(request));
+            }
+            outbound.send_ahead(&accepted(4)).await.unwrap();
+            drop(outbound);
+            let mut rest = Vec::new();
+            theirs.read_to_end(&mut rest).await.unwrap();
+            assert_eq!(rest, frame(4));
+        };
+        let writing = async {
+            queue.write_to(write, PATIENCE).await.unwrap();
+        };
+        tokio::time::timeout(PATIENCE, async { tokio::join!(client, writing) }).await.unwrap();
+    }
+}

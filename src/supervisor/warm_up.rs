@@ -159,9 +159,8 @@ impl WarmUps {
     async fn try_to_hold(&self, warm_up: &WarmUp, holding: &Holding) -> Result<(), WarmUpError> {
         let path = &warm_up.module;
         let module = Arc::new(Module::Bytes(read(path.clone(), self.module_bytes_max).await?));
-        let digest =
-            module.digest().await.map_err(|source| WarmUpError::Read { path: path.clone(), source })?;
-        let key = Key { digest, metered: false };
+        let unread = |source| WarmUpError::Read { path: path.clone(), source };
+        let key = Key { digest: module.digest().await.map_err(unread)?, metered: false };
         let own = Caller::own().uid;
         let landed = holding.artifacts.get_ahead(key, module, own).await;
         let artifact = landed.map_err(|outcome| WarmUpError::NotCompiled {

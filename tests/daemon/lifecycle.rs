@@ -146,6 +146,23 @@ fn daemon_told_to_stop_finishes_jobs_and_delivers_their_results() {
 }
 
 #[test]
+fn client_that_connected_before_the_stop_and_asks_after_it_is_told() {
+    for _ in 0..20 {
+        let daemon = Daemon::start(limits());
+        let mut peer = daemon.peer();
+        daemon.stop();
+        peer.submit(1, "echo", b"", false);
+        match peer.receive() {
+            FromDaemon::Refused { refusal, .. } => assert_eq!(refusal.reason, RefusalReason::Draining),
+            // It was read before the stop was.
+            FromDaemon::Accepted { request: 1, .. } => {}
+            other => panic!("{other:?}"),
+        }
+        eventually("the daemon to end", || daemon.is_over());
+    }
+}
+
+#[test]
 fn daemon_whose_jobs_do_not_end_in_time_ends_them() {
     let daemon = Daemon::start(Clients { drain_timeout: std::time::Duration::from_millis(100), ..limits() });
     let mut peer = daemon.peer();

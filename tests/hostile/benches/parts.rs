@@ -77,6 +77,7 @@ fn frames(criterion: &mut Criterion) {
     let request = |submission: Submission| ToDaemon::Submit {
         request: 1,
         wait: true,
+        durable: false,
         submission: Box::new(submission),
     };
     let message = request(supervisor_rig::submission(NOOP));

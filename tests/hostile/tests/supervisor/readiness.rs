@@ -275,7 +275,7 @@ fn module_listed_for_some_users_is_ready_for_them_and_for_nobody_else() {
             let caller = Caller { uid, gid: uid, pid: 0 };
             let job = rig.supervisor.submit(&caller, submission(HONEST)).unwrap();
             let result = within("a job's end", rig.supervisor.wait(&caller, &job)).await.unwrap();
-            assert_eq!(result.outcome.verdict, Verdict::Completed);
+            assert_eq!(result.result.outcome.verdict, Verdict::Completed);
             assert_eq!(rig.supervisor.statistics().starts_prepared, prepared, "uid {uid}");
         }
         rig.end().await;
