@@ -49,7 +49,7 @@ impl Connection {
     pub fn run(&mut self, job: &Submission, input: &[u8], expected: &[u8]) -> io::Result<Box<JobResult>> {
         let file = memfd::sealed("bench", input)?;
         let submission = Box::new(Submission { input: Vec::new().into(), ..job.clone() });
-        let submit = ToDaemon::Submit { request: 1, wait: true, submission };
+        let submit = ToDaemon::Submit { request: 1, wait: true, durable: false, submission };
         let frame = frame::encode_with(&submit, FRAME_BODY_BYTES_MAX, 1).map_err(io::Error::other)?;
         let (header, body) = frame.split_at(HEADER_BYTES);
         self.0.write_all(header)?;
