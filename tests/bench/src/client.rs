@@ -8,16 +8,14 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use stockade_wire::CLIENT_PROTOCOL_VERSION_WITHOUT_DESCRIPTORS;
 use stockade_wire::client::{FromDaemon, Statistics, ToDaemon};
 use stockade_wire::frame::{self, HEADER_BYTES};
 use stockade_wire::job::{JobResult, ModuleSource, Submission, Verdict};
 use stockade_wire::limits::FRAME_BODY_BYTES_MAX;
 
-/// The version of the protocol that is spoken: everything travels in frames.
-const VERSION: u16 = 1;
-
 /// Longest wait for one message: a daemon that says nothing for so long is not measured but broken.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Room for what the daemon sends at once, bytes: a small job's two answers are one read.
 const READ_BYTES: usize = 16 << 10;
@@ -69,7 +67,10 @@ impl Connection {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let mut connection = Self(BufReader::with_capacity(READ_BYTES, stream));
-        let hello = ToDaemon::Hello { version: VERSION, agent: "bench".to_owned() };
+        let hello = ToDaemon::Hello {
+            version: CLIENT_PROTOCOL_VERSION_WITHOUT_DESCRIPTORS,
+            agent: "bench".to_owned(),
+        };
         connection.send(&frame::encode(&hello, FRAME_BODY_BYTES_MAX).map_err(io::Error::other)?)?;
         match connection.receive()? {
             FromDaemon::Hello { .. } => Ok(connection),

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::cast_precision_loss, reason = "no count here is anywhere near 2⁵²")]
 
+pub mod beside;
 pub mod client;
 pub mod daemon;
 pub mod floors;

@@ -19,11 +19,13 @@ const BELOW: f64 = 74.0;
 const SERIES: [(&str, &str); CLIENTS.len()] =
     [("#0969da", "#58a6ff"), ("#bc4c00", "#f0883e"), ("#1a7f37", "#3fb950")];
 
+type Figure = fn(&ScalePoint) -> Option<f64>;
+
 struct Panel {
     title: &'static str,
     unit: fn(f64) -> String,
     /// Lines, each with whether it is dashed.
-    figures: &'static [(fn(&ScalePoint) -> Option<f64>, bool)],
+    figures: &'static [(Figure, bool)],
     /// Whether the number of clients makes a difference.
     by_clients: bool,
 }

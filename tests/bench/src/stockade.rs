@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use stockade_wire::job::{Isolation, JobResult, Submission, Verdict, Walls};
 
+use crate::beside;
 use crate::client::{Connection, Prepared, completed, unexpected};
 use crate::daemon::{Daemon, Home};
 use crate::jobs::{ENDLESS, Job, of_text};
@@ -115,6 +116,15 @@ fn latency(daemon: &Daemon<'_>, effort: &Effort, asked: &Asked, given: &Given) -
             Ok(())
         };
         one_at_a_time_from(&effort.few(), request, begin)?
+    } else if asked.job == Job::Upper1M {
+        let input = asked.job.input();
+        let job = client.introduce(&asked.job.submission(asked.isolation), &expected)?;
+        let mut client = beside::Connection::open(daemon.socket())?;
+        let request = || {
+            given.note(&*client.run(&job, &input, &expected)?);
+            Ok(())
+        };
+        one_at_a_time_from(effort, request, begin)?
     } else {
         let job = client.introduce(&asked.job.submission(asked.isolation), &expected)?;
         let prepared = Prepared::new(&job, expected)?;

@@ -1,6 +1,6 @@
 //! That `scripts/bench` works here and now, and that its documents say what it does.
 #![forbid(unsafe_code)]
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test says what broke by failing there")]
+#![expect(clippy::unwrap_used, reason = "a test says what broke by failing there")]
 
 use std::collections::BTreeSet;
 use std::fs;
