@@ -43,7 +43,7 @@ fn json_log_is_an_object_a_line_with_the_jobs_id_from_beginning_to_end() {
         .filter(|line| line["span"]["job"] == job.as_str())
         .map(|line| line["fields"]["message"].as_str().unwrap())
         .collect();
-    for step in ["module ready", "place free", "worker has the job", "worker reaped", "job over", "close"] {
+    for step in ["module ready", "place free", "worker has the job", "run over", "job over", "close"] {
         assert!(mine.contains(&step), "no line {step:?} of {job}: {mine:?}");
     }
     let over = lines.iter().find(|line| line["fields"]["message"] == "job over").unwrap();

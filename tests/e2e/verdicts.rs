@@ -342,7 +342,9 @@ fn job_without_a_worker_before_its_deadline_was_never_run(mode: Mode) {
 
 #[test]
 fn worker_killed_by_somebody_else_is_lost() {
-    let daemon = Daemon::start(Place::new(Mode::Jailed).set("POOL_WARM", "0").set("POOL_TEMPLATES_MAX", "0"));
+    let place = Place::new(Mode::Jailed);
+    let daemon =
+        Daemon::start(place.set("POOL_WARM", "0").set("POOL_WARM_MAX", "0").set("POOL_TEMPLATES_MAX", "0"));
     let mut client = daemon.client();
     for (which, reason) in
         [(Signal::SIGKILL, "killed"), (Signal::SIGUSR1, "signal"), (Signal::SIGTERM, "interrupted")]

@@ -352,7 +352,9 @@ fn furnish(
         }
         None => {
             let ledger = Ledger::new(loaded.memory_bytes_max, loaded.largest_memory_bytes);
-            let host = if loaded.program.imports_nothing() {
+            let seen = !loaded.program.imports_nothing();
+            // In the developer's mode the guest is over when its streams close; a worker's end is seen by itself.
+            let host = if !seen && matches!(interruption, Interruption::Signals) {
                 // Nothing of it is ever seen, and so nothing is drawn for it.
                 Host::of_nobody(ledger)
             } else {
