@@ -192,10 +192,12 @@ impl Pool {
                 () = closed(&mut closing) => return,
                 made = pool.make(&birth) => made,
             };
-            match sender.send(made) {
-                Ok(()) => {}
-                Err(Ok(worker)) => pool.ready.put(worker, pool.templates.prepared()),
-                Err(Err(error)) => tracing::warn!(error = %Causes(&error), "no idle worker"),
+            // That none is made while too many fail is told by what failed.
+            if let Err(error @ PoolError::Worker(_)) = &made {
+                tracing::warn!(error = %Causes(error), "no worker for a job");
+            }
+            if let Err(Ok(worker)) = sender.send(made) {
+                pool.ready.put(worker, pool.templates.prepared());
             }
         });
         loop {
