@@ -9,8 +9,8 @@ use stockade::config::CgroupRoot;
 use stockade::supervisor::cgroup::{SUPERVISOR_LEAF, own_group};
 use stockade_wire::job::{Layer, Stage, Verdict};
 
-use crate::families::{children, workers};
-use crate::rig::{PATIENCE, Rig, alone_within, config, eventually, hostile, limited};
+use crate::families::{children, resident_kib, workers};
+use crate::rig::{PATIENCE, Rig, alone, alone_within, config, eventually, hostile, limited};
 
 /// A cgroup of its own, with the leaves that are in it.
 pub struct Leaves {
@@ -121,4 +121,47 @@ fn fork_bomb_of_a_worker_without_seccomp_stops_at_pids_max() {
 #[test]
 fn thread_bomb_of_a_worker_without_seccomp_stops_at_pids_max() {
     alone_within("no-seccomp", async || bomb_stops_at_pids_max("thread-bomb-unfiltered").await);
+}
+
+/// Jobs that breach in the ordinary run; `scripts/vm/thousand-breaches.sh` asks for more.
+const BREACHES: u32 = 20;
+
+/// What the allocator may keep, KiB.
+const SLACK_KIB: u64 = 4 << 10;
+
+#[test]
+fn breaches_of_memory_max_are_each_called_by_their_name_and_leave_nothing() {
+    alone(async || {
+        let Some(leaves) = Leaves::with_controllers() else { return };
+        let mut config = config();
+        config.cgroup.root = CgroupRoot::Path(leaves.directory.clone());
+        config.jail.require.insert(Layer::Cgroup);
+        config.cgroup.memory_headroom_bytes = 16 << 20;
+        let rig = Rig::start_with(config).await;
+        let breach = async || {
+            let mut job = hostile("eat-memory");
+            job.limits.memory_bytes = Some(1 << 20);
+            let outcome = rig.run(job).await.outcome.clone();
+            assert_eq!(outcome.verdict, Verdict::OutOfMemory, "{outcome:?}");
+            assert_eq!(outcome.reason.as_deref(), Some("cgroup_oom"), "{outcome:?}");
+        };
+        // Until as many results are kept as are kept at all.
+        for _ in 0..20 {
+            breach().await;
+        }
+        let wanted = std::env::var("STOCKADE_TEST_BREACHES").ok();
+        let wanted = wanted.map_or(BREACHES, |text| text.parse().unwrap());
+        let before = resident_kib();
+        for _ in 0..wanted {
+            breach().await;
+        }
+        let after = resident_kib();
+        eprintln!(
+            "figures: {wanted} breaches of memory.max; private memory {before} KiB before, {after} KiB after"
+        );
+        assert!(after <= before + SLACK_KIB, "{before} KiB before, {after} KiB after");
+        rig.assert_serves().await;
+        rig.end().await;
+        assert!(children().is_empty() && leaves.count() == 0);
+    });
 }
