@@ -49,15 +49,18 @@ pub fn versions(stockade: &Path, tools: &Tools) -> Vec<Version> {
         name: name.to_owned(),
         version: program.and_then(first_line),
     };
-    let package = |name: &str| Version { name: name.to_owned(), version: tools.package_version(name) };
+    let package = |name: &str, package: &str| Version {
+        name: name.to_owned(),
+        version: tools.package_version(package),
+    };
     vec![
         said("stockade", Some(stockade)),
         said("rustc", Some(Path::new("rustc"))),
         said("bwrap", tools.bwrap()),
         said("wasmtime", tools.wasmtime()),
         said("node", tools.node()),
-        package("isolated-vm"),
-        package("workerd"),
+        package("isolated-vm", "isolated-vm"),
+        package("workerd", "@cloudflare/workerd-linux-64"),
     ]
 }
 
