@@ -225,3 +225,76 @@ fn sqlite_on_a_granted_directory_keeps_a_database_that_later_jobs_read() {
     assert_eq!(change.status.code(), Some(1), "{}", text(&change.stdout));
     assert!(std::fs::read(directory.path().join("orders.db")).unwrap() == database);
 }
+
+/// `stockade run` with a script of `examples/js`, its flags before or behind it.
+fn run_script(flags: &[&str], script: &str, flags_behind: &[&str], input: &str) -> (Value, String) {
+    let script = root().join("examples/js").join(script);
+    let output = run(flags, &script, flags_behind, input.as_bytes());
+    let log = text(&output.stderr);
+    (serde_json::from_slice(&output_of(output)).unwrap(), log)
+}
+
+#[test]
+fn transform_of_an_order_is_what_the_readme_shows() {
+    let data = root().join("examples/js/transform.json");
+    let (result, log) = run_script(&[], "transform.js", &["--input", data.to_str().unwrap()], "");
+    assert_eq!(
+        result,
+        serde_json::json!({
+            "customer": "ADA LOVELACE",
+            "lines": [{"name": "gear", "total": 50}, {"name": "spindle", "total": 80}],
+            "net": 130,
+            "gross": 154.7,
+            "portal": "https://shop.example/orders/2026%2F117?lang=en"
+        })
+    );
+    assert_eq!(log, "2 lines for Ada Lovelace\n");
+}
+
+#[test]
+fn validator_names_every_problem() {
+    let good = r#"{"email": "a@b.example", "age": 36, "website": "https://a.example", "tags": ["x", "y"]}"#;
+    let (result, log) = run_script(&[], "validator.js", &[], good);
+    assert_eq!((result, log.as_str()), (serde_json::json!({"valid": true, "problems": []}), ""));
+    let bad = r#"{"email": "a at b", "age": 3.5, "website": "b", "tags": ["x", "x"]}"#;
+    let (result, log) = run_script(&[], "validator.js", &[], bad);
+    let paths: Vec<&str> =
+        result["problems"].as_array().unwrap().iter().map(|one| one["path"].as_str().unwrap()).collect();
+    assert_eq!((&result["valid"], paths), (&Value::Bool(false), vec!["email", "age", "website", "tags"]));
+    assert_eq!(log.lines().next(), Some("email is no e-mail address"));
+}
+
+#[test]
+fn expression_is_its_value() {
+    for (quantity, expected) in [(1, "buy"), (9, "ask first")] {
+        let input = format!(r#"{{"price": 20, "quantity": {quantity}, "budget": 100}}"#);
+        assert_eq!(run_script(&[], "expression.js", &[], &input).0, expected);
+    }
+}
+
+#[test]
+fn handler_has_several_entries() {
+    let (greeting, log) = run_script(
+        &["--entry", "greet"],
+        "handler.mjs",
+        &["--env", "GREETING=Welcome"],
+        r#"{"name": "Ada"}"#,
+    );
+    assert_eq!(greeting, serde_json::json!({"greeting": "Welcome, Ada!"}));
+    assert!(log.starts_with("greeting Ada for uid:"), "{log}");
+    let (result, log) = run_script(&["--entry", "retry"], "handler.mjs", &[], r#"{"failures": 2}"#);
+    assert_eq!(result, serde_json::json!({"result": "done", "attempts": 3}));
+    assert_eq!(log, "attempt 1 failed\nattempt 2 failed\n");
+    assert_eq!(run_script(&["--entry", "default"], "handler.mjs", &[], r#"{"a": 1, "b": 2}"#).0, 3);
+}
+
+#[test]
+fn handler_that_gives_up_says_where() {
+    let script = root().join("examples/js/handler.mjs");
+    let output = run(&["--entry", "retry"], &script, &[], br#"{"failures": 9}"#);
+    assert_eq!(output.status.code(), Some(1));
+    let log = text(&output.stderr);
+    assert!(log.contains("failed (exception): Error: gave up (handler.mjs:21:"), "{log}");
+    assert!(log.contains("\n  21 |       if (attempts === 5) throw new Error"), "{log}");
+    assert!(log.contains("at retry (handler.mjs:21:"), "{log}");
+}

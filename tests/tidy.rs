@@ -136,10 +136,11 @@ fn quoted(text: &str, quote: char) -> usize {
 
 const LINES_MAX: usize = 600;
 const NAMES_BANNED: [&str; 7] = ["utils", "util", "helpers", "common", "misc", "manager", "types"];
-const CRATE_ROOTS: [&str; 8] = [
+const CRATE_ROOTS: [&str; 9] = [
     "src/lib.rs",
     "src/main.rs",
     "worker/src/lib.rs",
+    "js/src/lib.rs",
     "wire/src/lib.rs",
     "tests/hostile/src/lib.rs",
     "tests/hostile/src/main.rs",

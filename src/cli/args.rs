@@ -55,8 +55,9 @@ pub enum Command {
     /// Run one job now, in the same jail, without a daemon
     ///
     /// Standard input, output, error and the exit status are the guest's; where standard error is a terminal,
-    /// control characters in it are spelt out. FILE is recognised by its content: a WASI preview 1 command, a module
-    /// with an exported function, a WASI 0.2 command component, or WebAssembly text. What follows FILE is the guest's.
+    /// control characters in it are spelt out. FILE is recognised by its content: JavaScript, a WASI preview 1 command,
+    /// a module with an exported function, a WASI 0.2 command component, or WebAssembly text. What follows FILE is the
+    /// guest's; a script takes no arguments, so that flags may follow it.
     #[command(after_help = JOB_HELP, override_usage = "stockade run [OPTIONS] FILE [ARGS]...")]
     Run(Box<RunArgs>),
     /// Run the daemon
@@ -219,7 +220,7 @@ pub struct JobArgs {
     #[arg(long, value_name = "HOST[::GUEST][:ro]", value_parser = grant::directory,
           help_heading = "What the guest gets")]
     pub dir: Vec<grant::DirectoryWish>,
-    /// Exported function to call [default: _start, else the only function there is]
+    /// Exported function to call [default: _start, else the only function there is]; makes JavaScript a module
     #[arg(long, value_name = "NAME", help_heading = "What the guest gets")]
     pub entry: Option<String>,
     /// Wall time, such as 500ms, 2s or 1m
@@ -255,7 +256,7 @@ pub struct JobArgs {
     /// A name within your own identity that keeps jobs apart
     #[arg(long, value_name = "NAME", help_heading = "Isolation")]
     pub tenant: Option<String>,
-    /// The module, component or WebAssembly text, then the guest's own arguments
+    /// The script, module, component or WebAssembly text, then the guest's own arguments
     #[arg(value_name = "FILE [ARGS]", required = true, num_args = 1.., trailing_var_arg = true,
           allow_hyphen_values = true)]
     pub program: Vec<OsString>,

@@ -10,9 +10,9 @@ use stockade_wire::job::{DirectoryGrant, Submission};
 use stockade_worker::jail::landlock::abi_in_force;
 use stockade_worker::jail::seccomp::Policy;
 
-use super::module_kind::{self, ModuleKind, ModuleKindError};
 use super::walls::{self, Wall};
 use crate::config::{Config, LimitError, Limits, Mode, effective_limits};
+use crate::supervisor::module_kind::{self, ModuleKind, ModuleKindError};
 
 /// Why a job would not get as far as a jail.
 #[derive(Debug, thiserror::Error)]
@@ -167,6 +167,7 @@ pub fn explain(
         ModuleKind::Module => "module",
         ModuleKind::Component => "component",
         ModuleKind::Text => "text",
+        ModuleKind::Script => "script",
     };
     let (found, most) = (module.len() as u64, config.ceilings.module_bytes);
     if found > most {
@@ -338,8 +339,9 @@ mod tests {
             "there is no profile `huge`; there are: batch, extension, script"
         );
         assert_eq!(message("--timeout 1h p"), "timeout of 1h is not allowed here; ask for 1ms to 10m");
-        let error = explain(&submission("p"), b"print(1)", &Config::defaults().unwrap(), (1, 1)).unwrap_err();
-        assert!(matches!(error, ExplainError::ModuleKind(ModuleKindError::OtherText)));
+        let error =
+            explain(&submission("p"), b"\xffprint(1)", &Config::defaults().unwrap(), (1, 1)).unwrap_err();
+        assert!(matches!(error, ExplainError::ModuleKind(ModuleKindError::Unrecognised)));
     }
 
     #[test]

@@ -18,8 +18,8 @@ use stockade_wire::limits::{
 
 use super::args::JobArgs;
 use super::grant::DirectoryWish;
-use super::module_kind::{self, ModuleKindError};
 use crate::config::{ProfileFile, ProfileFileError};
+use crate::supervisor::module_kind::{self, ModuleKindError};
 
 /// What `--input` takes for standard input.
 const STANDARD_INPUT: &str = "-";
@@ -532,7 +532,8 @@ mod tests {
             job(&[path.to_str().unwrap()]).read_recognised_module().map_err(|error| error.to_string())
         };
         assert_eq!(read("a.wat", b"(module)").unwrap(), b"(module)");
-        assert!(read("a.js", b"console.log(1)").unwrap_err().contains("JavaScript"));
+        assert_eq!(read("a.js", b"console.log(1)").unwrap(), b"console.log(1)");
+        assert!(read("a.png", b"\x89PNG").unwrap_err().contains("neither WebAssembly nor text"));
         assert!(read("empty", b"").unwrap_err().contains("is empty"));
         let sparse = File::create(directory.path().join("big")).unwrap();
         sparse.set_len(MODULE_BYTES_MAX as u64 + 1).unwrap();

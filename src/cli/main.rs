@@ -3,6 +3,7 @@
 //! Owns: which command is run with what configuration.
 //! Never: does a command's work.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -10,7 +11,7 @@ use super::args::{Cli, Command, ConfigCommand};
 use super::output::Output;
 use super::{
     Colour, cancel, completions, config_check, doctor, exit, explain_report, logs, manual, ps, result, run,
-    serve, socket, stats, submit,
+    script_flags, serve, socket, stats, submit,
 };
 use crate::config::{Config, ConfigError, InForce};
 use crate::supervisor::Startup;
@@ -18,7 +19,10 @@ use crate::supervisor::Startup;
 /// Runs the command line of this process. Blocks until it is done.
 #[must_use]
 pub fn main() -> ExitCode {
-    match super::parse(std::env::args_os()) {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let parsed = super::parse(words.iter().cloned())
+        .and_then(|cli| script_flags::put_in_front(&words, &cli).map_or(Ok(cli), super::parse));
+    match parsed {
         Ok(cli) => dispatch(cli),
         Err(not_run) => {
             let text = not_run.message.to_string();

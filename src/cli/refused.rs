@@ -24,6 +24,7 @@ pub(super) fn result(refusal: &Refusal, args: &JobArgs) -> JobResult {
         isolation: args.isolation.map_or(Isolation::Fresh, Into::into),
         outcome: outcome(refusal),
         exit_code: None,
+        error: None,
         output: ByteBuf::default(),
         logs: Logs::default(),
         bill: Bill::default(),

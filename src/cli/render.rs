@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter};
-use stockade_wire::job::{Bill, Isolation, JobResult, Outcome, Walls};
+use stockade_wire::job::{Bill, Isolation, JobResult, Outcome, ScriptError, Walls};
 
 pub use super::bill::{bill, failure};
 
@@ -23,6 +23,7 @@ struct ResultObject<'a> {
     isolation: Isolation,
     outcome: &'a Outcome,
     exit_code: Option<i32>,
+    error: Option<&'a ScriptError>,
     output: Cow<'a, str>,
     output_encoding: Encoding,
     logs: LogsObject<'a>,
@@ -64,6 +65,7 @@ pub fn json(result: &JobResult) -> Result<String, serde_json::Error> {
         isolation: result.isolation,
         outcome: &result.outcome,
         exit_code: result.exit_code,
+        error: result.error.as_ref(),
         output,
         output_encoding,
         logs: LogsObject {
@@ -155,6 +157,7 @@ pub(super) fn sample() -> JobResult {
             message: None,
         },
         exit_code: Some(0),
+        error: None,
         output: b"hello\n".to_vec().into(),
         logs: Logs { stderr: b"note".to_vec().into(), dropped_bytes: 7, dropped_lines: 1, ..Logs::default() },
         bill: Bill {
@@ -204,7 +207,7 @@ mod tests {
             r#"{"job":"01JD8G0000000000000000000","tenant":"uid:1000","module":"sha256:"#,
             "abababababababababababababababababababababababababababababababab",
             r#"","isolation":"fresh","outcome":{"verdict":"completed","reason":null,"stage":null,"blame":null,"#,
-            r#""retriable":false,"message":null},"exit_code":0,"output":"hello\n","output_encoding":"utf8","#,
+            r#""retriable":false,"message":null},"exit_code":0,"error":null,"output":"hello\n","output_encoding":"utf8","#,
             r#""logs":{"stdout":"","stdout_encoding":"utf8","stderr":"note","stderr_encoding":"utf8","#,
             r#""dropped_bytes":7,"dropped_lines":1},"bill":{"wall_us":12345,"queue_us":10,"compile_us":8000,"#,
             r#""fork_us":80,"load_us":250,"run_us":1500000,"teardown_us":null,"cpu_user_us":900,"#,

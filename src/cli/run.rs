@@ -18,11 +18,12 @@ use super::args::{ReportArgs, RunArgs};
 use super::output::Output;
 use super::run_logs::LogText;
 use super::signals::{InheritedSignalsError, begin_afresh};
-use super::{ArgsError, Colour, bill, exit, refused, render};
+use super::{ArgsError, Colour, bill, exit, refused, render, script_text};
 use crate::config::{Config, PressureFile};
 use crate::daemon::{SignalError, StopSignals};
 use crate::job_end::JobEnd;
 use crate::observe::{self, ObserveError};
+use crate::supervisor::module_kind;
 use crate::supervisor::{Beside, Caller, Input, Lookup, StartError, Startup, Supervisor};
 
 /// How long a compilation takes before it is worth a line.
@@ -101,6 +102,8 @@ async fn run_one(config: Config, RunArgs { report: told, job: args }: &RunArgs) 
     // The object is what a program reads, so whoever wants one gets it for any file.
     let module = if told.json { args.read_module() } else { args.read_recognised_module() }?;
     let module_bytes = module.len();
+    // To show where in it an error is.
+    let source = module_kind::is_script(&module).then(|| module.clone());
     // A named file is read whole; standard input stays a stream, as long as it may be.
     let (bytes, beside) = match &args.input {
         Some(path) if path.as_os_str() != "-" => (args.read_input()?, Beside::default()),
@@ -120,7 +123,7 @@ async fn run_one(config: Config, RunArgs { report: told, job: args }: &RunArgs) 
         Ok(id) => id,
         Err(refusal) => {
             supervisor.end().await;
-            return Ok(report(&refused::result(&refusal, args), *told)?);
+            return Ok(report(&refused::result(&refusal, args), *told, None)?);
         }
     };
     let watched = Watched { supervisor: &supervisor, caller, id: &id, json: told.json };
@@ -134,7 +137,7 @@ async fn run_one(config: Config, RunArgs { report: told, job: args }: &RunArgs) 
     // All of the output has been shown, unless the object is to hold it.
     let result = &if told.json { end.whole().map_err(RunError::Output)? } else { end.result.clone() };
     match shown {
-        Ok(()) => Ok(report(result, *told)?),
+        Ok(()) => Ok(report(result, *told, source.as_deref())?),
         // That the job was cancelled then is no news to whoever went away.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
             let _ = Output { stderr: bill_if(told.bill, result), ..Output::default() }.write();
@@ -237,16 +240,24 @@ async fn write_off_thread<W: Write>(
     written.await.map_err(std::io::Error::other)?
 }
 
-/// Prints what is to be said once a job is over, other than its output and logs; the status to exit with.
+/// Prints what is to be said once a job is over, other than its output and logs; the status to exit with. `source` is that
+/// of a script.
 ///
 /// # Errors
 /// Never in practice: every result has a JSON form.
-pub(super) fn report(result: &JobResult, args: ReportArgs) -> Result<u8, serde_json::Error> {
+pub(super) fn report(
+    result: &JobResult,
+    args: ReportArgs,
+    source: Option<&[u8]>,
+) -> Result<u8, serde_json::Error> {
     let mut stderr = String::new();
     if let Some(line) = bill::failure(result) {
         stderr.push_str("stockade: ");
         stderr.push_str(&line);
         stderr.push('\n');
+    }
+    if let Some(error) = result.error.as_ref().filter(|_| !args.json) {
+        stderr.push_str(&script_text::details(error, source));
     }
     stderr.push_str(&bill_if(args.bill, result));
     let stdout = if args.json { format!("{}\n", render::json(result)?) } else { String::new() };

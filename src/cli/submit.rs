@@ -17,6 +17,7 @@ use crate::client::{Client, ClientError, Ticket};
 use crate::daemon::StopSignals;
 use crate::job_end::JobEnd;
 use crate::supervisor::logs::{safe_for_terminal, safe_text};
+use crate::supervisor::module_kind;
 
 /// Longest id shown, bytes.
 const ID_BYTES_MAX: usize = 64;
@@ -44,6 +45,7 @@ async fn try_submit(path: &Path, args: &SubmitArgs) -> Result<u8, RemoteError> {
     let module = if args.report.json { args.job.read_module() } else { args.job.read_recognised_module() }?;
     // Before the input, which may be typed by hand: that nobody listens is better known first.
     let mut client = Client::connect(path).await?;
+    let source = module_kind::is_script(&module).then(|| module.clone());
     let submission = args.job.submission(module, args.job.read_input()?)?;
     if args.detach {
         let job = match args.durable {
@@ -61,13 +63,13 @@ async fn try_submit(path: &Path, args: &SubmitArgs) -> Result<u8, RemoteError> {
     };
     let ticket = match submitted {
         Err(ClientError::Refused(refusal)) => {
-            return Ok(report(&refused::result(&refusal, &args.job), args.report)?);
+            return Ok(report(&refused::result(&refusal, &args.job), args.report, None)?);
         }
         submitted => submitted?,
     };
     let ended = result_or_end(&mut client, &ticket, &mut signals).await;
     match ended.map_err(|error| of_durable(error, args.durable, &ticket))? {
-        Some(end) => show(&end, args.report),
+        Some(end) => show(&end, args.report, source.as_deref()),
         None => Ok(exit::KILLED),
     }
 }
@@ -100,14 +102,18 @@ async fn result_or_end(
     }
 }
 
-pub(super) fn show(end: &JobEnd, args: ReportArgs) -> Result<u8, RemoteError> {
+pub(super) fn show(
+    end: &JobEnd,
+    args: ReportArgs,
+    source: Option<&[u8]>,
+) -> Result<u8, RemoteError> {
     if args.json {
-        return Ok(report(&end.whole().map_err(RemoteError::Output)?, args)?);
+        return Ok(report(&end.whole().map_err(RemoteError::Output)?, args, source)?);
     }
     let result = &end.result;
     let shown = show_output(end)?;
     show_logs(result);
-    let status = report(result, args)?;
+    let status = report(result, args, source)?;
     match shown {
         Ok(()) => Ok(status),
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(exit::BROKEN_PIPE),

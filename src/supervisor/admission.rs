@@ -82,6 +82,7 @@ pub(crate) fn admit(
         directories: submission.directories.clone(),
         shares: may_share(submission, &limits, &config.pool),
         limits,
+        traceparent: submission.traceparent.clone(),
         trace_id: submission.traceparent.as_deref().and_then(trace_id),
     })
 }

@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use stockade_wire::bytes::ByteBuf;
 use stockade_wire::client::{Refusal, RefusalReason, Statistics};
-use stockade_wire::job::{Bill, Digest, Isolation, JobResult, ModuleSource, Outcome, Phase, Walls};
+use stockade_wire::job::{
+    Bill, Digest, Isolation, JobResult, ModuleSource, Outcome, Phase, ScriptError, Walls,
+};
 use stockade_wire::worker::{RunLimits, RunOrder};
 
 use super::admission;
@@ -27,7 +29,7 @@ use super::job::outcome::{self, Evidence};
 use super::pool::{Lent, Need, Pool, PoolError, Stay};
 use super::run::{self, RunEnd, StopRules};
 use super::worker::{WorkerError, micros_since};
-use super::{Core, Input, blank_result, digest_of};
+use super::{Core, Input, blank_result, digest_of, script};
 use crate::job_end::JobEnd;
 use crate::observe::Causes;
 
@@ -143,6 +145,7 @@ struct Record {
     bill: Bill,
     walls: Walls,
     exit_code: Option<i32>,
+    error: Option<ScriptError>,
     /// A tenant worker had it.
     shared: bool,
 }
@@ -160,6 +163,7 @@ pub(super) async fn drive(core: Rc<Core>, job: Rc<Job>, payload: Payload) {
         module: record.digest,
         outcome,
         exit_code: record.exit_code,
+        error: record.error,
         logs: job.logs(),
         bill: record.bill,
         isolation: if record.shared { Isolation::Tenant } else { core.isolation() },
@@ -186,7 +190,7 @@ async fn attempt(
 ) -> Result<Outcome, Outcome> {
     let Payload { module, bytes, input } = payload;
     let mut wanted = Wanted { job, left: job.admitted.limits.timeout };
-    let (key, artifact) = artifact_for(core, &mut wanted, module, record).await?;
+    let (key, artifact, script) = artifact_for(core, &mut wanted, module, record).await?;
     job.enter(Phase::Queued);
     let queued = Instant::now();
     let deadline = queued + wanted.left;
@@ -209,10 +213,13 @@ async fn attempt(
         Input::Descriptor(fd) => (Ok(Rc::new(fd)), None),
     };
     record.bill.input_bytes = input_bytes;
-    let outcome = match input {
-        Ok(input) => {
+    let source = script.as_deref().map(ScriptFile::of).transpose();
+    let outcome = match input.and_then(|input| Ok((input, source?))) {
+        Ok((input, source)) => {
+            let stack_bytes = if source.is_some() { script::DATA_BYTES } else { 0 };
             let data_bytes = core.config().jail.data_bytes(job.admitted.limits.memory_bytes);
-            let work = Work { key, artifact, input, input_bytes, deadline, data_bytes };
+            let data_bytes = data_bytes.saturating_add(stack_bytes);
+            let work = Work { key, artifact, source, input, input_bytes, deadline, data_bytes };
             execute(core, job, work, record).await
         }
         Err(error) => Err(outcome::internal("input", format!("no memory for the input: {error}"))),
@@ -226,11 +233,25 @@ async fn attempt(
 pub(super) struct Work {
     pub(super) key: Key,
     pub(super) artifact: Rc<Artifact>,
+    /// The script, where the artifact is the JavaScript engine.
+    pub(super) source: Option<ScriptFile>,
     pub(super) input: Rc<OwnedFd>,
     pub(super) input_bytes: Option<u64>,
     pub(super) deadline: Instant,
     /// Private memory of a worker, see [`RunLimits::data_bytes`].
     pub(super) data_bytes: u64,
+}
+
+/// A script's source, in a sealed file.
+pub(super) struct ScriptFile {
+    pub(super) file: OwnedFd,
+    bytes: u64,
+}
+
+impl ScriptFile {
+    fn of(script: &Module) -> std::io::Result<Self> {
+        Ok(Self { file: script.file()?, bytes: script.bytes() })
+    }
 }
 
 impl Work {
@@ -249,6 +270,7 @@ impl Work {
                 fuel: admitted.limits.fuel,
                 input_bytes: self.input_bytes,
             },
+            script: self.source.as_ref().map(|source| script::order(job, source.bytes)),
         }
     }
 }
@@ -258,19 +280,30 @@ async fn artifact_for(
     wanted: &mut Wanted<'_>,
     module: Source,
     record: &mut Record,
-) -> Result<(Key, Rc<Artifact>), Outcome> {
+) -> Result<(Key, Rc<Artifact>, Option<Arc<Module>>), Outcome> {
     let (job, given) = (wanted.job, wanted.left);
     job.enter(Phase::Compiling);
     let since = Instant::now();
+    let unread = |error| outcome::internal("module", format!("the module cannot be read: {error}"));
     let (digest, module) = match module {
         Source::Known(digest) => (digest, None),
         Source::Brought(module) => {
             let module = Arc::new(module);
-            let unread = |error| outcome::internal("module", format!("the module cannot be read: {error}"));
             (module.digest().await.map_err(unread)?, Some(module))
         }
     };
     record.digest = digest;
+    let (digest, module, script) = match module {
+        // What runs is the engine then, and the script goes to it with the order.
+        Some(script) if script.is_script().map_err(unread)? => {
+            if !job.admitted.arguments.is_empty() {
+                return Err(script::takes_no_arguments());
+            }
+            let engine = script::engine();
+            (engine.digest, Some(Arc::clone(&engine.module)), Some(script))
+        }
+        module => (digest, module, None),
+    };
     let key = Key { digest, metered: job.admitted.limits.fuel.is_some() };
     let landed = tokio::select! {
         biased;
@@ -281,7 +314,7 @@ async fn artifact_for(
     record.bill.queue_us = Some(waited_us);
     record.bill.compile_us = Some(micros_since(since, Instant::now()).saturating_sub(waited_us));
     tracing::debug!(compile_us = record.bill.compile_us, compiled = landed.is_ok(), "module ready");
-    landed.map(|artifact| (key, artifact)).map_err(|outcome| outcome.as_ref().clone())
+    landed.map(|artifact| (key, artifact, script)).map_err(|outcome| outcome.as_ref().clone())
 }
 
 async fn execute(core: &Core, job: &Rc<Job>, work: Work, record: &mut Record) -> Result<Outcome, Outcome> {
@@ -321,6 +354,7 @@ async fn execute(core: &Core, job: &Rc<Job>, work: Work, record: &mut Record) ->
                 note_report(report, record);
             }
             record.exit_code = outcome::exit_code(&end.outcome, end.report.as_ref());
+            record.error = outcome::script_error(&end.outcome, end.report.as_ref());
             Ok(end.outcome)
         }
     }
@@ -339,7 +373,8 @@ async fn assigned(
         caller: admitted.caller,
         memory_bytes: admitted.limits.memory_bytes,
         module: Some((work.key, &work.artifact)),
-        tenant: admitted.shares.then_some(admitted.tenant.as_str()),
+        engine: work.source.is_some(),
+        tenant: (admitted.shares && work.source.is_none()).then_some(admitted.tenant.as_str()),
     };
     let since = Instant::now();
     let taken = tokio::select! {
@@ -357,8 +392,9 @@ async fn assigned(
     record.walls = Walls { fresh_process: !record.shared, ..pool.walls(&lent.worker) };
     job.enter(Phase::Running);
     let order = work.order(job);
-    let (worker, artifact, input) = (&mut lent.worker, work.artifact.fd(), work.input.as_fd());
-    match run::assign(worker, order, artifact, input, record.shared).await {
+    let (worker, artifact) = (&mut lent.worker, work.artifact.fd());
+    let data = (work.input.as_fd(), work.source.as_ref().map(|source| source.file.as_fd()));
+    match run::assign(worker, order, artifact, data, record.shared).await {
         Ok(()) => {
             tracing::debug!(pid = worker.pid(), reused, fork_us = record.bill.fork_us, "worker has the job");
             Ok(Some(lent))
@@ -422,6 +458,7 @@ fn conclude(end: &RunEnd, stay: Option<&mut Stay>, record: &mut Record) -> Outco
         protocol: replies.broken.as_deref(),
     });
     record.exit_code = outcome::exit_code(&outcome, replies.report.as_ref());
+    record.error = outcome::script_error(&outcome, replies.report.as_ref());
     outcome
 }
 

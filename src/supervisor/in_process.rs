@@ -97,8 +97,10 @@ impl InProcess {
         let ((output, their_output), (stdout, their_stdout), (stderr, their_stderr)) =
             (pipe()?, pipe()?, pipe()?);
         let (input, pump) = interruptible(work.input.try_clone()?)?;
+        let source = work.source.as_ref().map(|source| source.file.try_clone()).transpose()?;
         let stdio = Stdio {
             input: Some(input),
+            source,
             output: their_output.into(),
             stdout: their_stdout.into(),
             stderr: their_stderr.into(),

@@ -30,11 +30,13 @@ mod journal;
 mod ledger;
 mod link;
 pub mod logs;
+pub mod module_kind;
 mod places;
 mod pool;
 mod pressure;
 mod readiness;
 mod run;
+mod script;
 mod start;
 mod streams;
 mod vitals;
@@ -526,6 +528,7 @@ fn blank_result(job: &Job) -> JobResult {
         isolation: Isolation::Fresh,
         outcome: job::outcome::internal("unfinished", "the job did not end".to_owned()),
         exit_code: None,
+        error: None,
         output: ByteBuf::default(),
         logs: Logs::default(),
         bill: Bill::default(),

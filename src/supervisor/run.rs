@@ -134,18 +134,19 @@ pub(crate) async fn assign(
     worker: &mut Worker,
     order: RunOrder,
     artifact: BorrowedFd<'_>,
-    input: BorrowedFd<'_>,
+    (input, source): (BorrowedFd<'_>, Option<BorrowedFd<'_>>),
     stays: bool,
 ) -> Result<(), ExchangeError> {
+    // A descriptor of nothing is two system calls to pass on and one to close.
+    let nothing = worker.has_module && stays && order.limits.input_bytes == Some(0);
+    let given = [Some(artifact).filter(|_| !worker.has_module), Some(input).filter(|_| !nothing), source];
+    let given: Vec<_> = given.into_iter().flatten().collect();
     if worker.has_module {
-        // A descriptor of nothing is two system calls to pass on and one to close.
-        let nothing = stays && order.limits.input_bytes == Some(0);
-        let fds: &[BorrowedFd<'_>] = if nothing { &[] } else { &[input] };
-        return worker.link.send(&ToWorker::Run(order), fds).await;
+        return worker.link.send(&ToWorker::Run(order), &given).await;
     }
     let order = if stays { ToWorker::RunAndStay(order) } else { ToWorker::Run(order) };
     worker.has_module = stays;
-    worker.link.send(&order, &[artifact, input]).await
+    worker.link.send(&order, &given).await
 }
 
 /// Follows a worker that has its order until it has exited and is reaped; one that `stays` until it has replied.

@@ -290,6 +290,7 @@ fn any_job(config: &Config) -> Need<'static> {
         caller: Caller::NOBODY,
         memory_bytes: config.ceilings.memory_bytes,
         module: None,
+        engine: false,
         tenant: None,
     }
 }

@@ -169,7 +169,7 @@ impl WarmUps {
         })?;
         let users = if warm_up.uids.is_empty() { vec![own] } else { warm_up.uids.iter().copied().collect() };
         for uid in users {
-            self.hold_for(Holder { uid, key }, warm_up, &artifact, &holding.pool).await?;
+            self.hold_for(Holder { uid, key, engine: false }, warm_up, &artifact, &holding.pool).await?;
         }
         Ok(())
     }

@@ -291,6 +291,7 @@ fn result(id: &str, verdict: Verdict, output: &[u8]) -> JobResult {
         module: [0; 32],
         isolation: Isolation::Fresh,
         outcome: Outcome { verdict, reason: None, stage: None, blame: None, retriable: false, message: None },
+        error: None,
         exit_code: Some(0),
         output: output.to_vec().into(),
         logs: Logs::default(),

@@ -36,6 +36,7 @@ mod other_users;
 mod refusals;
 mod residue;
 mod rig;
+mod scripts;
 mod starved;
 mod streams;
 mod verdicts;

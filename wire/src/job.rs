@@ -224,6 +224,23 @@ pub struct Outcome {
     pub message: Option<String>,
 }
 
+/// The error a script ended with. All of it is guest text.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScriptError {
+    /// The error's name, such as `TypeError`; `Uncaught` for a thrown value that is no error.
+    pub name: String,
+    /// The error's message.
+    pub message: String,
+    /// What `line` and `column` are places in: the script's name, or `input`.
+    pub file: Option<String>,
+    /// Line, counted from 1.
+    pub line: Option<u32>,
+    /// Column, counted from 1.
+    pub column: Option<u32>,
+    /// The script's own frames, innermost first, one a line.
+    pub stack: String,
+}
+
 /// What the job used. A figure that could not be measured is `None`, never 0.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bill {
@@ -329,6 +346,8 @@ pub struct JobResult {
     pub outcome: Outcome,
     /// The guest's own exit status, where it had one.
     pub exit_code: Option<i32>,
+    /// The error a script ended with.
+    pub error: Option<ScriptError>,
     /// A command's standard output, or a function's returned value.
     pub output: ByteBuf,
     /// The guest's logs.

@@ -1,7 +1,8 @@
 //! Supervisor ⇄ worker, over the worker's link: a `SOCK_SEQPACKET` pair, one frame a packet.
 //!
 //! Owns: the orders a worker takes and the reports it makes.
-//! Never: carries a job, tenant or worker id. Whose message it is follows from the link it came on.
+//! Never: carries a job, tenant or worker id that anything follows from. Whose message it is follows from the link it came
+//! on; a script is told its own ids, as it is told its input.
 //!
 //! ```text
 //! worker                          supervisor
@@ -29,7 +30,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::bytes::ByteBuf;
-use crate::job::{Layer, MissingLayer};
+use crate::job::{Layer, MissingLayer, ScriptError};
 
 /// What a worker is forked for; decides its syscall allow-lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -51,7 +52,7 @@ pub enum ToWorker {
     Compile(CompileOrder),
     /// Run. Descriptors: the artifact (sealed memfd), the input (readable); to a worker that has its module already
     /// (a template forked it, or it was told to stay) the input alone; to one that was told to stay not even that when
-    /// [`RunLimits::input_bytes`] is 0.
+    /// [`RunLimits::input_bytes`] is 0. For a script its source (readable) comes last.
     Run(RunOrder),
     /// Run, and stay for further [`ToWorker::Run`]s of the same tenant with the same module and the same
     /// [`RunLimits::memory_bytes`] and [`RunLimits::data_bytes`]. Descriptors: the artifact (sealed memfd), the input
@@ -85,6 +86,8 @@ pub struct CompileOrder {
 pub struct PrepareOrder {
     /// A function the module must export; `None`: any module will do.
     pub entry: Option<String>,
+    /// It is the JavaScript engine, of our own making, which is set up before there is a job.
+    pub engine: bool,
     /// Time a module that says that it may be initialised ahead has for that, µs; 0: it is not.
     pub initialise_us: u64,
     /// Most that its memories and tables may come to then, bytes.
@@ -104,6 +107,21 @@ pub struct RunOrder {
     pub environment: Vec<(String, String)>,
     /// What it may use.
     pub limits: RunLimits,
+    /// The script to run, where the artifact is the JavaScript engine.
+    pub script: Option<ScriptOrder>,
+}
+
+/// A script for the JavaScript engine. With [`RunOrder::entry`] it is a module and that is the export to call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScriptOrder {
+    /// Length of the source, bytes.
+    pub source_bytes: u64,
+    /// The job's id, for the script to read.
+    pub job: String,
+    /// The job's tenant, for the script to read.
+    pub tenant: String,
+    /// W3C trace context, for the script to read.
+    pub traceparent: Option<String>,
 }
 
 /// What one run may use.
@@ -291,6 +309,8 @@ pub enum Ending {
     Exited(i32),
     /// A function said it failed; its own words, guest text.
     Failed(String),
+    /// A script failed, or is none.
+    Script(ScriptFault, ScriptError),
     /// Wasm trapped. The code is [`TrapCode`]; the text is guest text (function names).
     Trapped(TrapCode, String),
     /// The epoch deadline or SIGTERM stopped it.
@@ -303,6 +323,32 @@ pub enum Ending {
     Unlinkable(LinkFault, String),
     /// The run could not be set up for a reason that is not the guest's.
     SetupFailed(String),
+}
+
+/// Why a script did not end well, as a stable code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScriptFault {
+    /// The source is not UTF-8, or larger than any may be.
+    Source,
+    /// It threw, or a promise was rejected and nobody looked.
+    Thrown,
+    /// It is not JavaScript of the form that was asked for.
+    Syntax,
+    /// The module exports no such function.
+    NoEntry,
+    /// The result is a promise that nothing is left to settle.
+    NeverSettled,
+    /// The result is not JSON.
+    OutputNotJson,
+    /// The input is not JSON.
+    InputNotJson,
+    /// It asked for a module to import.
+    ImportRefused,
+    /// It needed more memory than it may have.
+    OutOfMemory,
+    /// It called too deep.
+    StackOverflow,
 }
 
 /// What about a module does not fit its job.

@@ -4,7 +4,7 @@
 //! Never: compiles or runs anything, starts a thread.
 //!
 //! There are two variants of everything, because counting fuel changes the generated code and costs speed, and in
-//! each an engine for modules and one for components. All are built before the first fork: a locked worker may not
+//! each an engine for modules, one for components and one for scripts, which is to say for the JavaScript engine. All are built before the first fork: a locked worker may not
 //! open the files that building a pool looks into.
 //!
 //! Only the engine most jobs use, the one for plain modules, has a pool and maps initial memories from the artifact.
@@ -21,13 +21,17 @@ use wasmtime::{
     WasmBacktraceDetails, WasmFeatures,
 };
 
-use crate::run::{Host, HostError, link_component, link_core, thread_has_room};
+use crate::run::{Host, HostError, link_component, link_core, link_script, thread_has_room};
 
 /// Wasm stack of a guest, bytes.
 pub const WASM_STACK_BYTES: usize = 512 << 10;
 
 /// Stack on which a guest and the host functions it calls run, bytes. Wasm may use [`WASM_STACK_BYTES`] of it.
 pub const FIBER_STACK_BYTES: usize = 2 << 20;
+
+/// Stack for the JavaScript engine and the host functions it calls, bytes. It runs our own code, whose depth a script
+/// cannot choose beyond [`stockade_js::abi::WASM_STACK_BYTES`]; what a job does not use of it is never made.
+pub const SCRIPT_STACK_BYTES: usize = stockade_js::abi::WASM_STACK_BYTES + FIBER_STACK_BYTES;
 
 /// Most linear memories of one store.
 pub const MEMORIES_MAX: u32 = 8;
@@ -83,6 +87,8 @@ pub(crate) struct Variant {
     pub(crate) core: Linker<Host>,
     pub(crate) components: Engine,
     pub(crate) component: ComponentLinker<Host>,
+    pub(crate) scripts: Engine,
+    pub(crate) script: Linker<Host>,
 }
 
 /// A warm engine: everything that can be made before a job is known.
@@ -147,6 +153,7 @@ impl Warm {
         for variant in [&self.plain, &self.metered] {
             variant.modules.increment_epoch();
             variant.components.increment_epoch();
+            variant.scripts.increment_epoch();
         }
     }
 }
@@ -161,9 +168,13 @@ impl Variant {
         for_components.memory_init_cow(false);
         let modules = Engine::new(&for_modules).map_err(EngineError::Build)?;
         let components = Engine::new(&for_components).map_err(EngineError::Build)?;
+        let mut for_scripts = config(metered);
+        for_scripts.max_wasm_stack(stockade_js::abi::WASM_STACK_BYTES).async_stack_size(SCRIPT_STACK_BYTES);
+        let scripts = Engine::new(&for_scripts).map_err(EngineError::Build)?;
         let core = link_core(&modules)?;
         let component = link_component(&components)?;
-        Ok(Self { modules, core, components, component })
+        let script = link_script(&scripts)?;
+        Ok(Self { modules, core, components, component, scripts, script })
     }
 }
 

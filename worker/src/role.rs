@@ -190,6 +190,8 @@ pub struct RunFds {
     pub artifact: OwnedFd,
     /// The input.
     pub input: OwnedFd,
+    /// The source of a script.
+    pub source: Option<OwnedFd>,
 }
 
 /// What a compilation works with.
@@ -219,9 +221,10 @@ pub(crate) fn live(newborn: Newborn, birth: Birth<'_>) -> Infallible {
     reply(link, &FromWorker::Locked(report));
     match (take_order(link), role) {
         ((ToWorker::Run(order), given), Role::Run | Role::RunFiles) => {
+            let (given, source) = with_source(given, &order);
             let [artifact, input] = exactly(given);
             let Settled { output, stdout_log, stderr_log, .. } = fds;
-            let fds = RunFds { link, output, stdout_log, stderr_log, artifact, input };
+            let fds = RunFds { link, output, stdout_log, stderr_log, artifact, input, source };
             (behaviour.run)(locked, order, fds, warm)
         }
         ((ToWorker::Compile(order), given), Role::Compile) => {
@@ -261,10 +264,12 @@ pub(crate) fn run_prepared(
     let Settled { link, output, stdout_log, stderr_log, .. } = fds;
     reply(link, &FromWorker::Locked(report));
     let (ToWorker::Run(order), given) = take_order(link) else { exit_now(ORDER_STATUS) };
+    let (given, source) = with_source(given, &order);
     let [input] = exactly(given);
     (behaviour.ordered)(&order, link);
     let stdio = Stdio {
         input: Some(input),
+        source,
         output: output.into(),
         stdout: stdout_log.into(),
         stderr: stderr_log.into(),
@@ -388,6 +393,12 @@ impl Orders {
     }
 }
 
+/// Takes off the source, which comes last where there is a script.
+fn with_source(mut given: Vec<OwnedFd>, order: &RunOrder) -> (Vec<OwnedFd>, Option<OwnedFd>) {
+    let source = if order.script.is_some() { given.pop() } else { None };
+    (given, source)
+}
+
 pub(crate) fn exactly<const N: usize>(given: Vec<OwnedFd>) -> [OwnedFd; N] {
     given.try_into().unwrap_or_else(|_| exit_now(ORDER_STATUS))
 }
@@ -399,9 +410,10 @@ pub(crate) fn reply(link: Link, message: &FromWorker) {
 }
 
 fn run_order(locked: Locked, order: RunOrder, fds: RunFds, warm: &Warm) -> Infallible {
-    let RunFds { link, output, stdout_log, stderr_log, artifact, input } = fds;
+    let RunFds { link, output, stdout_log, stderr_log, artifact, input, source } = fds;
     let stdio = Stdio {
         input: Some(input),
+        source,
         output: output.into(),
         stdout: stdout_log.into(),
         stderr: stderr_log.into(),

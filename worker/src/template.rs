@@ -53,7 +53,8 @@ pub(crate) fn serve(
     if u32::try_from(artifact.as_raw_fd()) != Ok(ARTIFACT_FD) {
         give_up(link, format!("the artifact came as descriptor {}", artifact.as_raw_fd()));
     }
-    let mut prepared = match Prepared::load(grounds.warm, artifact) {
+    let load = if order.engine { Prepared::load_engine } else { Prepared::load };
+    let mut prepared = match load(grounds.warm, artifact) {
         Ok(prepared) => prepared,
         Err(why) => give_up(link, why),
     };
@@ -64,7 +65,12 @@ pub(crate) fn serve(
         Ok(stem) => stem,
         Err(error) => give_up(link, error.to_string()),
     };
-    if order.initialise_us > 0 && prepared.has_initialiser() {
+    if order.engine {
+        let set_up = stem.bar().map_err(|error| error.to_string());
+        if let Err(why) = set_up.and_then(|barred| prepared.set_up_engine(&barred)) {
+            give_up(link, why);
+        }
+    } else if order.initialise_us > 0 && prepared.has_initialiser() {
         match stem.bar() {
             Ok(barred) => prepared.initialise(&barred, &order, grounds.behaviour.keep),
             Err(error) => give_up(link, error.to_string()),

@@ -43,7 +43,13 @@ impl Sinks {
     /// For one job, whose function's value goes to `returned` if it is short.
     fn stdio(&self, input: Option<OwnedFd>, returned: &Returned) -> Stdio {
         let Self { output, stdout, stderr } = self;
-        Stdio { input, output: output.returning(returned), stdout: stdout.clone(), stderr: stderr.clone() }
+        Stdio {
+            input,
+            source: None,
+            output: output.returning(returned),
+            stdout: stdout.clone(),
+            stderr: stderr.clone(),
+        }
     }
 }
 

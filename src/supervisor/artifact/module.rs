@@ -12,6 +12,7 @@ use stockade_sys::memfd;
 use stockade_wire::job::Digest;
 
 use crate::sealed::SealedFile;
+use crate::supervisor::module_kind::{LOOKED_AT_BYTES_MAX, is_script};
 
 /// Modules above this many bytes are hashed on another thread: SHA-256 takes about a millisecond for them.
 const HASH_INLINE_BYTES: u64 = 512 << 10;
@@ -84,6 +85,21 @@ impl Module {
         Ok(first != b"\0asm" && first != b"\x7fELF")
     }
 
+    /// Whether it is a script: text, and not WebAssembly text.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub(crate) fn is_script(&self) -> io::Result<bool> {
+        match self {
+            Self::Bytes(bytes) => Ok(is_script(bytes)),
+            Self::File(file) => {
+                let mut start = vec![0; LOOKED_AT_BYTES_MAX + 1];
+                let length = file.read_at(&mut start, 0)?;
+                Ok(is_script(start.get(..length).unwrap_or_default()))
+            }
+        }
+    }
+
     /// A sealed file that holds it, positioned at its start.
     ///
     /// # Errors
@@ -131,6 +147,20 @@ mod tests {
                 assert_eq!(read, content);
             }
         }
+    }
+
+    #[test]
+    fn script_in_a_file_is_one_as_in_memory() {
+        for (content, script) in
+            [(&b"1 + 1"[..], true), (b"(module)", false), (b"\0asm", false), (b"\xff", false)]
+        {
+            for module in both(content) {
+                assert_eq!(module.is_script().unwrap(), script, "{content:?}");
+            }
+        }
+        let long = [&[b' '; LOOKED_AT_BYTES_MAX - 1][..], "é".as_bytes(), b"1"].concat();
+        let long = [&b"1"[..], &long[2..]].concat();
+        assert!(both(&long).iter().all(|module| module.is_script().unwrap()));
     }
 
     #[test]

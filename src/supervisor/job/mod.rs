@@ -59,6 +59,7 @@ pub(crate) struct Admitted {
     /// It may be run by a process that ran, or is to run, other jobs of its tenant with its module.
     pub(crate) shares: bool,
     pub(crate) limits: Limits,
+    pub(crate) traceparent: Option<String>,
     pub(crate) trace_id: Option<String>,
 }
 
@@ -305,6 +306,7 @@ impl Job {
                 log_bytes: 64 << 10,
                 log_lines: 1 << 20,
             },
+            traceparent: None,
             trace_id: None,
         };
         Self::new(id.to_owned(), admitted, Instant::now(), Arc::new(Semaphore::new(1)), false)

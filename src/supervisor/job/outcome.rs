@@ -8,15 +8,16 @@
 
 use stockade_sys::pidfd::Exit;
 use stockade_wire::client::{Refusal, RefusalReason};
-use stockade_wire::job::{Blame, Outcome, Stage, Verdict};
+use stockade_wire::job::{Blame, Outcome, ScriptError, Stage, Verdict};
 use stockade_wire::limits::GUEST_TEXT_BYTES_MAX;
 use stockade_wire::worker::{
-    CompileFailure, CompileFailureKind, CompileReason, Ending, LinkFault, RunReport, TrapCode,
+    CompileFailure, CompileFailureKind, CompileReason, Ending, LinkFault, RunReport, ScriptFault, TrapCode,
 };
 use stockade_worker::jail::seccomp::is_crash;
 
 use super::ladder::Cause;
 use crate::supervisor::logs::display::safe_text;
+use crate::supervisor::script::{self, sentence};
 
 /// Everything known about how a worker ended.
 #[derive(Debug, Clone)]
@@ -107,6 +108,13 @@ pub(crate) fn exit_code(outcome: &Outcome, report: Option<&RunReport>) -> Option
         Some(RunReport { ending: Ending::Exited(status), command: true, .. }) if believed => Some(*status),
         _ => None,
     }
+}
+
+/// The error of a script whose own end is what `outcome` says.
+pub(crate) fn script_error(outcome: &Outcome, report: Option<&RunReport>) -> Option<ScriptError> {
+    let believed = outcome.stage.is_none()
+        && matches!(outcome.verdict, Verdict::GuestError | Verdict::InvalidModule | Verdict::OutOfMemory);
+    report.filter(|_| believed).and_then(script::error)
 }
 
 /// The outcome of a job that was refused.
@@ -289,6 +297,7 @@ fn by_report(report: &RunReport) -> Outcome {
             &format!("the guest exited with status {status}"),
         ),
         Ending::Failed(text) => ended(Verdict::GuestError, "guest_failure", Blame::Guest, text),
+        Ending::Script(fault, error) => by_script(*fault, &sentence(error)),
         Ending::Trapped(code, text) => ended(Verdict::Trapped, trap_code(*code), Blame::Guest, text),
         Ending::OutOfFuel => ended(
             Verdict::OutOfFuel,
@@ -313,6 +322,22 @@ fn by_report(report: &RunReport) -> Outcome {
             Outcome { retriable: true, ..ended(Verdict::Internal, "setup_failed", Blame::Ambiguous, text) }
         }
     }
+}
+
+fn by_script(fault: ScriptFault, message: &str) -> Outcome {
+    let (verdict, reason, blame) = match fault {
+        ScriptFault::Source => (Verdict::InvalidModule, "malformed_text", Blame::Guest),
+        ScriptFault::Syntax => (Verdict::InvalidModule, "syntax_error", Blame::Guest),
+        ScriptFault::NoEntry => (Verdict::InvalidModule, "no_entry", Blame::Guest),
+        ScriptFault::ImportRefused => (Verdict::InvalidModule, "unknown_import", Blame::Guest),
+        ScriptFault::Thrown => (Verdict::GuestError, "exception", Blame::Guest),
+        ScriptFault::NeverSettled => (Verdict::GuestError, "never_settled", Blame::Guest),
+        ScriptFault::OutputNotJson => (Verdict::GuestError, "output_not_json", Blame::Guest),
+        ScriptFault::InputNotJson => (Verdict::GuestError, "input_not_json", Blame::Operator),
+        ScriptFault::StackOverflow => (Verdict::GuestError, "stack_overflow", Blame::Guest),
+        ScriptFault::OutOfMemory => (Verdict::OutOfMemory, MEMORY_LIMIT, Blame::Guest),
+    };
+    ended(verdict, reason, blame, message)
 }
 
 fn unexplained(evidence: &Evidence<'_>) -> Outcome {

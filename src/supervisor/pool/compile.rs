@@ -73,6 +73,7 @@ impl Compile for Rc<Pool> {
             caller: Caller::NOBODY,
             memory_bytes: self.config.compile.memory_bytes,
             module: None,
+            engine: false,
             tenant: None,
         };
         let mut birth = self.birth(Role::Compile, &need);

@@ -70,6 +70,8 @@ pub(crate) struct Need<'a> {
     pub(crate) memory_bytes: u64,
     /// The module it runs, when it runs one.
     pub(crate) module: Option<(Key, &'a Rc<Artifact>)>,
+    /// That is the JavaScript engine, for a script.
+    pub(crate) engine: bool,
     /// Whose it is, when it may share a process with others of theirs.
     pub(crate) tenant: Option<&'a str>,
 }

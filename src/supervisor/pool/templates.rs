@@ -51,6 +51,8 @@ pub(crate) enum HoldError {
 pub(crate) struct Holder {
     pub(crate) uid: u32,
     pub(crate) key: Key,
+    /// It is the JavaScript engine, and not what somebody submitted, be it the same module.
+    pub(crate) engine: bool,
 }
 
 /// What is held, and how.
@@ -58,6 +60,8 @@ struct Held {
     artifact: Rc<Artifact>,
     /// A function that it must export.
     entry: Option<String>,
+    /// It is the JavaScript engine.
+    engine: bool,
     /// The operator listed it.
     listed: bool,
 }
@@ -161,14 +165,15 @@ impl Pool {
         if key.metered || self.templates.max == 0 || !self.templates_reach_leaves() {
             return None;
         }
-        let holder = Holder { uid: need.caller.uid, key };
+        let holder = Holder { uid: need.caller.uid, key, engine: need.engine };
         if let Some(stand) = self.templates.stand(&holder) {
             return stand.take(now);
         }
         let hot = self.templates.heat.borrow_mut().used(holder, now);
         if hot && !self.ready.is_pressed() && self.templates.make_room(now) {
             let stand = self.templates.add(holder, Stand::hot(self.templates.bounds, now));
-            let held = Held { artifact: Rc::clone(artifact), entry: None, listed: false };
+            let held =
+                Held { artifact: Rc::clone(artifact), entry: None, engine: need.engine, listed: false };
             tokio::task::spawn_local(Rc::clone(self).keep_ready(holder, stand, held, self.zygote.closing()));
         }
         None
@@ -199,7 +204,7 @@ impl Pool {
         let (answer, told) = oneshot::channel();
         let bounds = Bounds { least, ..self.templates.bounds };
         let stand = self.templates.add(holder, Stand::pinned(bounds, now, answer));
-        let held = Held { artifact: Rc::clone(artifact), entry, listed: true };
+        let held = Held { artifact: Rc::clone(artifact), entry, engine: holder.engine, listed: true };
         tokio::task::spawn_local(Rc::clone(self).keep_ready(holder, stand, held, self.zygote.closing()));
         let stopping = || Err(PoolError::from(WorkerError::from(ZygoteError::Stopping)));
         Ok(told.await.unwrap_or_else(|_| stopping()).map_err(Box::new)?)
@@ -342,6 +347,7 @@ impl Pool {
         let time = if initialises { pool.initialise_time } else { Duration::ZERO };
         let order = PrepareOrder {
             entry: held.entry.clone(),
+            engine: held.engine,
             initialise_us: u64::try_from(time.as_micros()).unwrap_or(u64::MAX),
             initialise_bytes: pool.initialise_bytes,
         };
@@ -370,6 +376,7 @@ impl Pool {
             caller: uid.map_or(Caller::NOBODY, |uid| Caller { uid, ..Caller::NOBODY }),
             memory_bytes: self.config.ceilings.memory_bytes,
             module: None,
+            engine: false,
             tenant: None,
         };
         self.birth(role, &need)

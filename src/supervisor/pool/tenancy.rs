@@ -86,7 +86,9 @@ pub(super) fn is_harmless(report: &RunReport) -> bool {
         | Ending::Interrupted
         | Ending::OutOfFuel
         | Ending::MemoryRefused(_)
-        | Ending::SetupFailed(_) => false,
+        | Ending::SetupFailed(_)
+        // Scripts run in processes of their own.
+        | Ending::Script(..) => false,
     }
 }
 

@@ -16,6 +16,7 @@ use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{FsPerms, HostMonotonicClock, HostWallClock, WasiCtxBuilder, WasiCtxView, WasiView};
 
 use super::ledger::Ledger;
+use super::script::Side;
 use super::sink::Sink;
 use super::{poll, streams};
 use crate::grants::Grants;
@@ -54,6 +55,8 @@ pub(crate) struct Host {
     pub(super) clock_start: Instant,
     /// The guest has called a function of the host. Every one of them sets it.
     pub(super) called: bool,
+    /// What a script has of its job; nothing for other guests.
+    pub(super) script: Side,
 }
 
 impl WasiView for Host {
@@ -82,7 +85,12 @@ impl Host {
             .allow_tcp(false)
             .allow_udp(false)
             .allow_ip_name_lookup(false);
-        Self { wasi: builder.build_p1(), ledger, clock_start, called: false }
+        Self { wasi: builder.build_p1(), ledger, clock_start, called: false, script: Side::default() }
+    }
+
+    /// What stands behind an engine that runs a script: nothing of WASI.
+    pub(super) fn of_script(ledger: Ledger, script: Side) -> Self {
+        Self { script, ..Self::of_nobody(ledger) }
     }
 
     pub(super) fn new(
@@ -123,7 +131,7 @@ impl Host {
         }
         let mut wasi = builder.build_p1();
         wasi.ctx().table.set_max_capacity(RESOURCES_MAX);
-        Ok(Self { wasi, ledger, clock_start, called: false })
+        Ok(Self { wasi, ledger, clock_start, called: false, script: Side::default() })
     }
 }
 

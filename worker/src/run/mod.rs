@@ -17,6 +17,7 @@ mod kept;
 mod ledger;
 mod poll;
 mod prepared;
+mod script;
 mod sink;
 mod stack;
 mod streams;
@@ -46,6 +47,7 @@ pub use host::HostError;
 pub(crate) use host::{Host, link_component, link_core};
 pub(crate) use kept::Kept;
 pub(crate) use prepared::Prepared;
+pub(crate) use script::link as link_script;
 pub(crate) use sink::Returned;
 pub use sink::Sink;
 pub(crate) use stack::thread_has_room;
@@ -59,6 +61,7 @@ use function::Input;
 use host::Streams;
 use ledger::Ledger;
 use prepared::{Existing, Live};
+use script::{Given, Script, Side};
 use stack::{Stack, at_once};
 
 /// A deadline further away than this is as good as none.
@@ -70,11 +73,13 @@ const WASM_PAGE_BYTES: u64 = 64 << 10;
 /// Names by which a component's only entry may be asked for.
 const COMMAND_ENTRIES: [&str; 3] = ["run", "wasi:cli/run", entry::START];
 
-/// The four streams of a run.
+/// The streams of a run.
 #[derive(Debug)]
 pub struct Stdio {
     /// Standard input of a command, the bytes handed to a function; `None` when there are none.
     pub input: Option<OwnedFd>,
+    /// The source of a script.
+    pub source: Option<OwnedFd>,
     /// The job's output: a command's standard output, a function's result.
     pub output: Sink,
     /// A function's standard output.
@@ -120,12 +125,13 @@ pub struct Loaded {
 enum Program {
     Core { pre: InstancePre<Host>, entry: Entry, stack: Stack },
     Component(CommandPre<Host>),
+    Script { engine: InstancePre<Host>, script: Script },
 }
 
 impl Program {
     fn engine(&self) -> &Engine {
         match self {
-            Self::Core { pre, .. } => pre.module().engine(),
+            Self::Core { pre, .. } | Self::Script { engine: pre, .. } => pre.module().engine(),
             Self::Component(command) => command.engine(),
         }
     }
@@ -133,7 +139,7 @@ impl Program {
     const fn stack(&self) -> Stack {
         match self {
             Self::Core { stack, .. } => *stack,
-            Self::Component(_) => Stack::Fiber,
+            Self::Component(_) | Self::Script { .. } => Stack::Fiber,
         }
     }
 
@@ -149,7 +155,9 @@ impl Program {
     /// The most that one of its memories begins with, bytes.
     fn largest_memory_bytes(&self) -> u64 {
         largest_memory_bytes(match self {
-            Self::Core { pre, .. } => Some(pre.module().resources_required()),
+            Self::Core { pre, .. } | Self::Script { engine: pre, .. } => {
+                Some(pre.module().resources_required())
+            }
             // Unknown for one that imports modules, and so cannot be linked here.
             Self::Component(pre) => pre.instance_pre().component().resources_required(),
         })
@@ -188,7 +196,8 @@ pub fn load(warm: &Warm, order: &RunOrder, artifact: OwnedFd) -> Result<Loaded, 
     let received = Instant::now();
     let wanted = Duration::from_micros(order.limits.deadline_us).min(DEADLINE_MAX);
     let build = || -> Result<Loaded, Ending> {
-        let program = link(warm, order, artifact)?;
+        let deadline = received + wanted;
+        let program = link(warm, order, artifact, deadline)?;
         let memory_bytes_max = order.limits.memory_bytes.min(warm.settings().memory_bytes_max);
         let largest_memory_bytes = program.largest_memory_bytes();
         // The pool makes a memory accessible before it asks the ledger, and the process's own limit may be in the
@@ -201,7 +210,7 @@ pub fn load(warm: &Warm, order: &RunOrder, artifact: OwnedFd) -> Result<Loaded, 
             engine: program.engine().clone(),
             program,
             runtime: Some(runtime),
-            deadline: received + wanted,
+            deadline,
             memory_bytes_max,
             largest_memory_bytes,
             load: received.elapsed(),
@@ -316,9 +325,11 @@ fn stop_clock(interruption: &Interruption, report: &mut RunReport) {
 }
 
 /// What a function reads and writes besides its standard streams.
+#[derive(Default)]
 struct Exchange {
     input: Option<Input>,
     output: Option<Sink>,
+    source: Option<File>,
 }
 
 /// Makes the store with its limits, or takes over the one that is there, and gives each stream to whom it belongs.
@@ -329,21 +340,28 @@ fn furnish(
     (stdio, grants): (Stdio, Grants),
     order: &RunOrder,
 ) -> Result<(Store<Host>, Option<Existing>, Exchange), Ending> {
-    let Stdio { input, output, stdout, stderr } = stdio;
+    let Stdio { input, source, output, stdout, stderr } = stdio;
     let input = input.map(File::from);
+    let with_bytes = |file| Input { file, bytes: order.limits.input_bytes };
+    if let Program::Script { .. } = &loaded.program {
+        let side = Side::new(order, stdout, stderr);
+        let (store, existing) = furnish_engine(loaded, live, interruption, side, order)?;
+        let (input, source) = (input.map(with_bytes), source.map(File::from));
+        return Ok((store, existing, Exchange { input, output: Some(output), source }));
+    }
     let (streams, exchange) = match &loaded.program {
         Program::Component(_) | Program::Core { entry: Entry::Start, .. } => {
-            (Streams { stdin: input, stdout: output, stderr }, Exchange { input: None, output: None })
+            (Streams { stdin: input, stdout: output, stderr }, Exchange::default())
         }
         Program::Core { entry: Entry::Bytes { .. }, .. } => {
             let streams = Streams { stdin: None, stdout, stderr };
-            let input = input.map(|file| Input { file, bytes: order.limits.input_bytes });
-            (streams, Exchange { input, output: Some(output) })
+            (streams, Exchange { input: input.map(with_bytes), output: Some(output), source: None })
         }
         Program::Core { entry: Entry::Numbers { .. }, .. } => {
             let streams = Streams { stdin: input, stdout, stderr };
-            (streams, Exchange { input: None, output: Some(output) })
+            (streams, Exchange { output: Some(output), ..Exchange::default() })
         }
+        Program::Script { .. } => return Err(Ending::SetupFailed("a script is no module".to_owned())),
     };
     let (mut store, instance) = match live {
         Some(live) => {
@@ -365,9 +383,42 @@ fn furnish(
             (store, None)
         }
     };
-    set_limits(&mut store, &order.limits, interruption, loaded.deadline)
-        .map_err(|error| Ending::SetupFailed(guest_text(&format!("limits cannot be set: {error:#}"))))?;
+    limit(&mut store, loaded, interruption, order)?;
     Ok((store, instance, exchange))
+}
+
+/// The same for a script: the engine needs nothing of WASI.
+fn furnish_engine(
+    loaded: &Loaded,
+    live: Option<Live>,
+    interruption: &Interruption,
+    side: Side,
+    order: &RunOrder,
+) -> Result<(Store<Host>, Option<Existing>), Ending> {
+    let (mut store, existing) = match live {
+        Some(live) => {
+            let (store, existing) = live.adopt_engine(loaded.memory_bytes_max, side)?;
+            (store, Some(existing))
+        }
+        None => {
+            let ledger = Ledger::new(loaded.memory_bytes_max, loaded.largest_memory_bytes);
+            let mut store = Store::new(&loaded.engine, Host::of_script(ledger, side));
+            store.limiter(|host| &mut host.ledger);
+            (store, None)
+        }
+    };
+    limit(&mut store, loaded, interruption, order)?;
+    Ok((store, existing))
+}
+
+fn limit(
+    store: &mut Store<Host>,
+    loaded: &Loaded,
+    interruption: &Interruption,
+    order: &RunOrder,
+) -> Result<(), Ending> {
+    set_limits(store, &order.limits, interruption, loaded.deadline)
+        .map_err(|error| Ending::SetupFailed(guest_text(&format!("limits cannot be set: {error:#}"))))
 }
 
 fn set_limits(
@@ -441,6 +492,26 @@ async fn drive(
             let result = command.wasi_cli_run().call_run(store).await?;
             Ok(Ending::Exited(i32::from(result.is_err())))
         }
+        Program::Script { engine, script } => {
+            let existing = match existing {
+                Some(existing) => existing,
+                None => {
+                    Existing { instance: engine.instantiate_async(&mut *store).await?, initialised: false }
+                }
+            };
+            store.data_mut().ledger.instantiated();
+            if !existing.initialised {
+                script::set_up(store, existing.instance).await?;
+            }
+            *instantiated = Some(Instant::now());
+            let (source, input) = (exchange.source.take(), exchange.input.take());
+            match (source, exchange.output.as_mut()) {
+                (Some(source), Some(output)) => {
+                    script.run(store, existing.instance, Given { source, input, output }).await
+                }
+                _ => Ok(Ending::SetupFailed("a script came without its source".to_owned())),
+            }
+        }
         Program::Core { pre, entry, stack } => {
             let Existing { instance, initialised } = match existing {
                 Some(existing) => existing,
@@ -472,7 +543,7 @@ async fn enter(
             stack.call(&start, store, ()).await?;
             Ok(Ending::Exited(0))
         }
-        (Entry::Bytes { name }, Exchange { input, output: Some(output) }) => {
+        (Entry::Bytes { name }, Exchange { input, output: Some(output), .. }) => {
             function::call_bytes(store, stack, instance, name, input.as_mut(), output).await
         }
         (Entry::Numbers { name, arguments, results }, Exchange { output: Some(output), .. }) => {
@@ -485,8 +556,12 @@ async fn enter(
     }
 }
 
-fn link(warm: &Warm, order: &RunOrder, artifact: OwnedFd) -> Result<Program, Ending> {
+fn link(warm: &Warm, order: &RunOrder, artifact: OwnedFd, deadline: Instant) -> Result<Program, Ending> {
     let variant = warm.variant(order.limits.fuel.is_some());
+    if let Some(script) = &order.script {
+        let engine = link_engine(variant, artifact)?;
+        return Ok(Program::Script { engine, script: Script::new(order, script, deadline) });
+    }
     match open(variant, artifact)? {
         LoadedArtifact::Module(module) => {
             let (entry, stack) = (choose_entry(&module, order)?, Stack::of(&module, warm.thread_has_room()));
@@ -511,6 +586,19 @@ fn open(variant: &Variant, artifact: OwnedFd) -> Result<LoadedArtifact, Ending> 
         }
         error => setup(&error),
     })
+}
+
+/// The JavaScript engine, whose artifact this is: our own module, however it came here.
+fn link_engine(variant: &Variant, artifact: OwnedFd) -> Result<InstancePre<Host>, Ending> {
+    let artifact = SealedArtifact::from_fd(artifact).map_err(|error| setup(&error))?;
+    match artifact.load(&variant.scripts).map_err(|error| setup(&error))? {
+        LoadedArtifact::Module(module) => {
+            variant.script.instantiate_pre(&module).map_err(|error| unknown_import(&error))
+        }
+        LoadedArtifact::Component(_) => {
+            Err(Ending::SetupFailed("the JavaScript engine is no component".to_owned()))
+        }
+    }
 }
 
 fn choose_entry(module: &Module, order: &RunOrder) -> Result<Entry, Ending> {

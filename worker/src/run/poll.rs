@@ -101,7 +101,8 @@ async fn poll(caller: &mut Caller<'_, Host>, call: Call) -> wasmtime::Result<i32
     Ok(ERRNO_SUCCESS)
 }
 
-async fn sleep(wait: Duration) {
+/// Returns after `wait`.
+pub(super) async fn sleep(wait: Duration) {
     if wait <= SHORT_SLEEP {
         std::thread::sleep(wait);
     } else {

@@ -16,9 +16,11 @@ use super::entry::{self, Entry};
 use super::function;
 use super::host::Streams;
 use super::ledger::Ledger;
+use super::script::{self, Script, Side};
 use super::stack::Stack;
 use super::{
-    DEADLINE_MAX, Host, Loaded, Program, choose_entry, largest_memory_bytes, not_loaded, runtime, setup,
+    DEADLINE_MAX, Host, Loaded, Program, choose_entry, largest_memory_bytes, link_engine, not_loaded,
+    runtime, setup,
 };
 use crate::engine::Warm;
 use crate::grants::Grants;
@@ -31,6 +33,8 @@ pub(crate) struct Prepared {
     memory_bytes_max: u64,
     largest_memory_bytes: u64,
     stack: Stack,
+    /// It is the JavaScript engine.
+    engine: bool,
     /// What a job that names no entry and has no arguments gets: most do.
     usual_entry: Option<Entry>,
     live: Option<Live>,
@@ -75,10 +79,58 @@ impl Prepared {
         let stack = Stack::of(&module, warm.thread_has_room());
         epoch::install(module.engine()).map_err(|error| error.to_string())?;
         let usual_entry = entry::choose(&module, None, &[]).ok();
-        let mut prepared =
-            Self { pre, runtime, memory_bytes_max, largest_memory_bytes, stack, usual_entry, live: None };
+        let mut prepared = Self {
+            pre,
+            runtime,
+            memory_bytes_max,
+            largest_memory_bytes,
+            stack,
+            engine: false,
+            usual_entry,
+            live: None,
+        };
         prepared.instantiate();
         Ok(prepared)
+    }
+
+    /// Loads and links `artifact`, which must be the JavaScript engine's. Needs leave to make memory executable.
+    ///
+    /// # Errors
+    /// With what is to be said about it.
+    pub(crate) fn load_engine(warm: &Warm, artifact: OwnedFd) -> Result<Self, String> {
+        let pre = link_engine(warm.variant(false), artifact).map_err(|ending| format!("{ending:?}"))?;
+        let largest_memory_bytes = largest_memory_bytes(Some(pre.module().resources_required()));
+        let runtime = runtime().map_err(|error| error.to_string())?;
+        epoch::install(pre.module().engine()).map_err(|error| error.to_string())?;
+        Ok(Self {
+            pre,
+            runtime,
+            memory_bytes_max: warm.settings().memory_bytes_max,
+            largest_memory_bytes,
+            stack: Stack::Fiber,
+            engine: true,
+            usual_entry: None,
+            live: None,
+        })
+    }
+
+    /// Sets the JavaScript engine up, for every fork: our own code, without a script.
+    ///
+    /// # Errors
+    /// With what is to be said about it.
+    pub(crate) fn set_up_engine(&mut self, _barred: &Barred<'_>) -> Result<(), String> {
+        let (pre, stack) = (&self.pre, self.stack);
+        let mut store = Live::store(pre, self.memory_bytes_max, self.largest_memory_bytes);
+        // Nothing moves the epoch on before there is a job.
+        store.set_epoch_deadline(1);
+        let set_up = async {
+            let instance = stack.instantiate(pre, &mut store).await?;
+            store.data_mut().ledger.instantiated();
+            script::set_up(&mut store, instance).await.map(|()| instance)
+        };
+        let instance = self.runtime.block_on(set_up).map_err(|error| format!("{error:#}"))?;
+        self.live = Some(Live::of(store, Existing { instance, initialised: true }, pre));
+        Ok(())
     }
 
     fn instantiate(&mut self) {
@@ -161,13 +213,25 @@ impl Prepared {
     }
 
     fn fit(self, order: &RunOrder, received: Instant, deadline: Instant) -> Result<Loaded, Ending> {
-        let Self { pre, runtime, memory_bytes_max, largest_memory_bytes, stack, usual_entry, live } = self;
+        let Self { pre, runtime, memory_bytes_max, largest_memory_bytes, stack, engine, usual_entry, live } =
+            self;
         if order.limits.fuel.is_some() {
             return Err(Ending::SetupFailed("a template's module does not count fuel".to_owned()));
         }
-        let entry = match usual_entry {
-            Some(entry) if order.entry.is_none() && order.arguments.is_empty() => entry,
-            _ => choose_entry(pre.module(), order)?,
+        let program = match (&order.script, usual_entry) {
+            (Some(script), _) if engine => {
+                Program::Script { engine: pre, script: Script::new(order, script, deadline) }
+            }
+            (None, Some(entry)) if order.entry.is_none() && order.arguments.is_empty() => {
+                Program::Core { pre, entry, stack }
+            }
+            (None, _) if !engine => {
+                let entry = choose_entry(pre.module(), order)?;
+                Program::Core { pre, entry, stack }
+            }
+            (Some(_) | None, _) => {
+                return Err(Ending::SetupFailed("the job is not for this template's module".to_owned()));
+            }
         };
         let memory_bytes_max = order.limits.memory_bytes.min(memory_bytes_max);
         if largest_memory_bytes > memory_bytes_max {
@@ -177,8 +241,8 @@ impl Prepared {
         let live = live.filter(|live| !live.existing.initialised || live.held_bytes() <= memory_bytes_max);
         epoch::arm(deadline.saturating_duration_since(Instant::now())).map_err(|error| setup(&error))?;
         Ok(Loaded {
-            engine: pre.module().engine().clone(),
-            program: Program::Core { pre, entry, stack },
+            engine: program.engine().clone(),
+            program,
             runtime: Some(runtime),
             deadline,
             memory_bytes_max,
@@ -222,6 +286,21 @@ impl Live {
 
     fn held_bytes(&self) -> u64 {
         self.store.data().ledger.held_bytes()
+    }
+
+    /// The engine becomes a job's.
+    pub(super) fn adopt_engine(
+        self,
+        memory_bytes_max: u64,
+        side: Side,
+    ) -> Result<(Store<Host>, Existing), Ending> {
+        let Self { mut store, existing, .. } = self;
+        let host = store.data_mut();
+        let nobodys = std::mem::replace(&mut host.ledger, Ledger::new(0, 0));
+        let held_bytes = nobodys.held_bytes();
+        host.ledger = nobodys.with_limit(memory_bytes_max).ok_or(Ending::MemoryRefused(held_bytes))?;
+        host.script = side;
+        Ok((store, existing))
     }
 
     /// Everything around the instance becomes the job's.

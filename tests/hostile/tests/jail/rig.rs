@@ -74,6 +74,7 @@ pub(crate) fn run_order(entry: Option<&str>) -> RunOrder {
             fuel: None,
             input_bytes: None,
         },
+        script: None,
     }
 }
 
@@ -189,7 +190,7 @@ pub(crate) struct Template {
 
 /// With time and room enough for any initialiser that ends.
 pub(crate) fn prepare_order() -> PrepareOrder {
-    PrepareOrder { entry: None, initialise_us: 10_000_000, initialise_bytes: 16 << 20 }
+    PrepareOrder { entry: None, engine: false, initialise_us: 10_000_000, initialise_bytes: 16 << 20 }
 }
 
 impl Template {

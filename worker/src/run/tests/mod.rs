@@ -86,6 +86,7 @@ fn job(text: impl Into<String>) -> Job {
         arguments: Vec::new(),
         environment: Vec::new(),
         limits,
+        script: None,
     };
     Job { text: text.into(), order, directories: Vec::new(), input: Vec::new(), stop: Arc::default() }
 }
@@ -151,6 +152,7 @@ impl Job {
             Ok(loaded) => {
                 let stdio = Stdio {
                     input: Some(memfd(&self.input).into()),
+                    source: None,
                     output: copy(&output).into(),
                     stdout: copy(&stdout).into(),
                     stderr: copy(&stderr).into(),

@@ -19,6 +19,7 @@ fn run_as_a_worker(text: &str, deadline: Duration) -> RunReport {
     let out = || std::io::stdout().as_fd().try_clone_to_owned().unwrap();
     let stdio = Stdio {
         input: Some(memfd(b"").into()),
+        source: None,
         output: out().into(),
         stdout: out().into(),
         stderr: out().into(),

@@ -1,6 +1,6 @@
 //! What a file holds, by its content.
 //!
-//! Owns: telling WebAssembly, its text and everything else apart, so that a wrong file gets a clear answer
+//! Owns: telling WebAssembly, its text, scripts and everything else apart, so that a wrong file gets a clear answer
 //! before it travels.
 //! Never: validates; the jailed compile worker does.
 
@@ -35,6 +35,9 @@ const TEXT_KEYWORDS: [&str; 15] = [
 /// Deepest that block comments nest.
 const COMMENT_DEPTH_MAX: usize = 64;
 
+/// Most bytes looked at to tell whether text is a script.
+pub(crate) const LOOKED_AT_BYTES_MAX: usize = 64 << 10;
+
 /// What can run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ModuleKind {
@@ -44,25 +47,21 @@ pub enum ModuleKind {
     Component,
     /// WebAssembly text of either.
     Text,
+    /// Text of any other kind: JavaScript, or what its parser will say of it.
+    Script,
 }
 
 /// Why a file cannot run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ModuleKindError {
     /// Nothing in it.
-    #[error("is empty; give a WebAssembly module or component, or WebAssembly text")]
+    #[error("is empty; give JavaScript, a WebAssembly module or component, or WebAssembly text")]
     Empty,
     /// Native code.
     #[error("is native code (ELF), which is never loaded; give the WebAssembly it was made from")]
     Native,
-    /// Some other text.
-    #[error(
-        "is text, but not WebAssembly text: JavaScript and other languages do not run yet; compile it to \
-         WebAssembly (WASI), or give WebAssembly text, which begins with `(module`"
-    )]
-    OtherText,
     /// Something else.
-    #[error("is neither WebAssembly nor WebAssembly text; compile it to WebAssembly (WASI)")]
+    #[error("is neither WebAssembly nor text; give JavaScript, or compile it to WebAssembly (WASI)")]
     Unrecognised,
 }
 
@@ -79,13 +78,53 @@ pub fn recognise(bytes: &[u8]) -> Result<ModuleKind, ModuleKindError> {
         return Err(ModuleKindError::Native);
     }
     let Ok(text) = std::str::from_utf8(bytes) else { return Err(ModuleKindError::Unrecognised) };
-    let text = skip_blanks(text);
-    match text.strip_prefix('(').map(skip_blanks).map(keyword) {
-        Some(word) if TEXT_KEYWORDS.contains(&word) || word.starts_with('@') => Ok(ModuleKind::Text),
-        None if text.is_empty() => Err(ModuleKindError::Empty),
-        Some(_) | None if text.contains('\0') => Err(ModuleKindError::Unrecognised),
-        Some(_) | None => Err(ModuleKindError::OtherText),
+    kind_of_text(text)
+}
+
+/// Whether `bytes`, as they were submitted, are a script. Looks at their beginning alone: a script's engine says what is
+/// wrong with the rest.
+#[must_use]
+pub(crate) fn is_script(bytes: &[u8]) -> bool {
+    if bytes.starts_with(WASM_MAGIC) || bytes.starts_with(ELF_MAGIC) {
+        return false;
     }
+    let start = bytes.get(..LOOKED_AT_BYTES_MAX).unwrap_or(bytes);
+    let text = match std::str::from_utf8(start) {
+        Ok(text) => text,
+        // The end of what is looked at may be in the middle of a character.
+        Err(error) if error.error_len().is_none() && start.len() < bytes.len() => start
+            .get(..error.valid_up_to())
+            .and_then(|whole| std::str::from_utf8(whole).ok())
+            .unwrap_or_default(),
+        Err(_) => return false,
+    };
+    matches!(kind_of_text(text), Ok(ModuleKind::Script))
+}
+
+fn kind_of_text(text: &str) -> Result<ModuleKind, ModuleKindError> {
+    let text = skip_blanks(text);
+    if text.is_empty() {
+        return Err(ModuleKindError::Empty);
+    }
+    if text.contains('\0') {
+        return Err(ModuleKindError::Unrecognised);
+    }
+    let is_wasm_text = text.strip_prefix('(').map(skip_blanks).is_some_and(is_field);
+    Ok(if is_wasm_text { ModuleKind::Text } else { ModuleKind::Script })
+}
+
+/// Whether this, which comes after a parenthesis, is a field of WebAssembly text: `(data) => 1` and `(data.x)` are not.
+fn is_field(text: &str) -> bool {
+    let word = keyword(text);
+    if word.starts_with('@') {
+        return true;
+    }
+    let rest = text.get(word.len()..).unwrap_or_default();
+    let ends = rest.starts_with(|c: char| c.is_ascii_whitespace() || "();\"".contains(c));
+    let argument = skip_blanks(rest);
+    let operator = argument.starts_with(|c: char| "=+-*/%<>?.,&|^!~:{}[]'`".contains(c));
+    let arrow = argument.strip_prefix(')').is_some_and(|after| skip_blanks(after).starts_with("=>"));
+    TEXT_KEYWORDS.contains(&word) && ends && !operator && !arrow
 }
 
 fn keyword(text: &str) -> &str {
@@ -151,6 +190,17 @@ mod tests {
             (b"(component $c)", ModuleKind::Text),
             (b"(func (export \"f\"))", ModuleKind::Text),
             (b"\xef\xbb\xbf(module)", ModuleKind::Text),
+            (b"(memory 1)(data (i32.const 0) \"x\")", ModuleKind::Text),
+            (b"(start 0)", ModuleKind::Text),
+            (b"console.log(1)", ModuleKind::Script),
+            (b"export default (input) => input", ModuleKind::Script),
+            (b"(function () { return 1 })()", ModuleKind::Script),
+            (b"(() => 1)()", ModuleKind::Script),
+            (b"(data) => data.x", ModuleKind::Script),
+            (b"(data.x + 1)", ModuleKind::Script),
+            (b"( type = 1, type )", ModuleKind::Script),
+            (b"#!/usr/bin/env node\n(module)", ModuleKind::Script),
+            (b"// comment\n1", ModuleKind::Script),
         ] {
             assert_eq!(recognise(bytes), Ok(kind), "{bytes:?}");
         }
@@ -163,10 +213,6 @@ mod tests {
             (b" \n\t", ModuleKindError::Empty),
             (b";; only a comment", ModuleKindError::Empty),
             (b"(; without an end", ModuleKindError::Empty),
-            (b"console.log(1)", ModuleKindError::OtherText),
-            (b"(function () { return 1 })()", ModuleKindError::OtherText),
-            (b"(() => 1)()", ModuleKindError::OtherText),
-            (b"#!/bin/sh\n(module)", ModuleKindError::OtherText),
             (b"\x7fELF\x02\x01", ModuleKindError::Native),
             (b"\xff\xfe(module)", ModuleKindError::Unrecognised),
             (b"abc\0def", ModuleKindError::Unrecognised),
@@ -174,6 +220,22 @@ mod tests {
         ] {
             assert_eq!(recognise(bytes), Err(error), "{bytes:?}");
         }
+    }
+
+    #[test]
+    fn script_is_told_by_its_beginning_alone() {
+        assert!(is_script(b"1"));
+        assert!(!is_script(b"\xff1") && !is_script(b"(module)") && !is_script(b"\0asm") && !is_script(b""));
+        let mut long = vec![b' '; LOOKED_AT_BYTES_MAX - 2];
+        long[0] = b'1';
+        long.extend("é€\u{10ffff}".as_bytes());
+        for more in 0..6 {
+            let mut shifted = vec![b'1'; more];
+            shifted.extend(&long);
+            assert!(is_script(&shifted), "{more}");
+        }
+        long.extend(b"\xff");
+        assert!(is_script(&long));
     }
 
     proptest! {

@@ -1,0 +1,1 @@
+input.price * input.quantity > input.budget ? "ask first" : "buy"

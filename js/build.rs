@@ -1,0 +1,82 @@
+//! Builds the JavaScript engine for WebAssembly.
+//!
+//! Owns: which files become the engine, and when it is built again.
+//! Never: downloads anything itself (cargo does, for the pinned crate), compiles anything for this machine.
+
+#[path = "build/compile.rs"]
+mod compile;
+#[path = "build/source.rs"]
+mod source;
+#[path = "build/toolchain.rs"]
+mod toolchain;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::{env, fs};
+
+use compile::Objects;
+use source::Source;
+use toolchain::Toolchain;
+
+/// Parts of what scripts find around them, in the order in which they are evaluated.
+const SCRIPTS: [&str; 8] =
+    ["primordials.js", "inspect.js", "console.js", "text.js", "host.js", "url.js", "clone.js", "job.js"];
+
+/// Our own half of the engine.
+const SHIM: [&str; 5] = ["engine.c", "failure.c", "host.c", "natives.c", "waiting.c"];
+
+fn main() -> ExitCode {
+    match build() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            println!("cargo::error={}", why.replace('\n', " "));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn build() -> Result<(), String> {
+    let out = PathBuf::from(variable("OUT_DIR")?);
+    let guest = Path::new(&variable("CARGO_MANIFEST_DIR")?).join("guest");
+    for watched in ["build.rs", "build", "guest", "../Cargo.toml"] {
+        println!("cargo::rerun-if-changed={watched}");
+    }
+    let source = Source::locate()?;
+    let toolchain = Toolchain::find(&out)?;
+    let scripts = embed_scripts(&guest, &out)?;
+    let mut objects = Objects::new(&toolchain, &source, &guest, &out);
+    for file in source.engine_files() {
+        objects.add(&file)?;
+    }
+    for file in SHIM {
+        objects.add(&guest.join(file))?;
+    }
+    objects.add(&scripts)?;
+    let engine = objects.link(&source)?;
+    println!("cargo::rustc-env=STOCKADE_JS_ENGINE={}", engine.display());
+    println!("cargo::rustc-env=STOCKADE_JS_ENGINE_VERSION={}", source.version()?);
+    Ok(())
+}
+
+/// A C file with the scripts as arrays.
+fn embed_scripts(guest: &Path, out: &Path) -> Result<PathBuf, String> {
+    let mut text = String::from("#include \"engine.h\"\nconst struct script scripts[] = {\n");
+    for name in SCRIPTS {
+        let path = guest.join(name);
+        let script = fs::read(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        let bytes: Vec<String> = script.iter().map(|byte| byte.cast_signed().to_string()).collect();
+        text.push_str(&format!(
+            "{{\"stockade:{name}\", {}, (const char[]){{{},0}}}},\n",
+            script.len(),
+            bytes.join(",")
+        ));
+    }
+    text.push_str("{0, 0, 0}};\n");
+    let path = out.join("scripts.c");
+    compile::write_if_changed(&path, text.as_bytes())?;
+    Ok(path)
+}
+
+fn variable(name: &str) -> Result<String, String> {
+    env::var(name).map_err(|error| format!("{name}: {error}"))
+}

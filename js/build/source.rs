@@ -1,0 +1,108 @@
+//! Where the engine's source is.
+//!
+//! Owns: finding the crate that carries it, by asking cargo what the lock file says; what is taken from it.
+//! Never: searches the registry's directories, whose layout is cargo's own affair.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+use serde_json::Value;
+
+/// The crate with the source of QuickJS-ng and a libc for it.
+const CRATE: &str = "rquickjs-sys";
+
+/// The target it is a dependency for.
+const TARGET: &str = "wasm32-unknown-unknown";
+
+pub(crate) struct Source {
+    root: PathBuf,
+}
+
+impl Source {
+    /// Asks cargo, without the network first: a build whose dependencies are all there makes no connection.
+    pub(crate) fn locate() -> Result<Self, String> {
+        let offline = metadata(&["--offline"]);
+        let text = match offline {
+            Ok(text) => text,
+            Err(why) if env::var_os("CARGO_NET_OFFLINE").is_some_and(|value| value == "true") => {
+                return Err(format!("{why}; run `cargo fetch --locked` once with a network"));
+            }
+            Err(_) => metadata(&[])?,
+        };
+        let graph: Value = serde_json::from_str(&text).map_err(|error| format!("cargo metadata: {error}"))?;
+        let text_of = |package: &Value, field| package.get(field).and_then(Value::as_str).map(str::to_owned);
+        let packages = graph.get("packages").and_then(Value::as_array);
+        let manifest = packages
+            .into_iter()
+            .flatten()
+            .find(|package| text_of(package, "name").as_deref() == Some(CRATE))
+            .and_then(|package| text_of(package, "manifest_path"));
+        let root = manifest
+            .as_deref()
+            .and_then(|manifest| Path::new(manifest).parent())
+            .ok_or_else(|| format!("cargo metadata does not name {CRATE}"))?;
+        Ok(Self { root: root.to_path_buf() })
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn engine(&self) -> PathBuf {
+        self.root.join("quickjs")
+    }
+
+    /// The engine, and the crate's stand-ins for what a libc would ask an operating system for.
+    pub(crate) fn engine_files(&self) -> Vec<PathBuf> {
+        let mut files: Vec<PathBuf> = ["quickjs.c", "libregexp.c", "libunicode.c", "dtoa.c"]
+            .iter()
+            .map(|name| self.engine().join(name))
+            .collect();
+        files.push(self.root.join("wasm-shim/shim.c"));
+        files
+    }
+
+    pub(crate) fn headers(&self) -> PathBuf {
+        self.root.join("vendor/wasi-libc/include")
+    }
+
+    pub(crate) fn libc(&self) -> PathBuf {
+        self.root.join("vendor/wasi-libc/lib/libc.a")
+    }
+
+    /// The engine's version, from its own header.
+    pub(crate) fn version(&self) -> Result<String, String> {
+        let path = self.engine().join("quickjs.h");
+        let header = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let number = |part: &str| {
+            let name = format!("QJS_VERSION_{part}");
+            header
+                .lines()
+                .filter_map(|line| line.strip_prefix("#define "))
+                .filter_map(|line| line.trim().strip_prefix(name.as_str()))
+                .map(|rest| rest.trim().to_owned())
+                .next()
+                .ok_or_else(|| format!("{} does not define {name}", path.display()))
+        };
+        Ok(format!("{}.{}.{}", number("MAJOR")?, number("MINOR")?, number("PATCH")?))
+    }
+}
+
+fn metadata(flags: &[&str]) -> Result<String, String> {
+    let cargo = env::var_os("CARGO").ok_or("cargo did not say where it is")?;
+    let manifest =
+        Path::new(&env::var_os("CARGO_MANIFEST_DIR").ok_or("no CARGO_MANIFEST_DIR")?).join("Cargo.toml");
+    let output = Command::new(cargo)
+        .args(["metadata", "--format-version", "1", "--locked", "--filter-platform", TARGET])
+        .arg("--manifest-path")
+        .arg(manifest)
+        .args(flags)
+        .output()
+        .map_err(|error| format!("cannot run cargo metadata: {error}"))?;
+    if !output.status.success() {
+        let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(format!("cargo metadata cannot find {CRATE}, which carries the engine's source: {why}"));
+    }
+    String::from_utf8(output.stdout).map_err(|error| format!("cargo metadata: {error}"))
+}

@@ -1,0 +1,325 @@
+/* One job of one JavaScript engine, from request to reply.
+ *
+ *   _initialize ─ js_init ─┬─ js_reserve ─ js_run ─ reply
+ *                          └ everything up to here is the same for every job, and can be done ahead of it
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine.h"
+
+JSRuntime *runtime;
+JSContext *context;
+struct ours ours;
+
+static struct reply reply;
+static void *reserve;
+bool import_refused;
+
+extern void __wasm_call_ctors(void);
+
+/* Named here, or the linker would run the constructors at every call of every export. */
+EXPORT("_initialize") void initialize(void);
+EXPORT("js_abi") uint32_t js_abi(void);
+EXPORT("js_init") int32_t js_init(void);
+EXPORT("js_reserve") void *js_reserve(uint32_t bytes);
+EXPORT("js_run") const struct reply *js_run(const uint8_t *bytes, uint32_t length);
+
+void initialize(void)
+{
+    __wasm_call_ctors();
+}
+
+uint32_t js_abi(void)
+{
+    return ABI_VERSION;
+}
+
+static JSModuleDef *refuse_import(JSContext *c, const char *name, void *opaque)
+{
+    import_refused = true;
+    JS_ThrowTypeError(c, IMPORT_REFUSED "%.200s': a job is one source, and there are no modules to import", name);
+    return NULL;
+}
+
+/* Evaluates our own scripts; each is a function that is given the natives and what the ones before it made. */
+static bool load_scripts(void)
+{
+    JSValue arguments[2] = {natives_object(context), JS_NewObjectProto(context, JS_NULL)};
+    bool loaded = true;
+    for (const struct script *script = scripts; loaded && script->name; script++) {
+        JSValue function =
+            JS_Eval(context, script->text, script->length, script->name, JS_EVAL_TYPE_GLOBAL | JS_EVAL_FLAG_STRICT);
+        JSValue done = JS_Call(context, function, JS_UNDEFINED, 2, (JSValueConst *)arguments);
+        loaded = !JS_IsException(done);
+        JS_FreeValue(context, done);
+        JS_FreeValue(context, function);
+    }
+    ours.show = JS_GetPropertyStr(context, arguments[1], "show");
+    ours.output = JS_GetPropertyStr(context, arguments[1], "output");
+    ours.awaited = JS_GetPropertyStr(context, arguments[1], "awaited");
+    ours.next_timer = JS_GetPropertyStr(context, arguments[1], "nextTimer");
+    ours.run_timer = JS_GetPropertyStr(context, arguments[1], "runTimer");
+    ours.begin = JS_GetPropertyStr(context, arguments[1], "begin");
+    JS_FreeValue(context, arguments[0]);
+    JS_FreeValue(context, arguments[1]);
+    return loaded;
+}
+
+/* Makes the engine, once; 0 when that went well. */
+int32_t js_init(void)
+{
+    if (context)
+        return 1;
+    runtime = JS_NewRuntime2(&host_memory, NULL);
+    if (!runtime)
+        return 2;
+    JS_SetMaxStackSize(runtime, STACK_BYTES);
+    JS_UpdateStackTop(runtime);
+    context = JS_NewContext(runtime);
+    if (!context || JS_AddIntrinsicDOMException(context) < 0)
+        return 3;
+    JS_SetModuleLoaderFunc(runtime, NULL, refuse_import, NULL);
+    waiting_install();
+    if (!load_scripts())
+        return 4;
+    JS_RunGC(runtime);
+    reserve = host_memory_reserve(RESERVE_BYTES);
+    return reserve ? 0 : 5;
+}
+
+/* Room for a request; NULL when there is none. */
+void *js_reserve(uint32_t bytes)
+{
+    return malloc(bytes);
+}
+
+static uint32_t number_at(const uint8_t *bytes)
+{
+    uint32_t number;
+    memcpy(&number, bytes, sizeof number);
+    return number;
+}
+
+/* Version, form, the lengths of the parts; then the parts, each with a NUL behind it that its length leaves out. */
+static bool read_request(struct request *request, const uint8_t *bytes, uint32_t length)
+{
+    uint32_t heading = (2 + PARTS) * sizeof(uint32_t);
+    if (!bytes || length < heading || number_at(bytes) != ABI_VERSION)
+        return false;
+    request->form = number_at(bytes + sizeof(uint32_t));
+    uint64_t at = heading;
+    for (int part = 0; part < PARTS; part++) {
+        uint64_t part_length = number_at(bytes + (2 + part) * sizeof(uint32_t));
+        if (at + part_length >= length || bytes[at + part_length] != 0)
+            return false;
+        request->parts[part] = (struct text){(const char *)bytes + at, (uint32_t)part_length};
+        at += part_length + 1;
+    }
+    return at == length && request->form <= FORM_CHECK_MODULE;
+}
+
+/* Seeds the job's chance and makes its context. */
+static JSValue begin(const struct request *request)
+{
+    const struct text *about = &request->parts[PART_CONTEXT];
+    host_random_begin();
+    JSValue text = JS_NewStringLen(context, about->start, about->length);
+    JSValue made = JS_Call(context, ours.begin, JS_UNDEFINED, 1, (JSValueConst *)&text);
+    JS_FreeValue(context, text);
+    return made;
+}
+
+static bool read_input(const struct request *request, JSValue *input)
+{
+    const struct text *text = &request->parts[PART_INPUT];
+    *input = JS_UNDEFINED;
+    if (text->length == 0)
+        return true;
+    *input = JS_ParseJSON(context, text->start, text->length, "input");
+    if (!JS_IsException(*input))
+        return true;
+    struct text file = {"input", 5};
+    failure_describe(&reply, ENDED_INPUT_NOT_JSON, &file);
+    return false;
+}
+
+/* Serialises a job's result. Nothing at all reads as null. */
+static void finish(JSValue value)
+{
+    JSValue json = JS_JSONStringify(context, value, JS_UNDEFINED, JS_UNDEFINED);
+    if (JS_IsException(json)) {
+        failure_describe(&reply, ENDED_OUTPUT_NOT_JSON, NULL);
+    } else if (JS_IsUndefined(json) && !JS_IsUndefined(value)) {
+        const char *what = JS_IsSymbol(value) ? "the result is a symbol, which JSON does not have"
+                                              : "the result is a function, which JSON does not have";
+        failure_say(&reply, ENDED_OUTPUT_NOT_JSON, "TypeError", what);
+    } else {
+        size_t length = 4;
+        const char *text = JS_IsUndefined(json) ? "null" : JS_ToCStringLen(context, &length, json);
+        if (text)
+            /* Never freed: the host reads it, and then the engine is gone. */
+            reply.value = (struct text){text, (uint32_t)length};
+        else
+            failure_describe(&reply, ENDED_OUTPUT_NOT_JSON, NULL);
+    }
+    JS_FreeValue(context, json);
+    JS_FreeValue(context, value);
+}
+
+static JSValue compile(const struct request *request, int flags)
+{
+    const struct text *source = &request->parts[PART_SOURCE];
+    return JS_Eval(context, source->start, source->length, request->parts[PART_NAME].start,
+                   flags | JS_EVAL_FLAG_COMPILE_ONLY);
+}
+
+static void define_global(const char *name, JSValue value)
+{
+    JSValue global = JS_GetGlobalObject(context);
+    JS_DefinePropertyValueStr(context, global, name, value, JS_PROP_C_W_E);
+    JS_FreeValue(context, global);
+}
+
+/* Whether a source may hold an `await` at its top level: only then is it compiled for that. */
+static bool mentions_await(const struct text *source)
+{
+    return memmem(source->start, source->length, "await", 5) != NULL;
+}
+
+/* The value of the last expression: what a script that awaits resolves to is an object around it. */
+static JSValue run_compiled(JSValue compiled, bool awaits, bool *never)
+{
+    JSValue value = JS_EvalFunction(context, compiled);
+    if (JS_IsException(value))
+        return value;
+    if (awaits) {
+        JSValue settled = waiting_settle(value, never);
+        if (JS_IsException(settled) || *never)
+            return settled;
+        value = JS_GetPropertyStr(context, settled, "value");
+        JS_FreeValue(context, settled);
+    }
+    return value;
+}
+
+static void never_settled(void)
+{
+    failure_say(&reply, ENDED_NEVER_SETTLED, "Error",
+                "the result is a promise that nothing is left to settle: no timer, no microtask");
+}
+
+static void conclude(JSValue value, bool never, const struct text *file)
+{
+    if (JS_IsException(value))
+        failure_describe(&reply, ENDED_THROWN, file);
+    else if (never)
+        never_settled();
+    else if (waiting_unhandled() < 0)
+        failure_describe(&reply, ENDED_THROWN, file);
+    else
+        finish(value);
+}
+
+/* `input` in, `output` or the last expression out; everything that was begun is waited for. */
+static void run_script(const struct request *request, JSValue compiled, bool awaits)
+{
+    const struct text *file = &request->parts[PART_NAME];
+    JSValue input;
+    if (!read_input(request, &input))
+        return;
+    define_global("input", input);
+    define_global("output", JS_UNDEFINED);
+    define_global("ctx", begin(request));
+    bool never = false;
+    JSValue last = run_compiled(compiled, awaits, &never);
+    if (!JS_IsException(last) && !never && waiting_run(JS_UNDEFINED, true) < 0)
+        last = JS_EXCEPTION;
+    if (JS_IsException(last) || never) {
+        conclude(last, never, file);
+        return;
+    }
+    JSValue output = JS_Call(context, ours.output, JS_UNDEFINED, 0, NULL);
+    conclude(waiting_settle(JS_IsUndefined(output) ? last : output, &never), never, file);
+}
+
+/* The exported function to call. */
+static JSValue find_entry(const struct request *request, JSModuleDef *module)
+{
+    const char *name = request->parts[PART_ENTRY].start;
+    JSValue exports = JS_GetModuleNamespace(context, module);
+    JSValue entry = JS_GetPropertyStr(context, exports, name);
+    JS_FreeValue(context, exports);
+    if (JS_IsException(entry)) {
+        failure_describe(&reply, ENDED_THROWN, &request->parts[PART_NAME]);
+    } else if (!JS_IsFunction(context, entry)) {
+        char message[256];
+        snprintf(message, sizeof message, "the module exports no function '%.150s'", name);
+        failure_say(&reply, ENDED_NO_ENTRY, "TypeError", message);
+        JS_FreeValue(context, entry);
+        entry = JS_EXCEPTION;
+    }
+    return entry;
+}
+
+/* The module's own code, then the entry with input and context; what that returns is waited for, nothing else. */
+static void run_module(const struct request *request, JSValue compiled)
+{
+    const struct text *file = &request->parts[PART_NAME];
+    JSModuleDef *module = JS_VALUE_GET_PTR(compiled);
+    JSValue arguments[2];
+    if (!read_input(request, &arguments[0]))
+        return;
+    arguments[1] = begin(request);
+    bool never = false;
+    JSValue evaluated = waiting_settle(JS_EvalFunction(context, compiled), &never);
+    if (JS_IsException(evaluated) || never) {
+        conclude(evaluated, never, file);
+        return;
+    }
+    JSValue entry = find_entry(request, module);
+    if (JS_IsException(entry))
+        return;
+    JSValue result = JS_Call(context, entry, JS_UNDEFINED, 2, (JSValueConst *)arguments);
+    conclude(waiting_settle(result, &never), never, file);
+}
+
+static void run(const struct request *request)
+{
+    bool module = request->form == FORM_MODULE || request->form == FORM_CHECK_MODULE;
+    bool awaits = !module && mentions_await(&request->parts[PART_SOURCE]);
+    JSValue compiled = compile(request, module ? JS_EVAL_TYPE_MODULE : awaits ? JS_EVAL_FLAG_ASYNC : 0);
+    if (JS_IsException(compiled)) {
+        failure_describe(&reply, import_refused ? ENDED_IMPORT_REFUSED : ENDED_SYNTAX, &request->parts[PART_NAME]);
+        return;
+    }
+    if (request->form == FORM_CHECK_SCRIPT || request->form == FORM_CHECK_MODULE) {
+        JS_FreeValue(context, compiled);
+        return;
+    }
+    if (module)
+        run_module(request, compiled);
+    else
+        run_script(request, compiled, awaits);
+}
+
+/* Runs the one job of this engine. */
+const struct reply *js_run(const uint8_t *bytes, uint32_t length)
+{
+    struct request request;
+    if (!context || !reserve || !read_request(&request, bytes, length)) {
+        failure_say(&reply, ENDED_BAD_REQUEST, "Error", "the engine was asked in a way it does not know");
+        return &reply;
+    }
+    JS_UpdateStackTop(runtime);
+    host_memory_refused = false;
+    run(&request);
+    return &reply;
+}
+
+void engine_release_reserve(void)
+{
+    free(reserve);
+    reserve = NULL;
+}

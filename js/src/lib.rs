@@ -1,0 +1,26 @@
+//! The JavaScript engine as WebAssembly, and how to talk to it.
+//!
+//! QuickJS-ng is compiled by `build.rs` from the source that a pinned crate carries, with our own C and JavaScript in
+//! `guest/` around it. It never becomes native code of this machine's but through Wasmtime, in a worker.
+//!
+//! ```text
+//! host                                      engine (one instance, one job)
+//!   │ ── _initialize, js_init ─────────────▶ │  the same for every job: may happen ahead of it, in a template
+//!   │ ── js_reserve(length) ───────────────▶ │  room for the request
+//!   │ ── js_run(address, length) ──────────▶ │
+//!   │ ◀──────── call · random · clock · sleep │  all it can ask for
+//!   │ ◀───────────────────────────── address │  of the reply
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod abi;
+pub mod door;
+pub mod excerpt;
+pub mod reply;
+pub mod request;
+
+/// The engine, a core module that imports the four functions of [`abi::import`] and nothing else.
+pub const ENGINE_WASM: &[u8] = include_bytes!(env!("STOCKADE_JS_ENGINE"));
+
+/// Version of QuickJS-ng in it.
+pub const ENGINE_VERSION: &str = env!("STOCKADE_JS_ENGINE_VERSION");

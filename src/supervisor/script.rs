@@ -1,0 +1,113 @@
+//! Jobs whose module is JavaScript source.
+//!
+//! Owns: the engine that such a job's module is exchanged for.
+//! Never: parses a script; looks at more of it than its beginning.
+
+use std::sync::{Arc, LazyLock};
+
+use sha2::{Digest as _, Sha256};
+use stockade_wire::job::{Blame, Digest, Outcome, ScriptError, Verdict};
+use stockade_wire::limits::GUEST_TEXT_BYTES_MAX;
+use stockade_wire::worker::{Ending, RunReport, ScriptOrder};
+
+use super::artifact::Module;
+use super::job::{Job, outcome};
+use super::logs::display::safe_text;
+
+/// Private memory that running a script takes beside the job's own, bytes: the stack of the engine.
+pub(super) const DATA_BYTES: u64 = stockade_js::abi::WASM_STACK_BYTES as u64;
+
+/// The JavaScript engine: a module like any other, of our own making.
+pub(super) struct Engine {
+    pub(super) digest: Digest,
+    pub(super) module: Arc<Module>,
+}
+
+static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine {
+    digest: Sha256::digest(stockade_js::ENGINE_WASM).into(),
+    module: Arc::new(Module::Bytes(stockade_js::ENGINE_WASM.to_vec())),
+});
+
+/// The engine.
+pub(super) fn engine() -> &'static Engine {
+    &ENGINE
+}
+
+/// What a worker is told of a script of `source_bytes`.
+pub(super) fn order(job: &Job, source_bytes: u64) -> ScriptOrder {
+    ScriptOrder {
+        source_bytes,
+        job: job.id.clone(),
+        tenant: job.admitted.tenant.clone(),
+        traceparent: job.admitted.traceparent.clone(),
+    }
+}
+
+/// The outcome of a script that is given arguments: it would never see them.
+pub(super) fn takes_no_arguments() -> Outcome {
+    let message =
+        "a script takes no arguments: give it its input with --input, and flags before or after FILE";
+    outcome::ended(Verdict::InvalidModule, "arguments", Blame::Operator, message)
+}
+
+/// The error that a worker says a script ended with, each text as long as it may be.
+pub(super) fn error(report: &RunReport) -> Option<ScriptError> {
+    let Ending::Script(_, error) = &report.ending else { return None };
+    let kept = |text: &str| {
+        let mut text = text.to_owned();
+        text.truncate(text.floor_char_boundary(GUEST_TEXT_BYTES_MAX));
+        text
+    };
+    Some(ScriptError {
+        name: kept(&error.name),
+        message: kept(&error.message),
+        file: error.file.as_deref().map(kept),
+        stack: kept(&error.stack),
+        ..*error
+    })
+}
+
+/// An error in one line: its name, its message, its place.
+pub(super) fn sentence(error: &ScriptError) -> String {
+    let mut text = error.name.clone();
+    if !error.message.is_empty() {
+        text.push_str(": ");
+        text.push_str(&error.message);
+    }
+    if let (Some(file), Some(line)) = (&error.file, error.line) {
+        text.push_str(&format!(" ({file}:{line}"));
+        if let Some(column) = error.column {
+            text.push_str(&format!(":{column}"));
+        }
+        text.push(')');
+    }
+    safe_text(&text, GUEST_TEXT_BYTES_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sentence_names_error_and_place_and_holds_no_control_character() {
+        let error = ScriptError {
+            name: "TypeError".to_owned(),
+            message: "no\u{1b}[31m x".to_owned(),
+            file: Some("a.js".to_owned()),
+            line: Some(2),
+            column: Some(10),
+            stack: String::new(),
+        };
+        let text = sentence(&error);
+        assert!(text.starts_with("TypeError: no") && text.ends_with("(a.js:2:10)"), "{text}");
+        assert!(!text.contains('\u{1b}'));
+        let nowhere = ScriptError { name: "Uncaught".to_owned(), ..ScriptError::default() };
+        assert_eq!(sentence(&nowhere), "Uncaught");
+    }
+
+    #[test]
+    fn engine_is_the_module_that_was_built() {
+        assert_eq!(engine().module.read().unwrap(), stockade_js::ENGINE_WASM);
+        assert!(!engine().module.is_text().unwrap());
+    }
+}

@@ -1,0 +1,199 @@
+//! Jobs whose module is JavaScript: what comes back, and that each has an engine of its own.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use serde_json::Value;
+use stockade_wire::job::{Submission, Verdict};
+
+use crate::rig::{Daemon, Ended, Mode, Peer, Place, eventually, ran, short_of, submission_of, text};
+
+in_both_modes!(
+    script_that_ends_well_gives_its_output_and_its_log,
+    script_that_does_not_end_well_has_its_verdict_and_its_error,
+    script_that_does_not_stop_is_stopped,
+    script_is_told_whose_job_it_is,
+    scripts_that_run_one_after_the_other_have_nothing_in_common,
+);
+
+/// A place whose compiled modules outlive it: the engine is compiled once, not once a test.
+fn place(mode: Mode) -> Place {
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("scripts-cache");
+    Place::new(mode).set("CACHE_DIRECTORY", cache.to_str().unwrap()).set("KILL_EPOCH_HEAD_START", "1s")
+}
+
+fn run(place: &Place, flags: &[&str], source: &str, input: &str) -> Ended {
+    let file = place.file("script.js", source);
+    let patient = if flags.contains(&"--timeout") { &[][..] } else { &["--timeout", "60s"] };
+    place.run_on(input.as_bytes(), &[patient, flags].concat(), &file, &[])
+}
+
+fn script_that_ends_well_gives_its_output_and_its_log(mode: Mode) {
+    let place = place(mode);
+    let ended = run(
+        &place,
+        &["--env", "COLOUR=blue"],
+        "console.log('looking'); console.warn('careful'); output = { got: input.a, env: ctx.env }",
+        r#"{"a": [1, "é"]}"#,
+    );
+    assert_eq!(ended.short(), "completed - - - 0", "{}", ended.result);
+    assert_eq!(ended.output(), r#"{"got":[1,"é"],"env":{"COLOUR":"blue"}}"#);
+    assert_eq!(ended.result["logs"]["stdout"], "looking\n");
+    assert_eq!(ended.result["logs"]["stderr"], "careful\n");
+    assert_eq!((&ended.result["error"], &ended.result["exit_code"]), (&Value::Null, &Value::Null));
+    assert!(ended.figure("wasm_memory_peak_bytes") > 1 << 20 && ended.figure("run_us") > 0);
+    let module = "export const a = 1; export async function twice(n) { await null; return 2 * n }";
+    assert_eq!(run(&place, &["--entry", "twice"], module, "21").output(), "42");
+    assert_eq!(run(&place, &[], "typeof input", "").output(), r#""undefined""#);
+}
+
+fn script_that_does_not_end_well_has_its_verdict_and_its_error(mode: Mode) {
+    let place = place(mode);
+    for (flags, source, input, expected, message) in [
+        (
+            &[][..],
+            "\nnull.x",
+            "",
+            "guest_error exception - guest 1",
+            "TypeError: cannot read property 'x' of null",
+        ),
+        (&[], "throw 'text'", "", "guest_error exception - guest 1", "Uncaught: text"),
+        (&[], "let a = ;", "", "invalid_module syntax_error - guest 126", "SyntaxError: "),
+        (
+            &["--entry", "f"],
+            "export const f = 1",
+            "",
+            "invalid_module no_entry - guest 126",
+            "exports no function 'f'",
+        ),
+        (
+            &["--entry", "f"],
+            "import 'fs'",
+            "",
+            "invalid_module unknown_import - guest 126",
+            "cannot import 'fs'",
+        ),
+        (&[], "1n", "", "guest_error output_not_json - guest 1", "BigInt"),
+        (&[], "1", "{", "guest_error input_not_json - operator 1", "SyntaxError: "),
+        (&[], "1", "\"\u{fffd}\"", "completed - - - 0", ""),
+        (&[], "new Promise(() => {})", "", "guest_error never_settled - guest 1", "promise"),
+        (&[], "(function f() { f() })()", "", "guest_error stack_overflow - guest 1", "Maximum call stack"),
+        (&[], &"[".repeat(100_000), "", "guest_error stack_overflow - guest 1", "Maximum call stack"),
+        (
+            &[],
+            "const a = []; for (;;) a.push(new Uint8Array(1e5))",
+            "",
+            "out_of_memory memory_limit - guest 137",
+            "",
+        ),
+        (&["--output-limit", "1K"], "'x'.repeat(1e5)", "", "output_limit output_bytes - guest 137", ""),
+    ] {
+        let ended = run(&place, &[&["--memory", "16M"], flags].concat(), source, input);
+        let start: String = source.chars().take(60).collect();
+        // How far a worker that writes too much gets before it is stopped is its own affair.
+        let short = ended.short().replace(" sigterm ", " - ").replace(" epoch ", " - ");
+        assert_eq!(short, expected, "{start}: {}", ended.result);
+        assert!(ended.message().contains(message), "{start}: {}", ended.message());
+        let failed = !expected.starts_with("completed") && !expected.starts_with("output_limit");
+        assert_eq!(ended.result["error"].is_object(), failed, "{start}: {}", ended.result);
+    }
+    let error = run(&place, &[], "function f() {\n  null.x\n}\nf()", "").result["error"].clone();
+    assert_eq!((&error["name"], &error["file"]), (&"TypeError".into(), &"script.js".into()));
+    assert_eq!((&error["line"], &error["column"]), (&2.into(), &3.into()));
+    assert_eq!(error["stack"], "    at f (script.js:2:3)\n    at <eval> (script.js:4:1)\n");
+    let not_utf8 = place.file("latin1.js", b"'\xe9'");
+    assert_eq!(place.run(&[], &not_utf8).short(), "invalid_module unrecognised - guest 126");
+    let late = place.file("late.js", [&b"'".repeat(1 << 17)[..], b"\n'\xe9'"].concat());
+    assert_eq!(place.run(&[], &late).short(), "invalid_module malformed_text - guest 126");
+    let large = place.file("large.js", b" 1".repeat(5 << 20));
+    assert_eq!(place.run(&[], &large).short(), "invalid_module malformed_text - guest 126");
+    let arguments = place.run_on(b"", &[], &place.file("a.js", "1"), &["b"]);
+    assert_eq!(arguments.short(), "invalid_module arguments - operator 126");
+}
+
+fn script_that_does_not_stop_is_stopped(mode: Mode) {
+    let place = place(mode);
+    for source in [
+        "for (;;) ;",
+        "(function again() { queueMicrotask(again) })()",
+        "/^(a+)+$/.test('a'.repeat(40) + 'b')",
+        "await new Promise(done => setTimeout(done, 1e6))",
+        "[2, 1].sort(() => { for (;;) ; })",
+        "for (;;) console.log('flood', 'x'.repeat(100))",
+    ] {
+        let ended = run(&place, &["--timeout", "300ms"], source, "");
+        assert_eq!(ended.short(), "timed_out epoch_deadline epoch guest 124", "{source}: {}", ended.result);
+    }
+}
+
+fn script_is_told_whose_job_it_is(mode: Mode) {
+    let source = "[ctx.job, ctx.tenant, ctx.deadline - Date.now() > 1000, ctx.remaining() > 1000]";
+    let ended = run(&place(mode), &["--tenant", "shop"], source, "");
+    let output: Value = serde_json::from_str(ended.output()).unwrap();
+    assert_eq!(output, serde_json::json!([ended.result["job"], ended.result["tenant"], true, true]));
+}
+
+fn script(source: &str) -> Submission {
+    submission_of(source, "script.js")
+}
+
+/// With templates, all of them come from one engine that was set up ahead.
+fn scripts_that_run_one_after_the_other_have_nothing_in_common(mode: Mode) {
+    let place = place(mode).set("POOL_TEMPLATE_AFTER", "2").set("POOL_WARM", "1");
+    let daemon = Daemon::start(place);
+    let mut client = daemon.client();
+    let draws = "[Math.random(), crypto.randomUUID(), performance.timeOrigin, globalThis.left ?? null]";
+    let leaves =
+        "globalThis.left = 1; Object.prototype.left = 2; Array.prototype.push = 3; Math.random = () => 4;
+                  JSON.stringify = Date.now = null; new Uint8Array(1 << 20).fill(7); 'left'";
+    let mut seen = HashSet::new();
+    let prepared =
+        |client: &mut Peer| client.ask(async |client| client.statistics().await).unwrap().starts_prepared;
+    for round in 0..12 {
+        let result = client.run(script(leaves)).unwrap();
+        assert_eq!(short_of(&result), "completed - - -", "{result:?}");
+        let result = client.run(script(draws)).unwrap();
+        let drawn: Value = serde_json::from_slice(&result.output.0).unwrap();
+        assert_eq!(drawn[3], Value::Null, "round {round}");
+        for draw in [&drawn[0], &drawn[1], &drawn[2]] {
+            assert!(seen.insert(draw.to_string()), "{draw} came twice");
+        }
+        assert!(result.jail.fresh_process == (mode == Mode::Jailed));
+        if mode == Mode::Jailed && round == 3 {
+            // From here on it is forks of a template that draw.
+            eventually("workers with an engine", || {
+                client.run(script("1")).unwrap();
+                prepared(&mut client) > 0
+            });
+        }
+    }
+    assert_eq!(prepared(&mut client) > 0, mode == Mode::Jailed);
+    // What fails in a fork fails as anywhere.
+    let result = client.run(script("\nnull.x")).unwrap();
+    assert_eq!(result.error.unwrap().line, Some(2));
+    assert_eq!(result.outcome.verdict, Verdict::GuestError);
+}
+
+#[test]
+fn engine_offered_as_a_module_gets_none_of_an_engines_rights() {
+    let place = place(Mode::Jailed);
+    let engine = place.file("engine.wasm", stockade_js::ENGINE_WASM);
+    let ended = place.run(&["--entry", "js_init"], &engine);
+    assert_eq!(ended.short(), "invalid_module unknown_import - guest 126", "{}", ended.result);
+}
+
+#[test]
+fn error_of_a_script_is_shown_with_its_line_and_a_caret() {
+    let place = place(Mode::Jailed);
+    let file = place.file("a.js", "const a = {};\n  a.b.c;\n");
+    for words in [["run", "--timeout", "60s"], ["run", "--bill", "--timeout=60s"]] {
+        let ran = ran(
+            &mut place.stockade(words.map(Into::into).into_iter().chain([file.as_os_str().to_owned()])),
+            b"",
+        );
+        assert_eq!((ran.status, text(&ran.stdout).as_str()), (Some(1), ""));
+        let expected = "stockade: failed (exception): TypeError: cannot read property 'c' of undefined (a.js:2:3)\n  \
+                        2 |   a.b.c;\n    |   ^\n    at <eval> (a.js:2:3)\n";
+        assert!(ran.stderr.starts_with(expected), "{}", ran.stderr);
+    }
+}

@@ -1,0 +1,351 @@
+//! Running a script in the JavaScript engine.
+//!
+//! Owns: the engine's host functions, and one job's way through an engine.
+//! Never: believes what the engine says of a script beyond its bounds; loads an engine.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use stockade_js::abi::{self, export, import};
+use stockade_js::door::{self, Call, Level};
+use stockade_js::reply::{self, Failure, Fault, Reply};
+use stockade_js::request::{Context, Form, Request, RequestError};
+use stockade_wire::job::ScriptError;
+use stockade_wire::limits::INPUT_BYTES_MAX;
+use stockade_wire::worker::{Ending, RunOrder, ScriptFault, ScriptOrder};
+use wasmtime::{
+    Caller, Engine, Extern, Instance, Linker, Memory, Store, Trap, TypedFunc, WasmParams, WasmResults,
+};
+
+use super::ending::guest_text;
+use super::function::{Input, deliver};
+use super::host::HostError;
+use super::{Host, Sink, poll};
+
+/// What a script is called in its errors when its own name cannot be: see [`RequestError::BadName`].
+const NAMELESS: &str = "script.js";
+
+/// A longer sleep is as good as none: every job's deadline is before its end.
+const SLEEP_MAX: Duration = Duration::from_hours(24 * 365);
+
+/// What the host functions need of a job.
+#[derive(Default)]
+pub(crate) struct Side {
+    logs: Option<(Sink, Sink)>,
+    environment: Vec<(String, String)>,
+    /// The last reply, for a script that had too little room for it.
+    reply: Vec<u8>,
+}
+
+impl Side {
+    /// With standard output and standard error.
+    pub(super) fn new(order: &RunOrder, stdout: Sink, stderr: Sink) -> Self {
+        Self { logs: Some((stdout, stderr)), environment: order.environment.clone(), reply: Vec::new() }
+    }
+
+    /// Lines that matter go to standard error. That nobody reads them any more does not end the script.
+    fn log(&mut self, level: Level, text: &[u8]) {
+        let Some((stdout, stderr)) = &mut self.logs else { return };
+        let sink = match level {
+            Level::Debug | Level::Info => stdout,
+            Level::Warn | Level::Error => stderr,
+        };
+        let _ = sink.write_all(&[text, b"\n"].concat());
+    }
+
+    /// Does what was asked; the length of the reply, or a refusal.
+    fn answer(&mut self, operation: u32, request: &[u8]) -> i32 {
+        let reply = match door::read(operation, request) {
+            Ok(Call::Log(level, text)) => {
+                self.log(level, text);
+                Vec::new()
+            }
+            Ok(Call::Environment) => match door::environment(&self.environment) {
+                Ok(reply) => reply,
+                Err(_) => return door::REFUSED,
+            },
+            Err(_) => return door::REFUSED,
+        };
+        self.reply = reply;
+        i32::try_from(self.reply.len()).unwrap_or(door::REFUSED)
+    }
+}
+
+/// A script that is to be run.
+#[derive(Debug)]
+pub(super) struct Script {
+    name: String,
+    entry: Option<String>,
+    order: ScriptOrder,
+    deadline: Instant,
+}
+
+/// What goes into one.
+pub(super) struct Given<'a> {
+    pub(super) source: File,
+    pub(super) input: Option<Input>,
+    pub(super) output: &'a mut Sink,
+}
+
+impl Script {
+    pub(super) fn new(order: &RunOrder, script: &ScriptOrder, deadline: Instant) -> Self {
+        Self { name: order.name.clone(), entry: order.entry.clone(), order: script.clone(), deadline }
+    }
+
+    /// Runs it in an engine that is set up.
+    pub(super) async fn run(
+        &self,
+        store: &mut Store<Host>,
+        instance: Instance,
+        given: Given<'_>,
+    ) -> wasmtime::Result<Ending> {
+        let (source, input) = match (self.source(given.source), read_input(given.input)) {
+            (Ok(source), Ok(input)) => (source, input),
+            (Err(ending), _) | (_, Err(ending)) => return Ok(ending),
+        };
+        let request = self.request(&source, &input);
+        let memory = memory(store, instance)?;
+        let replied = match self.ask(store, instance, memory, request).await? {
+            Ok(replied) => replied,
+            Err(ending) => return Ok(ending),
+        };
+        Ok(match reply::read(memory.data(&*store), replied) {
+            Ok(Reply::Output(text)) => deliver(given.output, text.as_bytes()),
+            Ok(Reply::Failure(failure)) => ended(*failure),
+            Err(error) => Ending::Failed(error.to_string()),
+        })
+    }
+
+    fn source(&self, mut file: File) -> Result<String, Ending> {
+        let most = abi::SOURCE_BYTES_MAX as u64;
+        if self.order.source_bytes > most {
+            let message =
+                format!("the source has {} bytes; at most {most} are taken", self.order.source_bytes);
+            return Err(no_source(message, None));
+        }
+        let mut bytes = vec![0; usize::try_from(self.order.source_bytes).unwrap_or_default()];
+        file.read_exact(&mut bytes)
+            .map_err(|error| Ending::SetupFailed(format!("the source cannot be read: {error}")))?;
+        String::from_utf8(bytes).map_err(|error| {
+            let at = error.utf8_error().valid_up_to();
+            let before = error.as_bytes().get(..at).unwrap_or_default();
+            let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+            no_source(format!("the source is not UTF-8: see byte {at}"), u32::try_from(line).ok())
+        })
+    }
+
+    fn request<'a>(&'a self, source: &'a str, input: &'a str) -> Request<'a> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let deadline = SystemTime::now() + left.min(SLEEP_MAX);
+        let deadline_ms = deadline.duration_since(UNIX_EPOCH).ok().map(|since| since.as_millis());
+        Request {
+            name: &self.name,
+            source,
+            form: self.entry.as_deref().map_or(Form::Script, |entry| Form::Module { entry }),
+            input,
+            context: Context {
+                job: &self.order.job,
+                request: None,
+                tenant: &self.order.tenant,
+                traceparent: self.order.traceparent.as_deref(),
+                deadline_ms: deadline_ms.and_then(|ms| u64::try_from(ms).ok()),
+            },
+        }
+    }
+
+    /// Hands the request over and has it run; the address of the reply.
+    async fn ask(
+        &self,
+        store: &mut Store<Host>,
+        instance: Instance,
+        memory: Memory,
+        request: Request<'_>,
+    ) -> wasmtime::Result<Result<u32, Ending>> {
+        let context = match request.context_text() {
+            Ok(context) => context,
+            Err(error) => return Ok(Err(unasked(&error))),
+        };
+        let named = match request.encoded(&context) {
+            Err(RequestError::BadName) => Request { name: NAMELESS, ..request.clone() },
+            _ => request,
+        };
+        let encoded = match named.encoded(&context) {
+            Ok(encoded) => encoded,
+            Err(error) => return Ok(Err(unasked(&error))),
+        };
+        let length = encoded.bytes();
+        let address: u32 = call(store, instance, export::RESERVE, length).await?;
+        if address == 0 {
+            return Ok(Err(out_of_memory(length)));
+        }
+        let (from, length_bytes) = (address as usize, length as usize);
+        let room = memory.data_mut(&mut *store).get_mut(from..from.saturating_add(length_bytes));
+        if let Err(error) = encoded.write(room.unwrap_or_default()) {
+            return Ok(Err(unasked(&error)));
+        }
+        Ok(Ok(call(store, instance, export::RUN, (address, length)).await?))
+    }
+}
+
+/// Sets an engine up. Nothing of a job is needed for it.
+///
+/// # Errors
+/// When it traps, or is not the engine this was built with.
+pub(super) async fn set_up(store: &mut Store<Host>, instance: Instance) -> wasmtime::Result<()> {
+    let () = call(store, instance, export::INITIALIZE, ()).await?;
+    let abi: u32 = call(store, instance, export::ABI, ()).await?;
+    let status: i32 = call(store, instance, export::INIT, ()).await?;
+    if abi != stockade_js::abi::VERSION || status != 0 {
+        let what = format!("the JavaScript engine has interface {abi} and its set-up ended with {status}");
+        return Err(wasmtime::Error::msg(what));
+    }
+    Ok(())
+}
+
+async fn call<P: WasmParams + Sync, R: WasmResults + Sync>(
+    store: &mut Store<Host>,
+    instance: Instance,
+    name: &str,
+    parameters: P,
+) -> wasmtime::Result<R> {
+    let function: TypedFunc<P, R> = instance.get_typed_func(&mut *store, name)?;
+    function.call_async(store, parameters).await
+}
+
+fn memory(store: &mut Store<Host>, instance: Instance) -> wasmtime::Result<Memory> {
+    instance.get_memory(store, export::MEMORY).ok_or_else(|| wasmtime::Error::msg("the engine has no memory"))
+}
+
+fn read_input(input: Option<Input>) -> Result<String, Ending> {
+    let mut bytes = Vec::new();
+    let most = INPUT_BYTES_MAX as u64;
+    let Some(Input { file, bytes: length }) = input else { return Ok(String::new()) };
+    // What is too long is not read to its end.
+    let length = length.unwrap_or_default().min(most);
+    bytes.reserve(usize::try_from(length).unwrap_or_default());
+    file.take(most.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(|error| Ending::SetupFailed(format!("input cannot be read: {error}")))?;
+    let refused = |message| {
+        let (name, file) = ("TypeError".to_owned(), Some("input".to_owned()));
+        Ending::Script(
+            ScriptFault::InputNotJson,
+            ScriptError { name, message, file, ..ScriptError::default() },
+        )
+    };
+    if bytes.len() > INPUT_BYTES_MAX {
+        return Err(refused(format!("a script takes at most {most} bytes of input")));
+    }
+    String::from_utf8(bytes).map_err(|error| refused(format!("the input is not UTF-8: {error}")))
+}
+
+fn no_source(message: String, line: Option<u32>) -> Ending {
+    let error = ScriptError { name: "SyntaxError".to_owned(), message, line, ..ScriptError::default() };
+    Ending::Script(ScriptFault::Source, error)
+}
+
+fn out_of_memory(bytes: u32) -> Ending {
+    let message = format!("source and input, {bytes} bytes, do not fit into the job's memory");
+    let error = ScriptError { name: "InternalError".to_owned(), message, ..ScriptError::default() };
+    Ending::Script(ScriptFault::OutOfMemory, error)
+}
+
+fn unasked(error: &RequestError) -> Ending {
+    Ending::SetupFailed(format!("the engine cannot be asked: {error}"))
+}
+
+fn ended(failure: Failure) -> Ending {
+    let fault = match failure.fault {
+        Fault::Thrown => ScriptFault::Thrown,
+        Fault::Syntax => ScriptFault::Syntax,
+        Fault::NoEntry => ScriptFault::NoEntry,
+        Fault::NeverSettled => ScriptFault::NeverSettled,
+        Fault::OutputNotJson => ScriptFault::OutputNotJson,
+        Fault::InputNotJson => ScriptFault::InputNotJson,
+        Fault::ImportRefused => ScriptFault::ImportRefused,
+        Fault::OutOfMemory => ScriptFault::OutOfMemory,
+        Fault::StackOverflow => ScriptFault::StackOverflow,
+        Fault::BadRequest => return Ending::SetupFailed(guest_text(&failure.message)),
+    };
+    let (line, column) = failure.place.unzip();
+    let error = ScriptError {
+        name: guest_text(&failure.name),
+        message: guest_text(&failure.message),
+        file: (!failure.file.is_empty()).then(|| guest_text(&failure.file)),
+        line,
+        column,
+        stack: guest_text(&failure.stack),
+    };
+    Ending::Script(fault, error)
+}
+
+/// Links the engine's host functions.
+pub(crate) fn link(engine: &Engine) -> Result<Linker<Host>, HostError> {
+    let mut linker = Linker::new(engine);
+    define(&mut linker).map_err(HostError::Define)?;
+    Ok(linker)
+}
+
+fn define(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
+    linker.func_wrap(import::MODULE, import::CALL, answer)?;
+    linker.func_wrap(
+        import::MODULE,
+        import::RANDOM,
+        |mut caller: Caller<'_, Host>, start: u32, length: u32| {
+            let (memory, _) = memory_of(&mut caller)?;
+            getrandom::fill(part(memory, start, length)?).map_err(wasmtime::Error::from)
+        },
+    )?;
+    linker.func_wrap(import::MODULE, import::CLOCK, |caller: Caller<'_, Host>, clock: u32| {
+        let time = if clock == abi::CLOCK_WALL {
+            SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+        } else {
+            caller.data().clock_start.elapsed()
+        };
+        // Whole microseconds: a double holds those of any year exactly.
+        (time.as_secs_f64() * 1e6).floor()
+    })?;
+    linker.func_wrap_async(import::MODULE, import::SLEEP, |_: Caller<'_, Host>, (ms,): (f64,)| {
+        let wait = Duration::try_from_secs_f64(ms / 1000.0).unwrap_or_default();
+        Box::new(poll::sleep(wait.min(SLEEP_MAX)))
+    })?;
+    Ok(())
+}
+
+fn answer(
+    mut caller: Caller<'_, Host>,
+    operation: u32,
+    request: u32,
+    request_bytes: u32,
+    reply: u32,
+    room: u32,
+) -> wasmtime::Result<i32> {
+    let (memory, host) = memory_of(&mut caller)?;
+    // With the reply of a call before it still there, an empty request asks for that.
+    let again = request_bytes == 0 && !host.script.reply.is_empty();
+    let length = if again {
+        i32::try_from(host.script.reply.len()).unwrap_or(door::REFUSED)
+    } else {
+        host.script.answer(operation, part(memory, request, request_bytes)?)
+    };
+    let given = host.script.reply.len().min(room as usize);
+    let place = part(memory, reply, u32::try_from(given).unwrap_or_default())?;
+    place.copy_from_slice(host.script.reply.get(..given).unwrap_or_default());
+    if given == host.script.reply.len() {
+        host.script.reply.clear();
+    }
+    Ok(length)
+}
+
+fn memory_of<'c>(caller: &'c mut Caller<'_, Host>) -> Result<(&'c mut [u8], &'c mut Host), Trap> {
+    match caller.get_export(export::MEMORY) {
+        Some(Extern::Memory(memory)) => Ok(memory.data_and_store_mut(caller)),
+        _ => Err(Trap::MemoryOutOfBounds),
+    }
+}
+
+fn part(memory: &mut [u8], start: u32, length: u32) -> Result<&mut [u8], Trap> {
+    let start = start as usize;
+    memory.get_mut(start..start.saturating_add(length as usize)).ok_or(Trap::MemoryOutOfBounds)
+}
