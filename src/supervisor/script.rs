@@ -1,6 +1,6 @@
 //! Jobs whose module is JavaScript source.
 //!
-//! Owns: the engine that such a job's module is exchanged for.
+//! Owns: the engine that such a job's module is exchanged for, what a script's end means.
 //! Never: parses a script; looks at more of it than its beginning.
 
 use std::sync::{Arc, LazyLock};
@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 use sha2::{Digest as _, Sha256};
 use stockade_wire::job::{Blame, Digest, Outcome, ScriptError, Verdict};
 use stockade_wire::limits::GUEST_TEXT_BYTES_MAX;
-use stockade_wire::worker::{Ending, RunReport, ScriptOrder};
+use stockade_wire::worker::{Ending, RunReport, ScriptFault, ScriptOrder};
 
 use super::artifact::Module;
 use super::job::{Job, outcome};
@@ -67,8 +67,25 @@ pub(super) fn error(report: &RunReport) -> Option<ScriptError> {
     })
 }
 
+/// The outcome of a script that did not end well.
+pub(super) fn ended(fault: ScriptFault, error: &ScriptError) -> Outcome {
+    let (verdict, reason, blame) = match fault {
+        ScriptFault::Source => (Verdict::InvalidModule, "malformed_text", Blame::Guest),
+        ScriptFault::Syntax => (Verdict::InvalidModule, "syntax_error", Blame::Guest),
+        ScriptFault::NoEntry => (Verdict::InvalidModule, "no_entry", Blame::Guest),
+        ScriptFault::ImportRefused => (Verdict::InvalidModule, "unknown_import", Blame::Guest),
+        ScriptFault::Thrown => (Verdict::GuestError, "exception", Blame::Guest),
+        ScriptFault::NeverSettled => (Verdict::GuestError, "never_settled", Blame::Guest),
+        ScriptFault::OutputNotJson => (Verdict::GuestError, "output_not_json", Blame::Guest),
+        ScriptFault::InputNotJson => (Verdict::GuestError, "input_not_json", Blame::Operator),
+        ScriptFault::StackOverflow => (Verdict::GuestError, "stack_overflow", Blame::Guest),
+        ScriptFault::OutOfMemory => (Verdict::OutOfMemory, outcome::MEMORY_LIMIT, Blame::Guest),
+    };
+    outcome::ended(verdict, reason, blame, &sentence(error))
+}
+
 /// An error in one line: its name, its message, its place.
-pub(super) fn sentence(error: &ScriptError) -> String {
+fn sentence(error: &ScriptError) -> String {
     let mut text = error.name.clone();
     if !error.message.is_empty() {
         text.push_str(": ");

@@ -11,13 +11,13 @@ use stockade_wire::client::{Refusal, RefusalReason};
 use stockade_wire::job::{Blame, Outcome, ScriptError, Stage, Verdict};
 use stockade_wire::limits::GUEST_TEXT_BYTES_MAX;
 use stockade_wire::worker::{
-    CompileFailure, CompileFailureKind, CompileReason, Ending, LinkFault, RunReport, ScriptFault, TrapCode,
+    CompileFailure, CompileFailureKind, CompileReason, Ending, LinkFault, RunReport, TrapCode,
 };
 use stockade_worker::jail::seccomp::is_crash;
 
 use super::ladder::Cause;
 use crate::supervisor::logs::display::safe_text;
-use crate::supervisor::script::{self, sentence};
+use crate::supervisor::script;
 
 /// Everything known about how a worker ended.
 #[derive(Debug, Clone)]
@@ -43,7 +43,7 @@ pub(crate) struct Evidence<'a> {
 }
 
 /// The guest was refused more memory, and failed.
-const MEMORY_LIMIT: &str = "memory_limit";
+pub(crate) const MEMORY_LIMIT: &str = "memory_limit";
 
 const SIGSYS: i32 = nix::libc::SIGSYS;
 const SIGKILL: i32 = nix::libc::SIGKILL;
@@ -297,7 +297,7 @@ fn by_report(report: &RunReport) -> Outcome {
             &format!("the guest exited with status {status}"),
         ),
         Ending::Failed(text) => ended(Verdict::GuestError, "guest_failure", Blame::Guest, text),
-        Ending::Script(fault, error) => by_script(*fault, &sentence(error)),
+        Ending::Script(fault, error) => script::ended(*fault, error),
         Ending::Trapped(code, text) => ended(Verdict::Trapped, trap_code(*code), Blame::Guest, text),
         Ending::OutOfFuel => ended(
             Verdict::OutOfFuel,
@@ -322,22 +322,6 @@ fn by_report(report: &RunReport) -> Outcome {
             Outcome { retriable: true, ..ended(Verdict::Internal, "setup_failed", Blame::Ambiguous, text) }
         }
     }
-}
-
-fn by_script(fault: ScriptFault, message: &str) -> Outcome {
-    let (verdict, reason, blame) = match fault {
-        ScriptFault::Source => (Verdict::InvalidModule, "malformed_text", Blame::Guest),
-        ScriptFault::Syntax => (Verdict::InvalidModule, "syntax_error", Blame::Guest),
-        ScriptFault::NoEntry => (Verdict::InvalidModule, "no_entry", Blame::Guest),
-        ScriptFault::ImportRefused => (Verdict::InvalidModule, "unknown_import", Blame::Guest),
-        ScriptFault::Thrown => (Verdict::GuestError, "exception", Blame::Guest),
-        ScriptFault::NeverSettled => (Verdict::GuestError, "never_settled", Blame::Guest),
-        ScriptFault::OutputNotJson => (Verdict::GuestError, "output_not_json", Blame::Guest),
-        ScriptFault::InputNotJson => (Verdict::GuestError, "input_not_json", Blame::Operator),
-        ScriptFault::StackOverflow => (Verdict::GuestError, "stack_overflow", Blame::Guest),
-        ScriptFault::OutOfMemory => (Verdict::OutOfMemory, MEMORY_LIMIT, Blame::Guest),
-    };
-    ended(verdict, reason, blame, message)
 }
 
 fn unexplained(evidence: &Evidence<'_>) -> Outcome {

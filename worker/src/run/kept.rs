@@ -13,10 +13,11 @@ use wasmtime::{Engine, InstancePre};
 use wasmtime_wasi::p2::bindings::CommandPre;
 
 use super::entry::{self, Entry};
+use super::link::{choose_entry, command_may_be_entered, link_command, link_module, open};
 use super::stack::Stack;
 use super::{
-    DEADLINE_MAX, Host, Interruption, Loaded, Program, Stdio, choose_entry, command_may_be_entered,
-    largest_memory_bytes, link_command, link_module, not_loaded, open, run, runtime, setup,
+    DEADLINE_MAX, Host, Interruption, Loaded, Program, Stdio, largest_memory_bytes, not_loaded, run, runtime,
+    setup,
 };
 use crate::engine::Warm;
 use crate::grants::Grants;

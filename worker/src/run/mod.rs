@@ -15,6 +15,7 @@ mod function;
 mod host;
 mod kept;
 mod ledger;
+mod link;
 mod poll;
 mod prepared;
 mod script;
@@ -31,14 +32,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use stockade_sys::artifact::{ArtifactError, LoadedArtifact, SealedArtifact};
 use stockade_sys::epoch::{self, EpochError};
-use stockade_wire::worker::{Ending, LinkFault, RunLimits, RunOrder, RunReport};
+use stockade_wire::worker::{Ending, RunLimits, RunOrder, RunReport};
 use tokio::runtime::Runtime;
-use wasmtime::component::Component;
-use wasmtime::{
-    Engine, Instance, InstancePre, Module, Precompiled, ResourcesRequired, Store, Trap, UpdateDeadline,
-};
+use wasmtime::{Engine, Instance, InstancePre, ResourcesRequired, Store, Trap, UpdateDeadline};
 use wasmtime_wasi::p2::bindings::CommandPre;
 
 pub use developer::{CpuLimit, DeveloperMode, Ticker, TickerError};
@@ -52,14 +49,15 @@ pub(crate) use sink::Returned;
 pub use sink::Sink;
 pub(crate) use stack::thread_has_room;
 
-use crate::engine::{Variant, Warm};
+use crate::engine::Warm;
 use crate::grants::Grants;
 use crate::jail::Sealed;
 use ending::guest_text;
-use entry::{Entry, NoEntry};
+use entry::Entry;
 use function::Input;
 use host::Streams;
 use ledger::Ledger;
+use link::link;
 use prepared::{Existing, Live};
 use script::{Given, Script, Side};
 use stack::{Stack, at_once};
@@ -554,82 +552,6 @@ async fn enter(
             Ok(Ending::SetupFailed("a function was given no output".to_owned()))
         }
     }
-}
-
-fn link(warm: &Warm, order: &RunOrder, artifact: OwnedFd, deadline: Instant) -> Result<Program, Ending> {
-    let variant = warm.variant(order.limits.fuel.is_some());
-    if let Some(script) = &order.script {
-        let engine = link_engine(variant, artifact)?;
-        return Ok(Program::Script { engine, script: Script::new(order, script, deadline) });
-    }
-    match open(variant, artifact)? {
-        LoadedArtifact::Module(module) => {
-            let (entry, stack) = (choose_entry(&module, order)?, Stack::of(&module, warm.thread_has_room()));
-            Ok(Program::Core { pre: link_module(variant, &module)?, entry, stack })
-        }
-        LoadedArtifact::Component(component) => {
-            command_may_be_entered(order)?;
-            Ok(Program::Component(link_command(variant, &component)?))
-        }
-    }
-}
-
-fn open(variant: &Variant, artifact: OwnedFd) -> Result<LoadedArtifact, Ending> {
-    let artifact = SealedArtifact::from_fd(artifact).map_err(|error| setup(&error))?;
-    let engine = match artifact.kind() {
-        Precompiled::Module => &variant.modules,
-        Precompiled::Component => &variant.components,
-    };
-    artifact.load(engine).map_err(|error| match error {
-        ArtifactError::Load(error) if ending::beyond_the_pool(&error) => {
-            Ending::Unlinkable(LinkFault::TooLarge, guest_text(&format!("{error:#}")))
-        }
-        error => setup(&error),
-    })
-}
-
-/// The JavaScript engine, whose artifact this is: our own module, however it came here.
-fn link_engine(variant: &Variant, artifact: OwnedFd) -> Result<InstancePre<Host>, Ending> {
-    let artifact = SealedArtifact::from_fd(artifact).map_err(|error| setup(&error))?;
-    match artifact.load(&variant.scripts).map_err(|error| setup(&error))? {
-        LoadedArtifact::Module(module) => {
-            variant.script.instantiate_pre(&module).map_err(|error| unknown_import(&error))
-        }
-        LoadedArtifact::Component(_) => {
-            Err(Ending::SetupFailed("the JavaScript engine is no component".to_owned()))
-        }
-    }
-}
-
-fn choose_entry(module: &Module, order: &RunOrder) -> Result<Entry, Ending> {
-    entry::choose(module, order.entry.as_deref(), &order.arguments)
-        .map_err(|NoEntry { fault, message }| Ending::Unlinkable(fault, guest_text(&message)))
-}
-
-fn link_module(variant: &Variant, module: &Module) -> Result<InstancePre<Host>, Ending> {
-    variant.core.instantiate_pre(module).map_err(|error| unknown_import(&error))
-}
-
-fn command_may_be_entered(order: &RunOrder) -> Result<(), Ending> {
-    match &order.entry {
-        Some(wanted) if !COMMAND_ENTRIES.contains(&wanted.as_str()) => {
-            let message = format!("a component is entered by wasi:cli/run, not by {wanted:?}");
-            Err(Ending::Unlinkable(LinkFault::NoEntry, guest_text(&message)))
-        }
-        Some(_) | None => Ok(()),
-    }
-}
-
-fn link_command(variant: &Variant, component: &Component) -> Result<CommandPre<Host>, Ending> {
-    let pre = variant.component.instantiate_pre(component).map_err(|error| unknown_import(&error))?;
-    CommandPre::new(pre).map_err(|error| {
-        let message = format!("the component does not export wasi:cli/run: {error:#}");
-        Ending::Unlinkable(LinkFault::NoEntry, guest_text(&message))
-    })
-}
-
-fn unknown_import(error: &wasmtime::Error) -> Ending {
-    Ending::Unlinkable(LinkFault::UnknownImport, guest_text(&format!("{error:#}")))
 }
 
 /// What went wrong and why, for a fault that is not the guest's.

@@ -16,12 +16,10 @@ use super::entry::{self, Entry};
 use super::function;
 use super::host::Streams;
 use super::ledger::Ledger;
+use super::link::{choose_entry, link_engine};
 use super::script::{self, Script, Side};
 use super::stack::Stack;
-use super::{
-    DEADLINE_MAX, Host, Loaded, Program, choose_entry, largest_memory_bytes, link_engine, not_loaded,
-    runtime, setup,
-};
+use super::{DEADLINE_MAX, Host, Loaded, Program, largest_memory_bytes, not_loaded, runtime, setup};
 use crate::engine::Warm;
 use crate::grants::Grants;
 use crate::jail::template::Barred;
