@@ -20,7 +20,7 @@ pub(super) fn result(path: &Path, args: &ResultArgs) -> ExitCode {
         let mut client = Client::connect(path).await?;
         let result = client.result(&args.job, true).await?;
         // Whoever waits is answered with the end alone.
-        submit::show(&JobEnd::of(result.ok_or(ClientError::Unexpected)?), args.report)
+        submit::show(&JobEnd::of(result.ok_or(ClientError::Unexpected)?), args.report, None)
     });
     match asked.map_err(RemoteError::Runtime).flatten() {
         Ok(status) => ExitCode::from(status),

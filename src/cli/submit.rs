@@ -102,11 +102,7 @@ async fn result_or_end(
     }
 }
 
-pub(super) fn show(
-    end: &JobEnd,
-    args: ReportArgs,
-    source: Option<&[u8]>,
-) -> Result<u8, RemoteError> {
+pub(super) fn show(end: &JobEnd, args: ReportArgs, source: Option<&[u8]>) -> Result<u8, RemoteError> {
     if args.json {
         return Ok(report(&end.whole().map_err(RemoteError::Output)?, args, source)?);
     }

@@ -132,6 +132,7 @@ impl Job {
                 log_lines: 0,
             },
             shares: false,
+            traceparent: None,
             trace_id: None,
         };
         Self::new(accepted.job.clone(), admitted, submitted, Arc::new(Semaphore::new(0)), true)

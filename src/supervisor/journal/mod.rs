@@ -190,6 +190,7 @@ pub(crate) fn bare(job: &Accepted, outcome: Outcome, exit_code: Option<i32>) -> 
         isolation: stockade_wire::job::Isolation::Fresh,
         outcome,
         exit_code,
+        error: None,
         output: Vec::new().into(),
         logs: stockade_wire::job::Logs::default(),
         bill: stockade_wire::job::Bill::default(),

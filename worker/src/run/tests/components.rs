@@ -1,5 +1,7 @@
 //! WASI 0.2 commands.
 
+use stockade_wire::worker::LinkFault;
+
 use super::*;
 
 /// A component whose `wasi:cli/run` is the core function `run` of the given module, without imports.

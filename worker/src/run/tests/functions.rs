@@ -1,5 +1,7 @@
 //! Exported functions: the byte interface and plain numbers.
 
+use stockade_wire::worker::LinkFault;
+
 use super::*;
 
 /// A memory, an allocator that hands out 1024, and a function `go` with the given body.

@@ -1,5 +1,7 @@
 //! Limits: memory, fuel, counts, time.
 
+use stockade_wire::worker::LinkFault;
+
 use super::*;
 use crate::own_process::in_own_process;
 
