@@ -63,7 +63,8 @@ pub(super) fn error(report: &RunReport) -> Option<ScriptError> {
         message: kept(&error.message),
         file: error.file.as_deref().map(kept),
         stack: kept(&error.stack),
-        ..*error
+        line: error.line,
+        column: error.column,
     })
 }
 

@@ -310,7 +310,7 @@ pub enum Ending {
     /// A function said it failed; its own words, guest text.
     Failed(String),
     /// A script failed, or is none.
-    Script(ScriptFault, ScriptError),
+    Script(ScriptFault, Box<ScriptError>),
     /// Wasm trapped. The code is [`TrapCode`]; the text is guest text (function names).
     Trapped(TrapCode, String),
     /// The epoch deadline or SIGTERM stopped it.

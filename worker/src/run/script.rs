@@ -104,12 +104,15 @@ impl Script {
             (Ok(source), Ok(input)) => (source, input),
             (Err(ending), _) | (_, Err(ending)) => return Ok(ending),
         };
-        let request = self.request(&source, &input);
         let memory = memory(store, instance)?;
-        let replied = match self.ask(store, instance, memory, request).await? {
-            Ok(replied) => replied,
+        let handed = self.hand_over(store, (instance, memory), self.request(&source, &input)).await?;
+        // The engine has its own copy, and the process may hold only so much.
+        drop((source, input));
+        let asked = match handed {
+            Ok(asked) => asked,
             Err(ending) => return Ok(ending),
         };
+        let replied = call(store, instance, export::RUN, asked).await?;
         Ok(match reply::read(memory.data(&*store), replied) {
             Ok(Reply::Output(text)) => deliver(given.output, text.as_bytes()),
             Ok(Reply::Failure(failure)) => ended(*failure),
@@ -154,14 +157,13 @@ impl Script {
         }
     }
 
-    /// Hands the request over and has it run; the address of the reply.
-    async fn ask(
+    /// Hands the request over; its address and its length.
+    async fn hand_over(
         &self,
         store: &mut Store<Host>,
-        instance: Instance,
-        memory: Memory,
+        (instance, memory): (Instance, Memory),
         request: Request<'_>,
-    ) -> wasmtime::Result<Result<u32, Ending>> {
+    ) -> wasmtime::Result<Result<(u32, u32), Ending>> {
         let context = match request.context_text() {
             Ok(context) => context,
             Err(error) => return Ok(Err(unasked(&error))),
@@ -184,7 +186,7 @@ impl Script {
         if let Err(error) = encoded.write(room.unwrap_or_default()) {
             return Ok(Err(unasked(&error)));
         }
-        Ok(Ok(call(store, instance, export::RUN, (address, length)).await?))
+        Ok(Ok((address, length)))
     }
 }
 
@@ -231,7 +233,7 @@ fn read_input(input: Option<Input>) -> Result<String, Ending> {
         let (name, file) = ("TypeError".to_owned(), Some("input".to_owned()));
         Ending::Script(
             ScriptFault::InputNotJson,
-            ScriptError { name, message, file, ..ScriptError::default() },
+            Box::new(ScriptError { name, message, file, ..ScriptError::default() }),
         )
     };
     if bytes.len() > INPUT_BYTES_MAX {
@@ -242,13 +244,13 @@ fn read_input(input: Option<Input>) -> Result<String, Ending> {
 
 fn no_source(message: String, line: Option<u32>) -> Ending {
     let error = ScriptError { name: "SyntaxError".to_owned(), message, line, ..ScriptError::default() };
-    Ending::Script(ScriptFault::Source, error)
+    Ending::Script(ScriptFault::Source, Box::new(error))
 }
 
 fn out_of_memory(bytes: u32) -> Ending {
     let message = format!("source and input, {bytes} bytes, do not fit into the job's memory");
     let error = ScriptError { name: "InternalError".to_owned(), message, ..ScriptError::default() };
-    Ending::Script(ScriptFault::OutOfMemory, error)
+    Ending::Script(ScriptFault::OutOfMemory, Box::new(error))
 }
 
 fn unasked(error: &RequestError) -> Ending {
@@ -277,7 +279,7 @@ fn ended(failure: Failure) -> Ending {
         column,
         stack: guest_text(&failure.stack),
     };
-    Ending::Script(fault, error)
+    Ending::Script(fault, Box::new(error))
 }
 
 /// Links the engine's host functions.
