@@ -135,6 +135,18 @@ class Reader:
             raise ValueError("the frame is longer than its message")
 
 
+def read_error(reader):
+    """ScriptError."""
+    return {
+        "name": reader.string(),
+        "message": reader.string(),
+        "file": reader.optional(reader.string),
+        "line": reader.optional(reader.u32),
+        "column": reader.optional(reader.u32),
+        "stack": reader.string(),
+    }
+
+
 def read_result(reader):
     """JobResult, all of it, to see that it ends where the frame does."""
     result = {"job": reader.string(), "tenant": reader.string(), "module": reader.take(32)}
@@ -146,6 +158,7 @@ def read_result(reader):
     result["retriable"] = reader.bool()
     result["message"] = reader.optional(reader.string)
     result["exit_code"] = reader.optional(reader.i32)
+    result["error"] = reader.optional(lambda: read_error(reader))
     result["output"] = reader.data()
     result["stdout"], result["stderr"] = reader.data(), reader.data()
     result["dropped_bytes"], result["dropped_lines"] = reader.u64(), reader.u64()
