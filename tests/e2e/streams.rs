@@ -93,9 +93,9 @@ fn standard_input_of_every_readable_kind_reaches_the_guest() {
 
 fn file_that_is_no_module_gets_an_object_when_one_is_asked_for(mode: Mode) {
     let daemon = Daemon::start(Place::new(mode));
-    let script = daemon.place.file("script.js", "console.log(1)");
+    let image = daemon.place.file("image.png", b"\x89PNG\r\n\x1a\n");
     let empty = daemon.place.file("empty.wasm", "");
-    for ran in [daemon.place.run(&[], &script), daemon.submit(&[], &script)] {
+    for ran in [daemon.place.run(&[], &image), daemon.submit(&[], &image)] {
         assert_eq!(ran.short(), "invalid_module unrecognised - guest 126");
     }
     for ran in [daemon.place.run(&[], &empty), daemon.submit(&[], &empty)] {
@@ -104,9 +104,9 @@ fn file_that_is_no_module_gets_an_object_when_one_is_asked_for(mode: Mode) {
     }
     // A person is told more, and nothing travels.
     for mut command in both(&daemon, &[]) {
-        let ran = ended(command.arg(&script));
+        let ran = ended(command.arg(&image));
         assert_eq!((ran.status, text(&ran.stdout).as_str()), (Some(126), ""));
-        assert!(ran.stderr.contains("JavaScript"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("is neither WebAssembly nor text"), "{}", ran.stderr);
     }
 }
 

@@ -191,7 +191,9 @@ fn module_that_cannot_run_is_invalid_with_the_reason(mode: Mode) {
         (kept, "unrecognised"),
         (compiled, "precompiled"),
         (std::fs::read("/proc/self/exe").unwrap()[..4096].to_vec(), "unrecognised"),
-        (b"no WebAssembly".to_vec(), "unrecognised"),
+        (b"\x89PNG\r\n\x1a\n".to_vec(), "unrecognised"),
+        // Any text that is not WebAssembly text is a script, and its parser says what is wrong with it.
+        (b"no WebAssembly".to_vec(), "syntax_error"),
     ] {
         let ended = client.run(submission_of(bytes, reason)).unwrap();
         assert_eq!(short_of(&ended), format!("invalid_module {reason} - guest"));
