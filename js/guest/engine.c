@@ -182,10 +182,25 @@ static void define_global(const char *name, JSValue value)
     JS_FreeValue(context, global);
 }
 
-/* Whether a source may hold an `await` at its top level: only then is it compiled for that. */
-static bool mentions_await(const struct text *source)
+/* Compiles a script. One that mentions `await` is taken to await, unless it makes sense only as one in which that is a name
+ * like any other. */
+static JSValue compile_script(const struct request *request, bool *awaits)
 {
-    return memmem(source->start, source->length, "await", 5) != NULL;
+    const struct text *source = &request->parts[PART_SOURCE];
+    *awaits = memmem(source->start, source->length, "await", 5) != NULL;
+    JSValue compiled = compile(request, *awaits ? JS_EVAL_FLAG_ASYNC : JS_EVAL_TYPE_GLOBAL);
+    if (!*awaits || !JS_IsException(compiled))
+        return compiled;
+    JSValue error = JS_GetException(context);
+    compiled = compile(request, JS_EVAL_TYPE_GLOBAL);
+    *awaits = false;
+    if (JS_IsException(compiled)) {
+        JS_FreeValue(context, JS_GetException(context));
+        JS_Throw(context, error);
+    } else {
+        JS_FreeValue(context, error);
+    }
+    return compiled;
 }
 
 /* The value of the last expression: what a script that awaits resolves to is an object around it. */
@@ -288,8 +303,8 @@ static void run_module(const struct request *request, JSValue compiled)
 static void run(const struct request *request)
 {
     bool module = request->form == FORM_MODULE || request->form == FORM_CHECK_MODULE;
-    bool awaits = !module && mentions_await(&request->parts[PART_SOURCE]);
-    JSValue compiled = compile(request, module ? JS_EVAL_TYPE_MODULE : awaits ? JS_EVAL_FLAG_ASYNC : 0);
+    bool awaits = false;
+    JSValue compiled = module ? compile(request, JS_EVAL_TYPE_MODULE) : compile_script(request, &awaits);
     if (JS_IsException(compiled)) {
         failure_describe(&reply, import_refused ? ENDED_IMPORT_REFUSED : ENDED_SYNTAX, &request->parts[PART_NAME]);
         return;

@@ -70,6 +70,9 @@ fn script_that_awaits_is_waited_for() {
         ("setTimeout(() => { output = 7 }, 5); 1", "7"),
         ("queueMicrotask(() => { output = 8 }); 1", "8"),
         ("var await_ = 9; await_", "9"),
+        ("output = await (async () => 10)()", "10"),
+        // A name like any other, where it cannot be anything else.
+        ("var await = 11; await", "11"),
     ] {
         assert_eq!(value(source), expected, "{source}");
     }
