@@ -122,3 +122,5 @@ stopped_in_order() {
 }
 check stop-drains-and-the-socket-starts-it-again stopped_in_order
 systemctl stop crash.socket crash.service
+# Whoever comes next looks for what is left of the daemon.
+rm -rf /run/crash /run/crash.toml
