@@ -285,6 +285,8 @@ fn submission(text: &str, timeout: Option<Duration>) -> Submission {
         tenant: None,
         require: Vec::new(),
         traceparent: None,
+        request_id: None,
+        purpose: stockade_wire::job::Purpose::Run,
     }
 }
 

@@ -14,6 +14,7 @@ JSContext *context;
 struct ours ours;
 
 static struct reply reply;
+static bool debugs;
 static void *reserve;
 bool import_refused;
 
@@ -108,7 +109,9 @@ static bool read_request(struct request *request, const uint8_t *bytes, uint32_t
     uint32_t heading = (2 + PARTS) * sizeof(uint32_t);
     if (!bytes || length < heading || number_at(bytes) != ABI_VERSION)
         return false;
-    request->form = number_at(bytes + sizeof(uint32_t));
+    uint32_t form = number_at(bytes + sizeof(uint32_t));
+    request->form = form & ~(uint32_t)FORM_DEBUG;
+    debugs = form & FORM_DEBUG;
     uint64_t at = heading;
     for (int part = 0; part < PARTS; part++) {
         uint64_t part_length = number_at(bytes + (2 + part) * sizeof(uint32_t));
@@ -118,6 +121,27 @@ static bool read_request(struct request *request, const uint8_t *bytes, uint32_t
         at += part_length + 1;
     }
     return at == length && request->form <= FORM_CHECK_MODULE;
+}
+
+/* Tells whoever debugs where the job is and how much memory the engine holds. */
+static void pass(enum phase phase)
+{
+    if (!debugs)
+        return;
+    JSMemoryUsage usage;
+    JS_ComputeMemoryUsage(runtime, &usage);
+    uint32_t request[2] = {phase, (uint32_t)usage.malloc_size};
+    host_call(OPERATION_PHASE, request, sizeof request, NULL, 0);
+}
+
+/* Frames that are left out are of no use to whoever debugs. */
+static void keep_deep_stacks(void)
+{
+    JSValue global = JS_GetGlobalObject(context);
+    JSValue error = JS_GetPropertyStr(context, global, "Error");
+    JS_SetPropertyStr(context, error, "stackTraceLimit", JS_NewInt32(context, DEBUG_FRAMES_MAX));
+    JS_FreeValue(context, error);
+    JS_FreeValue(context, global);
 }
 
 /* Seeds the job's chance and makes its context. */
@@ -227,6 +251,7 @@ static void never_settled(void)
 
 static void conclude(JSValue value, bool never, const struct text *file)
 {
+    pass(PHASE_RAN);
     if (JS_IsException(value))
         failure_describe(&reply, ENDED_THROWN, file);
     else if (never)
@@ -309,6 +334,7 @@ static void run(const struct request *request)
         failure_describe(&reply, import_refused ? ENDED_IMPORT_REFUSED : ENDED_SYNTAX, &request->parts[PART_NAME]);
         return;
     }
+    pass(PHASE_COMPILED);
     if (request->form == FORM_CHECK_SCRIPT || request->form == FORM_CHECK_MODULE) {
         JS_FreeValue(context, compiled);
         return;
@@ -329,7 +355,11 @@ const struct reply *js_run(const uint8_t *bytes, uint32_t length)
     }
     JS_UpdateStackTop(runtime);
     host_memory_refused = false;
+    if (debugs)
+        keep_deep_stacks();
+    pass(PHASE_READY);
     run(&request);
+    pass(PHASE_ENDED);
     return &reply;
 }
 

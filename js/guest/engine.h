@@ -38,9 +38,18 @@ IMPORT("sleep") void host_sleep(double ms);
 
 enum clock { CLOCK_OF_THE_WALL = 0, CLOCK_THAT_ONLY_GOES_ON = 1 };
 
-enum operation { OPERATION_LOG = 1, OPERATION_ENVIRONMENT = 2 };
+enum operation { OPERATION_LOG = 1, OPERATION_ENVIRONMENT = 2, OPERATION_PHASE = 3 };
+
+/* Where a job is, for OPERATION_PHASE. */
+enum phase { PHASE_READY = 0, PHASE_COMPILED = 1, PHASE_RAN = 2, PHASE_ENDED = 3 };
 
 enum form { FORM_SCRIPT = 0, FORM_MODULE = 1, FORM_CHECK_SCRIPT = 2, FORM_CHECK_MODULE = 3 };
+
+/* Beside the form: the host is told of each phase, and stacks are as deep as they can be. */
+#define FORM_DEBUG 0x100
+
+/* Most frames of a stack when somebody debugs; the engine keeps no more. */
+#define DEBUG_FRAMES_MAX 64
 
 /* How a job ended. */
 enum ending {

@@ -14,6 +14,9 @@ pub const STACK_BYTES: usize = 256 << 10;
 /// frames of the parsers are up to some thirty times as large as what they keep on the stack that C counts.
 pub const WASM_STACK_BYTES: usize = 32 * STACK_BYTES;
 
+/// Beside a request's form: somebody debugs it.
+pub(crate) const FORM_DEBUG: u32 = 0x100;
+
 /// Most bytes of a script or module.
 pub const SOURCE_BYTES_MAX: usize = 4 << 20;
 

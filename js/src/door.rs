@@ -32,6 +32,22 @@ pub enum Call<'a> {
     Log(Level, &'a [u8]),
     /// The job's environment: the reply is [`environment`].
     Environment,
+    /// The job has come to a phase, and the engine holds so many bytes. Only of a request with
+    /// [`Request::debug`](crate::request::Request::debug).
+    Phase(Phase, u32),
+}
+
+/// Where a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// The engine has the request.
+    Ready,
+    /// The source is compiled.
+    Compiled,
+    /// The script has run, and what it began is waited for.
+    Ran,
+    /// The output, or the error, is written.
+    Ended,
 }
 
 /// Why a request is refused.
@@ -77,7 +93,18 @@ pub fn read(operation: u32, request: &[u8]) -> Result<Call<'_>, DoorError> {
             Ok(Call::Log(level, text))
         }
         (2, []) => Ok(Call::Environment),
-        (1 | 2, _) => Err(DoorError::Malformed(operation)),
+        (3, [phase, 0, 0, 0, held @ ..]) => {
+            let phase = match phase {
+                0 => Phase::Ready,
+                1 => Phase::Compiled,
+                2 => Phase::Ran,
+                3 => Phase::Ended,
+                _ => return Err(DoorError::Malformed(operation)),
+            };
+            let held = <[u8; 4]>::try_from(held).map_err(|_| DoorError::Malformed(operation))?;
+            Ok(Call::Phase(phase, u32::from_le_bytes(held)))
+        }
+        (1..=3, _) => Err(DoorError::Malformed(operation)),
         (unknown, _) => Err(DoorError::Unknown(unknown)),
     }
 }
@@ -115,6 +142,10 @@ mod tests {
         assert_eq!(read(1, b""), Err(DoorError::Malformed(1)));
         assert_eq!(read(1, b"\x04"), Err(DoorError::Malformed(1)));
         assert_eq!(read(2, b"x"), Err(DoorError::Malformed(2)));
+        assert_eq!(read(3, b"\x02\0\0\0\0\x01\0\0"), Ok(Call::Phase(Phase::Ran, 256)));
+        for malformed in [&b""[..], b"\x04\0\0\0\0\0\0\0", b"\0\x01\0\0\0\0\0\0", b"\0\0\0\0\0\0\0"] {
+            assert_eq!(read(3, malformed), Err(DoorError::Malformed(3)), "{malformed:?}");
+        }
         assert_eq!(read(0, b""), Err(DoorError::Unknown(0)));
         let long = vec![0; REQUEST_BYTES_MAX + 1];
         assert_eq!(read(1, &long), Err(DoorError::TooLong { bytes: long.len() }));

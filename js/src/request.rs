@@ -60,6 +60,8 @@ pub struct Request<'a> {
     pub input: &'a str,
     /// What the job may know about itself.
     pub context: Context<'a>,
+    /// The host is to be told of each phase, see [`crate::door::Phase`], and stacks are to be as deep as they can be.
+    pub debug: bool,
 }
 
 /// Why a request cannot be made.
@@ -155,6 +157,7 @@ impl Request<'_> {
         if entry.contains('\0') {
             return Err(RequestError::Nul { part: "entry" });
         }
+        let form = if self.debug { form | abi::FORM_DEBUG } else { form };
         let parts = [self.name, self.source, entry, self.input, context];
         let bytes = parts
             .iter()
@@ -215,6 +218,7 @@ mod tests {
             form: Form::Module { entry: "f" },
             input: "[]",
             context: Context { job: "j", tenant: "t", deadline_ms: Some(7), ..Context::default() },
+            debug: false,
         }
     }
 

@@ -84,6 +84,11 @@ pub enum Command {
     /// Starts one worker as a daemon would, to see what it has. Exits with 1 when no job could run here: no worker can
     /// be started, a layer that the configuration requires is missing, or the cache of compiled modules cannot be used.
     Doctor(JsonArgs),
+    /// Say whether FILE can be run, without running it
+    ///
+    /// JavaScript is looked at for its syntax, as a script or as a module, and WebAssembly is compiled, in a jailed
+    /// process as by `run`. Exits with 126 when it cannot be run.
+    Check(CheckArgs),
     /// Print the jail this job would get, without running it
     ///
     /// Takes what `run` takes to describe a job, and exits as `run` would where it would be refused.
@@ -157,6 +162,19 @@ pub struct ManualArgs {
     pub directory: PathBuf,
 }
 
+/// Flags of `check`.
+#[derive(Debug, Clone, Args)]
+pub struct CheckArgs {
+    /// Print one JSON object, the result of the look
+    #[arg(long)]
+    pub json: bool,
+    /// Take JavaScript for a module and nothing else, as `--entry` and a name that ends in .mjs do elsewhere
+    #[arg(long)]
+    pub module: bool,
+    /// The script, module, component or WebAssembly text
+    pub file: OsString,
+}
+
 /// Flags of `run`.
 #[derive(Debug, Clone, Default, Args)]
 pub struct RunArgs {
@@ -177,6 +195,9 @@ pub struct SubmitArgs {
     /// Have exactly one final record of the job, whatever crashes; `stockade result` asks for it
     #[arg(long)]
     pub durable: bool,
+    /// Have it checked first, and submit it only if it can be run; see `stockade check`
+    #[arg(long)]
+    pub check: bool,
     /// How its end is told.
     #[command(flatten)]
     pub report: ReportArgs,
@@ -205,6 +226,14 @@ pub struct ReportArgs {
     /// Print what the job used and what confined it to standard error
     #[arg(long)]
     pub bill: bool,
+}
+
+impl ReportArgs {
+    /// How the end of `job` is told: whoever debugs it wants the bill.
+    #[must_use]
+    pub const fn of(self, job: &JobArgs) -> Self {
+        Self { bill: self.bill || job.debug, ..self }
+    }
 }
 
 /// A job, as `run`, `submit` and `explain` take it.
@@ -247,12 +276,18 @@ pub struct JobArgs {
     /// Limits by name, or from a file (a path with a / or ending in .toml)
     #[arg(long, value_name = "NAME|FILE", help_heading = "Limits")]
     pub profile: Option<String>,
-    /// Whether the process may be one that ran this tenant's jobs before; for now every job runs fresh
+    /// Whether the process may be one that ran this tenant's jobs before
     #[arg(long, value_enum, help_heading = "Isolation")]
     pub isolation: Option<IsolationWish>,
     /// Refuse to run without this layer, on top of the configuration's (repeatable)
     #[arg(long, value_name = "LAYER", value_parser = layers(), help_heading = "Isolation")]
     pub require: Vec<Layer>,
+    /// Your own id for what you ask, for a script to read as ctx.request
+    #[arg(long, value_name = "ID", help_heading = "What the guest gets")]
+    pub request_id: Option<String>,
+    /// Say when each line of a script's log was written, what took how long and how much memory, and print the bill
+    #[arg(long, help_heading = "What is told")]
+    pub debug: bool,
     /// A name within your own identity that keeps jobs apart
     #[arg(long, value_name = "NAME", help_heading = "Isolation")]
     pub tenant: Option<String>,
@@ -281,7 +316,7 @@ impl JobArgs {
 pub enum IsolationWish {
     /// A process that has never run a job and never runs another
     Fresh,
-    /// A process that may be reused for the same tenant and module; not given yet: runs fresh
+    /// A process that may be reused for the same tenant and module, or the same tenant's scripts
     Tenant,
 }
 

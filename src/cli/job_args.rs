@@ -10,7 +10,7 @@ use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{SFlag, fstat};
-use stockade_wire::job::{DirectoryGrant, LimitsWanted, ModuleSource, Submission};
+use stockade_wire::job::{DirectoryGrant, LimitsWanted, ModuleSource, Purpose, Submission};
 use stockade_wire::limits::{
     DIRECTORIES_BYTES_MAX, DIRECTORIES_MAX, INPUT_BYTES_MAX, MODULE_BYTES_MAX, NAME_BYTES_MAX,
     PATH_BYTES_MAX, STRINGS_BYTES_MAX, STRINGS_MAX,
@@ -197,6 +197,7 @@ impl JobArgs {
     pub fn submission(&self, module: Vec<u8>, input: Vec<u8>) -> Result<Submission, ArgsError> {
         name_fits("entry", self.entry.as_deref())?;
         name_fits("tenant", self.tenant.as_deref())?;
+        name_fits("request-id", self.request_id.as_deref())?;
         let (profile, limits) = self.profile_and_limits()?;
         Ok(Submission {
             module: ModuleSource::Bytes(module.into()),
@@ -212,6 +213,8 @@ impl JobArgs {
             tenant: self.tenant.clone(),
             require: self.require.iter().copied().collect::<BTreeSet<_>>().into_iter().collect(),
             traceparent: None,
+            request_id: self.request_id.clone(),
+            purpose: if self.debug { Purpose::Debug } else { Purpose::Run },
         })
     }
 
@@ -439,6 +442,9 @@ mod tests {
             "go",
             "--tenant",
             "t",
+            "--request-id",
+            "r 1",
+            "--debug",
             "--log-buffer",
             "4K",
             "--output-limit",
@@ -463,6 +469,7 @@ mod tests {
         assert_eq!(made.isolation, Some(Isolation::Tenant));
         assert_eq!(made.profile.as_deref(), Some("script"));
         assert_eq!((made.entry.as_deref(), made.tenant.as_deref()), (Some("go"), Some("t")));
+        assert_eq!((made.request_id.as_deref(), made.purpose), (Some("r 1"), Purpose::Debug));
         let wanted = LimitsWanted {
             timeout_us: Some(500_000),
             grace_us: Some(0),

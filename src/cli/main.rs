@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use super::args::{Cli, Command, ConfigCommand};
 use super::output::Output;
 use super::{
-    Colour, cancel, completions, config_check, doctor, exit, explain_report, logs, manual, ps, result, run,
+    Colour, cancel, check, completions, config_check, doctor, exit, explain_report, logs, manual, ps, result, run,
     script_flags, serve, socket, stats, submit,
 };
 use crate::config::{Config, ConfigError, InForce};
@@ -62,6 +62,7 @@ fn dispatch(cli: Cli) -> ExitCode {
         Command::Explain(job) => with_config(file, exit::OWN_FAILURE, |config| {
             explain_report(&job, &config, Colour::of(&std::io::stdout())).print()
         }),
+        Command::Check(args) => with_config(file, exit::OWN_FAILURE, |config| check::check(config, args)),
         Command::Completions(args) => completions::completions(args.shell).print(),
         Command::Manual(args) => manual::manual(&args.directory).print(),
     }

@@ -6,6 +6,7 @@
 pub mod args;
 mod bill;
 mod cancel;
+mod check;
 pub mod completions;
 pub mod config_check;
 pub mod doctor;

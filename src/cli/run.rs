@@ -68,15 +68,7 @@ pub(super) fn on_this_thread<F: Future>(future: F) -> std::io::Result<F::Output>
 
 /// Runs the job and gives its exit status.
 pub(super) fn run(mut config: Config, args: &RunArgs) -> ExitCode {
-    // One job needs one worker, which the start makes; and the log must not mix with the guest's own words.
-    config.pool.warm = 0;
-    config.pool.warm_max = 0;
-    config.pool.ready_max = 1;
-    config.warm_up.clear();
-    config.pressure.file = PressureFile::Off;
-    if !log_asked_for() {
-        "error".clone_into(&mut config.log.filter);
-    }
+    for_one_job(&mut config);
     let outcome = begin_afresh()
         .map_err(RunError::from)
         .and_then(|()| Ok(observe::to_stderr(&config.log).map(drop)?))
@@ -90,6 +82,22 @@ pub(super) fn run(mut config: Config, args: &RunArgs) -> ExitCode {
     }
 }
 
+/// One job needs one worker, which the start makes; and the log must not mix with the guest's own words.
+pub(super) fn for_one_job(config: &mut Config) {
+    config.pool.warm = 0;
+    config.pool.warm_max = 0;
+    config.pool.ready_max = 1;
+    config.pool.templates_max = 0;
+    config.pool.script_ready = 0;
+    config.warm_up.clear();
+    config.pressure.file = PressureFile::Off;
+    // A job that ends with this command is not one to keep a record of for later.
+    config.durable.directory = None;
+    if !log_asked_for() {
+        "error".clone_into(&mut config.log.filter);
+    }
+}
+
 /// Whether whoever runs the job wants to read the log; a file speaks of the daemon's.
 fn log_asked_for() -> bool {
     ["RUST_LOG", "STOCKADE_LOG_FILTER"]
@@ -98,6 +106,7 @@ fn log_asked_for() -> bool {
 }
 
 async fn run_one(config: Config, RunArgs { report: told, job: args }: &RunArgs) -> Result<u8, RunError> {
+    let told = &told.of(args);
     let mut signals = StopSignals::listen()?;
     // The object is what a program reads, so whoever wants one gets it for any file.
     let module = if told.json { args.read_module() } else { args.read_recognised_module() }?;
@@ -114,10 +123,7 @@ async fn run_one(config: Config, RunArgs { report: told, job: args }: &RunArgs) 
         }
     };
     let submission = args.submission(module, bytes)?;
-    let mut startup = Startup::new(config);
-    // A job that ends with this command is not one to keep a record of for later.
-    startup.config.durable.directory = None;
-    let supervisor = startup.start().await?;
+    let supervisor = Startup::new(config).start().await?;
     let caller = Caller::own();
     let id = match supervisor.submit_with(&caller, submission, beside) {
         Ok(id) => id,

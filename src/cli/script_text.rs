@@ -8,8 +8,8 @@ use stockade_wire::job::ScriptError;
 
 use crate::supervisor::logs::display::safe_text;
 
-/// Most frames that are shown.
-const FRAMES_MAX: usize = 10;
+/// Most frames that are shown: as many as the engine keeps for whoever debugs.
+const FRAMES_MAX: usize = 64;
 
 /// Longest frame that is shown, bytes.
 const FRAME_BYTES_MAX: usize = 300;

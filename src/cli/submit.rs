@@ -13,6 +13,8 @@ use super::output::Output;
 use super::remote::RemoteError;
 use super::run::{on_this_thread, report};
 use super::{ArgsError, exit, refused};
+use stockade_wire::job::{Purpose, Submission, Verdict};
+
 use crate::client::{Client, ClientError, Ticket};
 use crate::daemon::StopSignals;
 use crate::job_end::JobEnd;
@@ -46,7 +48,13 @@ async fn try_submit(path: &Path, args: &SubmitArgs) -> Result<u8, RemoteError> {
     // Before the input, which may be typed by hand: that nobody listens is better known first.
     let mut client = Client::connect(path).await?;
     let source = module_kind::is_script(&module).then(|| module.clone());
+    let told = args.report.of(&args.job);
     let submission = args.job.submission(module, args.job.read_input()?)?;
+    if args.check
+        && let Some(status) = cannot_run(&mut client, args, &submission, source.as_deref()).await?
+    {
+        return Ok(status);
+    }
     if args.detach {
         let job = match args.durable {
             true => client.submit_durable(submission).await?,
@@ -63,15 +71,36 @@ async fn try_submit(path: &Path, args: &SubmitArgs) -> Result<u8, RemoteError> {
     };
     let ticket = match submitted {
         Err(ClientError::Refused(refusal)) => {
-            return Ok(report(&refused::result(&refusal, &args.job), args.report, None)?);
+            return Ok(report(&refused::result(&refusal, &args.job), told, None)?);
         }
         submitted => submitted?,
     };
     let ended = result_or_end(&mut client, &ticket, &mut signals).await;
     match ended.map_err(|error| of_durable(error, args.durable, &ticket))? {
-        Some(end) => show(&end, args.report, source.as_deref()),
+        Some(end) => show(&end, told, source.as_deref()),
         None => Ok(exit::KILLED),
     }
+}
+
+/// Has the daemon look whether a job can be run, without running it; the status to exit with, and all said, if it cannot.
+async fn cannot_run(
+    client: &mut Client,
+    args: &SubmitArgs,
+    submission: &Submission,
+    source: Option<&[u8]>,
+) -> Result<Option<u8>, RemoteError> {
+    let look = Submission {
+        purpose: Purpose::Check,
+        input: Vec::new().into(),
+        directories: Vec::new(),
+        ..submission.clone()
+    };
+    let ticket = client.submit_and_wait(look).await?;
+    let end = client.end_of(&ticket).await?;
+    if end.result.outcome.verdict == Verdict::Completed {
+        return Ok(None);
+    }
+    show(&end, args.report, source).map(Some)
 }
 
 /// What was lost with the daemon is not, if the job is durable.

@@ -116,6 +116,7 @@ fn pool(of: &Typed<'_>) -> Result<Pool, ConfigError> {
         templates_max: of.count("pool.templates_max")?,
         template_ready: of.count("pool.template_ready")?,
         template_ready_max: of.count("pool.template_ready_max")?,
+        script_ready: of.count("pool.script_ready")?,
         template_after: of.small("pool.template_after")?,
         template_idle: of.duration("pool.template_idle")?,
         ready_max: of.count("pool.ready_max")?,

@@ -108,6 +108,8 @@ pub struct Pool {
     pub template_ready: usize,
     /// Most of them when many are asked for; at most `template_ready`: there are never more than that.
     pub template_ready_max: usize,
+    /// Workers with the JavaScript engine that stand ready from the start; 0: it gets its template with the first script.
+    pub script_ready: usize,
     /// Times a caller's module is asked for, each within `template_idle` of the last, before it gets a template.
     pub template_after: u32,
     /// Time after which a template nobody asked for is given up.

@@ -84,6 +84,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     set("pool.templates_max", count(0, 1024)),
     set("pool.template_ready", count(1, 1024)),
     set("pool.template_ready_max", count(0, 4096)),
+    set("pool.script_ready", count(0, 1024)),
     set("pool.template_after", count(1, 1_000_000)),
     set("pool.template_idle", time(SECOND, 24 * HOUR)),
     set("pool.ready_max", count(1, 8192)),

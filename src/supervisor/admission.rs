@@ -84,6 +84,8 @@ pub(crate) fn admit(
         limits,
         traceparent: submission.traceparent.clone(),
         trace_id: submission.traceparent.as_deref().and_then(trace_id),
+        request_id: submission.request_id.clone(),
+        purpose: submission.purpose,
     })
 }
 
@@ -190,6 +192,7 @@ fn names(submission: &Submission) -> Result<(), Refusal> {
         ("tenant", submission.tenant.as_ref()),
         ("profile", submission.profile.as_ref()),
         ("traceparent", submission.traceparent.as_ref()),
+        ("request_id", submission.request_id.as_ref()),
     ];
     for (what, text) in named {
         let Some(text) = text else { continue };

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use stockade_wire::bytes::ByteBuf;
 use stockade_wire::client::{Refusal, RefusalReason, Statistics};
 use stockade_wire::job::{
-    Bill, Digest, Isolation, JobResult, ModuleSource, Outcome, Phase, ScriptError, Walls,
+    Bill, Digest, Isolation, JobResult, ModuleSource, Outcome, Phase, Purpose, ScriptError, Walls,
 };
 use stockade_wire::worker::{RunLimits, RunOrder};
 
@@ -191,6 +191,10 @@ async fn attempt(
     let Payload { module, bytes, input } = payload;
     let mut wanted = Wanted { job, left: job.admitted.limits.timeout };
     let (key, artifact, script) = artifact_for(core, &mut wanted, module, record).await?;
+    if job.admitted.purpose == Purpose::Check && script.is_none() {
+        // That it compiles is all there is to know of a module that does not run.
+        return Ok(outcome::completed());
+    }
     job.enter(Phase::Queued);
     let queued = Instant::now();
     let deadline = queued + wanted.left;

@@ -40,6 +40,8 @@ pub(super) fn order(job: &Job, source_bytes: u64) -> ScriptOrder {
         job: job.id.clone(),
         tenant: job.admitted.tenant.clone(),
         traceparent: job.admitted.traceparent.clone(),
+        request_id: job.admitted.request_id.clone(),
+        purpose: job.admitted.purpose,
     }
 }
 

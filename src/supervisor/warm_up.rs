@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use super::artifact::{Artifact, Artifacts, Key, Module};
 use super::job::Caller;
 use super::pool::{HoldError, Holder, Pool};
+use super::script;
 use crate::config::WarmUp;
 use crate::observe::Causes;
 
@@ -89,9 +90,14 @@ pub enum WarmUpError {
     },
 }
 
+/// What the JavaScript engine is called among them: the setting that has it held.
+const ENGINE: &str = "pool.script_ready";
+
 /// Everything that is to be held.
 pub(super) struct WarmUps {
     listed: BTreeMap<String, WarmUp>,
+    /// Workers with the JavaScript engine; 0: it is not held from the start.
+    script_ready: usize,
     states: RefCell<BTreeMap<String, String>>,
     module_bytes_max: u64,
     hold_timeout: Duration,
@@ -106,9 +112,12 @@ pub(super) struct Holding {
 impl WarmUps {
     pub(super) fn new(config: &crate::config::Config) -> Rc<Self> {
         let listed = config.warm_up.clone();
-        let states = listed.keys().map(|name| (name.clone(), COMING.to_owned())).collect();
+        let script_ready = config.pool.script_ready;
+        let engine = (script_ready > 0).then(|| ENGINE.to_owned());
+        let states = listed.keys().cloned().chain(engine).map(|name| (name, COMING.to_owned())).collect();
         Rc::new(Self {
             listed,
+            script_ready,
             states: RefCell::new(states),
             module_bytes_max: config.ceilings.module_bytes,
             hold_timeout: HOLD_TIMEOUT.saturating_add(config.pool.initialise_time),
@@ -139,8 +148,15 @@ impl WarmUps {
         Ok(())
     }
 
-    /// Holds the others, one after the other. To be spawned.
+    /// Holds the others and the JavaScript engine, one after the other. To be spawned.
     pub(super) async fn follow(self: Rc<Self>, holding: Holding) {
+        if self.script_ready > 0 {
+            let held = self.try_to_hold_engine(&holding).await;
+            self.note(ENGINE, &held);
+            if let Err(error) = held {
+                tracing::warn!(error = %Causes(&error), "the JavaScript engine is not held ready from the start");
+            }
+        }
         for (name, warm_up) in self.listed.iter().filter(|(_, warm_up)| !warm_up.required) {
             if let Err(error) = self.hold(name, warm_up, &holding).await {
                 tracing::warn!(name, error = %Causes(&error), "module is not held ready from the start");
@@ -150,10 +166,24 @@ impl WarmUps {
 
     async fn hold(&self, name: &str, warm_up: &WarmUp, holding: &Holding) -> Result<(), WarmUpError> {
         let held = self.try_to_hold(warm_up, holding).await;
+        self.note(name, &held);
+        held
+    }
+
+    fn note(&self, name: &str, held: &Result<(), WarmUpError>) {
         let state = held.as_ref().map_or_else(|error| Causes(error).to_string(), |()| READY.to_owned());
         tracing::info!(name, state, "warm-up");
         self.states.borrow_mut().insert(name.to_owned(), state);
-        held
+    }
+
+    async fn try_to_hold_engine(&self, holding: &Holding) -> Result<(), WarmUpError> {
+        let engine = script::engine();
+        let key = Key { digest: engine.digest, metered: false };
+        let path = PathBuf::from("the JavaScript engine");
+        let own = Caller::own().uid;
+        let artifact = compiled(&path, key, Arc::clone(&engine.module), holding).await?;
+        let holder = Holder { uid: holding.pool.engine_holder(own), key, engine: true };
+        self.hold_for(&path, holder, (self.script_ready, None), &artifact, &holding.pool).await
     }
 
     async fn try_to_hold(&self, warm_up: &WarmUp, holding: &Holding) -> Result<(), WarmUpError> {
@@ -161,32 +191,45 @@ impl WarmUps {
         let module = Arc::new(Module::Bytes(read(path.clone(), self.module_bytes_max).await?));
         let unread = |source| WarmUpError::Read { path: path.clone(), source };
         let key = Key { digest: module.digest().await.map_err(unread)?, metered: false };
+        let artifact = compiled(path, key, module, holding).await?;
         let own = Caller::own().uid;
-        let landed = holding.artifacts.get_ahead(key, module, own).await;
-        let artifact = landed.map_err(|outcome| WarmUpError::NotCompiled {
-            path: path.clone(),
-            why: outcome.message.clone().unwrap_or_else(|| super::serde_name(&outcome.verdict)),
-        })?;
         let users = if warm_up.uids.is_empty() { vec![own] } else { warm_up.uids.iter().copied().collect() };
         for uid in users {
-            self.hold_for(Holder { uid, key, engine: false }, warm_up, &artifact, &holding.pool).await?;
+            let (holder, least) = (Holder { uid, key, engine: false }, (warm_up.ready, warm_up.entry.clone()));
+            self.hold_for(path, holder, least, &artifact, &holding.pool).await?;
         }
         Ok(())
     }
 
     async fn hold_for(
         &self,
+        path: &Path,
         holder: Holder,
-        warm_up: &WarmUp,
+        least: (usize, Option<String>),
         artifact: &Rc<Artifact>,
         pool: &Rc<Pool>,
     ) -> Result<(), WarmUpError> {
-        let (path, uid, within) = (&warm_up.module, holder.uid, self.hold_timeout);
-        let held = pool.hold(holder, artifact, (warm_up.ready, warm_up.entry.clone()));
-        let held: Result<(), HoldError> =
-            timeout(within, held).await.map_err(|_| WarmUpError::Late { path: path.clone(), uid, within })?;
-        held.map_err(|source| WarmUpError::NotHeld { path: path.clone(), uid, source: Box::new(source) })
+        // The engine is held for everybody or for this user, and nobody has a number that means the former.
+        let uid = if holder.engine { Caller::own().uid } else { holder.uid };
+        let (path, within) = (path.to_owned(), self.hold_timeout);
+        let held: Result<(), HoldError> = timeout(within, pool.hold(holder, artifact, least))
+            .await
+            .map_err(|_| WarmUpError::Late { path: path.clone(), uid, within })?;
+        held.map_err(|source| WarmUpError::NotHeld { path, uid, source: Box::new(source) })
     }
+}
+
+async fn compiled(
+    path: &Path,
+    key: Key,
+    module: Arc<Module>,
+    holding: &Holding,
+) -> Result<Rc<Artifact>, WarmUpError> {
+    let landed = holding.artifacts.get_ahead(key, module, Caller::own().uid).await;
+    landed.map_err(|outcome| WarmUpError::NotCompiled {
+        path: path.to_owned(),
+        why: outcome.message.clone().unwrap_or_else(|| super::serde_name(&outcome.verdict)),
+    })
 }
 
 /// The bytes of a module's file, on a thread that may block.

@@ -26,6 +26,7 @@ LENGTH_BITS = 30
 TO_HELLO, TO_SUBMIT = 0, 1
 FROM_HELLO, FROM_ACCEPTED, FROM_REFUSED, FROM_FINISHED, FROM_PROTOCOL = 0, 1, 2, 3, 11
 MODULE_BYTES, MODULE_DESCRIPTOR = 0, 2
+PURPOSE_RUN = 0
 VERDICTS = [
     "completed", "guest_error", "trapped", "timed_out", "out_of_fuel", "out_of_memory", "output_limit",
     "cancelled", "jail_violation", "invalid_module", "compile_limit", "denied", "worker_lost", "internal",
@@ -84,6 +85,8 @@ def submission(module, name, arguments, given, directories):
         NONE,                                   # tenant
         sequence([]),                           # require
         NONE,                                   # traceparent
+        NONE,                                   # request_id
+        u32(PURPOSE_RUN),                       # purpose
     ])
 
 

@@ -281,6 +281,8 @@ pub fn submission(name: &str, input: &[u8]) -> Submission {
         tenant: None,
         require: Vec::new(),
         traceparent: None,
+        request_id: None,
+        purpose: stockade_wire::job::Purpose::Run,
     }
 }
 

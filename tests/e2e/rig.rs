@@ -500,6 +500,8 @@ pub fn submission_of(module: impl Into<Vec<u8>>, name: &str) -> Submission {
         tenant: None,
         require: Vec::new(),
         traceparent: None,
+        request_id: None,
+        purpose: stockade_wire::job::Purpose::Run,
     }
 }
 

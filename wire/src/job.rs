@@ -39,6 +39,23 @@ pub struct Submission {
     pub require: Vec<Layer>,
     /// W3C `traceparent` value to carry into logs and the result.
     pub traceparent: Option<String>,
+    /// The client's own id for what it asks, for a script to read; nothing follows from it.
+    pub request_id: Option<String>,
+    /// What is to be done with the code.
+    pub purpose: Purpose,
+}
+
+/// What is to be done with a job's code.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Purpose {
+    /// Run it.
+    #[default]
+    Run,
+    /// Run it, and have a script's log say when each line was written, what took how long and what memory was held.
+    Debug,
+    /// Say whether it can be run, and run none of it: a module is compiled, a script's syntax looked at.
+    Check,
 }
 
 /// Where the module's bytes come from.

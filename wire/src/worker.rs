@@ -30,7 +30,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::bytes::ByteBuf;
-use crate::job::{Layer, MissingLayer, ScriptError};
+use crate::job::{Layer, MissingLayer, Purpose, ScriptError};
 
 /// What a worker is forked for; decides its syscall allow-lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -122,6 +122,10 @@ pub struct ScriptOrder {
     pub tenant: String,
     /// W3C trace context, for the script to read.
     pub traceparent: Option<String>,
+    /// The client's own id for it, for the script to read.
+    pub request_id: Option<String>,
+    /// What is to be done with it.
+    pub purpose: Purpose,
 }
 
 /// What one run may use.

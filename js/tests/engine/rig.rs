@@ -4,7 +4,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use stockade_js::abi::{self, export, import};
-use stockade_js::door::{self, Call, Level};
+use stockade_js::door::{self, Call, Level, Phase};
 use stockade_js::reply::{self, Failure, Fault, Reply};
 use stockade_js::request::{Context, Form, Request};
 use wasmtime::{
@@ -22,6 +22,8 @@ pub(crate) const WALL_US: f64 = 1.8e15;
 pub(crate) struct Outcome {
     pub(crate) end: End,
     pub(crate) log: Vec<(Level, String)>,
+    /// Phases it was told of, and what the engine held then, bytes.
+    pub(crate) phases: Vec<(Phase, u32)>,
     pub(crate) growth_refused: bool,
     /// How long it slept, which took no time.
     pub(crate) slept_ms: f64,
@@ -72,7 +74,7 @@ pub(crate) struct Job<'a> {
 impl<'a> Job<'a> {
     pub(crate) fn new(source: &'a str, form: Form<'a>) -> Self {
         let context = Context { job: "J", request: Some("R"), tenant: "T", ..Context::default() };
-        let request = Request { name: "script.js", source, form, input: "", context };
+        let request = Request { name: "script.js", source, form, input: "", context, debug: false };
         Self {
             request,
             memory_bytes_max: 64 << 20,
@@ -114,7 +116,7 @@ impl<'a> Job<'a> {
         engine.store.data_mut().deadline = Some(Instant::now() + self.deadline);
         let end = engine.run(&self.request);
         let host = engine.store.into_data();
-        Outcome { end, log: host.log, growth_refused: host.growth_refused, slept_ms: host.slept_us / 1000.0 }
+        Outcome { end, log: host.log, phases: host.phases, growth_refused: host.growth_refused, slept_ms: host.slept_us / 1000.0 }
     }
 }
 
@@ -139,6 +141,7 @@ struct Host {
     deadline: Option<Instant>,
     environment: Vec<(String, String)>,
     log: Vec<(Level, String)>,
+    phases: Vec<(Phase, u32)>,
     reply: Vec<u8>,
     slept_us: f64,
     chance: u64,
@@ -302,6 +305,7 @@ fn call(
                 host.reply.clear();
             }
             Ok(Call::Environment) => host.reply = door::environment(&host.environment).unwrap(),
+            Ok(Call::Phase(phase, held_bytes)) => host.phases.push((phase, held_bytes)),
             Err(_) => return door::REFUSED,
         }
     }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use stockade_wire::client::Refusal;
-use stockade_wire::job::{DirectoryGrant, JobSummary, LogStream, Logs, Phase};
+use stockade_wire::job::{DirectoryGrant, JobSummary, LogStream, Logs, Phase, Purpose};
 use tokio::sync::{Notify, Semaphore};
 
 use self::ladder::Cause;
@@ -61,6 +61,8 @@ pub(crate) struct Admitted {
     pub(crate) limits: Limits,
     pub(crate) traceparent: Option<String>,
     pub(crate) trace_id: Option<String>,
+    pub(crate) request_id: Option<String>,
+    pub(crate) purpose: Purpose,
 }
 
 /// The record of one job, from admission until it is forgotten.
@@ -134,6 +136,8 @@ impl Job {
             shares: false,
             traceparent: None,
             trace_id: None,
+            request_id: None,
+            purpose: Purpose::Run,
         };
         Self::new(accepted.job.clone(), admitted, submitted, Arc::new(Semaphore::new(0)), true)
     }
@@ -309,6 +313,8 @@ impl Job {
             },
             traceparent: None,
             trace_id: None,
+            request_id: None,
+            purpose: Purpose::Run,
         };
         Self::new(id.to_owned(), admitted, Instant::now(), Arc::new(Semaphore::new(1)), false)
     }

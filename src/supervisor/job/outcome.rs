@@ -270,6 +270,18 @@ fn stopped(cause: Cause, stage: Stage, protocol: Option<&str>) -> Outcome {
     }
 }
 
+/// The outcome of a job that did all it was to do.
+pub(crate) const fn completed() -> Outcome {
+    Outcome {
+        verdict: Verdict::Completed,
+        reason: None,
+        stage: None,
+        blame: None,
+        retriable: false,
+        message: None,
+    }
+}
+
 fn by_report(report: &RunReport) -> Outcome {
     let failed = !matches!(report.ending, Ending::Exited(0) | Ending::Unlinkable(..));
     if report.growth_refused && failed && !matches!(report.ending, Ending::SetupFailed(_)) {
@@ -282,14 +294,7 @@ fn by_report(report: &RunReport) -> Outcome {
         );
     }
     match &report.ending {
-        Ending::Exited(0) => Outcome {
-            verdict: Verdict::Completed,
-            reason: None,
-            stage: None,
-            blame: None,
-            retriable: false,
-            message: None,
-        },
+        Ending::Exited(0) => completed(),
         Ending::Exited(status) => ended(
             Verdict::GuestError,
             "exit_status",

@@ -36,12 +36,21 @@ impl<K: Copy + Eq + Hash> Heat<K> {
 
     /// Notes a use, and says whether the module is hot.
     pub(super) fn used(&mut self, key: K, now: Instant) -> bool {
+        self.used_to_be_hot_after(self.after, key, now)
+    }
+
+    /// The same of a module that is hot from its first use on.
+    pub(super) fn used_once(&mut self, key: K, now: Instant) -> bool {
+        self.used_to_be_hot_after(1, key, now)
+    }
+
+    fn used_to_be_hot_after(&mut self, after: u32, key: K, now: Instant) -> bool {
         let uses =
             self.uses.entry(key).or_insert(Uses { count: 0, last: now, rests_until: now, unfit: false });
         let cooled = now.saturating_duration_since(uses.last) > self.window;
         uses.count = if cooled { 1 } else { uses.count.saturating_add(1) };
         uses.last = now;
-        let hot = uses.count >= self.after && now >= uses.rests_until && !uses.unfit;
+        let hot = uses.count >= after && now >= uses.rests_until && !uses.unfit;
         self.forget_one();
         hot
     }
@@ -90,6 +99,16 @@ mod tests {
         assert_eq!([t, t + WINDOW, t + 2 * WINDOW].map(|now| heat.used("a", now)), [false, false, true]);
         assert!(heat.used("a", t + 3 * WINDOW));
         assert!(!heat.used("b", t));
+    }
+
+    #[test]
+    fn module_that_is_hot_at_once_is_so_unless_it_rests() {
+        let t = Instant::now();
+        let mut heat = Heat::new(3, WINDOW);
+        assert!(heat.used_once("a", t) && !heat.used("b", t));
+        heat.cool(&"a");
+        heat.rest(&"a", t + WINDOW);
+        assert_eq!([t, t + WINDOW].map(|now| heat.used_once("a", now)), [false, true]);
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! Never: gives one caller's template to another; lets a job wait for one.
 //!
 //! A template serves one caller and one module. It has never seen a job, but it has parsed what a compiler that read
-//! hostile bytes made of them; whatever came of that stays between that caller and its module.
+//! hostile bytes made of them; whatever came of that stays between that caller and its module. The JavaScript engine is
+//! nobody's bytes, and its template serves all callers where the tree of cgroups does not tell them apart.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -165,11 +166,16 @@ impl Pool {
         if key.metered || self.templates.max == 0 || !self.templates_reach_leaves() {
             return None;
         }
-        let holder = Holder { uid: need.caller.uid, key, engine: need.engine };
+        let uid = if need.engine { self.engine_holder(need.caller.uid) } else { need.caller.uid };
+        let holder = Holder { uid, key, engine: need.engine };
         if let Some(stand) = self.templates.stand(&holder) {
             return stand.take(now);
         }
-        let hot = self.templates.heat.borrow_mut().used(holder, now);
+        let hot = {
+            let mut heat = self.templates.heat.borrow_mut();
+            // Whoever comes with one script comes with another, and the engine serves them all.
+            if need.engine { heat.used_once(holder, now) } else { heat.used(holder, now) }
+        };
         if hot && !self.ready.is_pressed() && self.templates.make_room(now) {
             let stand = self.templates.add(holder, Stand::hot(self.templates.bounds, now));
             let held =
@@ -177,6 +183,12 @@ impl Pool {
             tokio::task::spawn_local(Rc::clone(self).keep_ready(holder, stand, held, self.zygote.closing()));
         }
         None
+    }
+
+    /// Whose template the workers for a user's scripts come from. The JavaScript engine is our own module, and no script has
+    /// been near its template: one serves all users, where they have no groups of their own in the tree.
+    pub(crate) const fn engine_holder(&self, uid: u32) -> u32 {
+        if self.by_caller { uid } else { Caller::NOBODY.uid }
     }
 
     /// Holds a module ready for as long as the pool lives, `least` workers of it at least, and returns once they stand.

@@ -120,5 +120,7 @@ pub fn of_text(text: &str, timeout: Option<Duration>) -> Submission {
         tenant: None,
         require: Vec::new(),
         traceparent: None,
+        request_id: None,
+        purpose: stockade_wire::job::Purpose::Run,
     }
 }

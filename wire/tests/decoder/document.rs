@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use stockade_wire::client::{FromDaemon, ToDaemon};
-use stockade_wire::job::{LimitsWanted, ModuleSource, Submission};
+use stockade_wire::job::{LimitsWanted, ModuleSource, Purpose, Submission};
 use stockade_wire::{CLIENT_PROTOCOL_VERSION, codec, frame, limits};
 
 use crate::dice::{Shapes, throw_and_note};
@@ -100,6 +100,8 @@ fn document_examples_are_the_bytes_of_the_codec() {
         tenant: None,
         require: Vec::new(),
         traceparent: None,
+        request_id: None,
+        purpose: Purpose::Run,
     };
     let beside =
         Submission { module: ModuleSource::Descriptor, input: Vec::new().into(), ..submission.clone() };

@@ -19,6 +19,7 @@ mod link;
 mod poll;
 mod prepared;
 mod script;
+mod script_log;
 mod sink;
 mod stack;
 mod streams;

@@ -4,14 +4,14 @@
 //! Never: believes what the engine says of a script beyond its bounds; loads an engine.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use stockade_js::abi::{self, export, import};
-use stockade_js::door::{self, Call, Level};
+use stockade_js::door::{self, Call};
 use stockade_js::reply::{self, Failure, Fault, Reply};
 use stockade_js::request::{Context, Form, Request, RequestError};
-use stockade_wire::job::ScriptError;
+use stockade_wire::job::{Purpose, ScriptError};
 use stockade_wire::limits::INPUT_BYTES_MAX;
 use stockade_wire::worker::{Ending, RunOrder, ScriptFault, ScriptOrder};
 use wasmtime::{
@@ -21,6 +21,7 @@ use wasmtime::{
 use super::ending::guest_text;
 use super::function::{Input, deliver};
 use super::host::HostError;
+use super::script_log::ScriptLog;
 use super::{Host, Sink, poll};
 
 /// What a script is called in its errors when its own name cannot be: see [`RequestError::BadName`].
@@ -32,7 +33,7 @@ const SLEEP_MAX: Duration = Duration::from_hours(24 * 365);
 /// What the host functions need of a job.
 #[derive(Default)]
 pub(crate) struct Side {
-    logs: Option<(Sink, Sink)>,
+    log: Option<ScriptLog>,
     environment: Vec<(String, String)>,
     /// The last reply, for a script that had too little room for it.
     reply: Vec<u8>,
@@ -41,24 +42,24 @@ pub(crate) struct Side {
 impl Side {
     /// With standard output and standard error.
     pub(super) fn new(order: &RunOrder, stdout: Sink, stderr: Sink) -> Self {
-        Self { logs: Some((stdout, stderr)), environment: order.environment.clone(), reply: Vec::new() }
+        let debugs = order.script.as_ref().is_some_and(|script| script.purpose == Purpose::Debug);
+        let log = ScriptLog::new(stdout, stderr, debugs.then(Instant::now));
+        Self { log: Some(log), environment: order.environment.clone(), reply: Vec::new() }
     }
 
-    /// Lines that matter go to standard error. That nobody reads them any more does not end the script.
-    fn log(&mut self, level: Level, text: &[u8]) {
-        let Some((stdout, stderr)) = &mut self.logs else { return };
-        let sink = match level {
-            Level::Debug | Level::Info => stdout,
-            Level::Warn | Level::Error => stderr,
-        };
-        let _ = sink.write_all(&[text, b"\n"].concat());
-    }
-
-    /// Does what was asked; the length of the reply, or a refusal.
-    fn answer(&mut self, operation: u32, request: &[u8]) -> i32 {
+    /// Does what was asked by an engine with a memory of so many bytes; the length of the reply, or a refusal.
+    fn answer(&mut self, operation: u32, request: &[u8], memory_bytes: usize) -> i32 {
         let reply = match door::read(operation, request) {
             Ok(Call::Log(level, text)) => {
-                self.log(level, text);
+                if let Some(log) = &mut self.log {
+                    log.line(level, text);
+                }
+                Vec::new()
+            }
+            Ok(Call::Phase(phase, held_bytes)) => {
+                if let Some(log) = &mut self.log {
+                    log.phase(phase, held_bytes, memory_bytes);
+                }
                 Vec::new()
             }
             Ok(Call::Environment) => match door::environment(&self.environment) {
@@ -145,15 +146,21 @@ impl Script {
         Request {
             name: &self.name,
             source,
-            form: self.entry.as_deref().map_or(Form::Script, |entry| Form::Module { entry }),
+            form: match (self.order.purpose, self.entry.as_deref()) {
+                (Purpose::Check, None) => Form::CheckScript,
+                (Purpose::Check, Some(_)) => Form::CheckModule,
+                (Purpose::Run | Purpose::Debug, None) => Form::Script,
+                (Purpose::Run | Purpose::Debug, Some(entry)) => Form::Module { entry },
+            },
             input,
             context: Context {
                 job: &self.order.job,
-                request: None,
+                request: self.order.request_id.as_deref(),
                 tenant: &self.order.tenant,
                 traceparent: self.order.traceparent.as_deref(),
                 deadline_ms: deadline_ms.and_then(|ms| u64::try_from(ms).ok()),
             },
+            debug: self.order.purpose == Purpose::Debug,
         }
     }
 
@@ -329,7 +336,8 @@ fn answer(
     let length = if again {
         i32::try_from(host.script.reply.len()).unwrap_or(door::REFUSED)
     } else {
-        host.script.answer(operation, part(memory, request, request_bytes)?)
+        let memory_bytes = memory.len();
+        host.script.answer(operation, part(memory, request, request_bytes)?, memory_bytes)
     };
     let given = host.script.reply.len().min(room as usize);
     let place = part(memory, reply, u32::try_from(given).unwrap_or_default())?;

@@ -252,6 +252,8 @@ pub fn submission(module: &str) -> Submission {
         tenant: None,
         require: Vec::new(),
         traceparent: None,
+        request_id: None,
+        purpose: stockade_wire::job::Purpose::Run,
     }
 }
 
