@@ -284,7 +284,7 @@ fn handler_has_several_entries() {
     assert!(log.starts_with("greeting Ada for uid:"), "{log}");
     let (result, log) = run_script(&["--entry", "retry"], "handler.mjs", &[], r#"{"failures": 2}"#);
     assert_eq!(result, serde_json::json!({"result": "done", "attempts": 3}));
-    assert_eq!(log, "attempt 1 failed\nattempt 2 failed\n");
+    assert_eq!(log, "warn: attempt 1 failed\nwarn: attempt 2 failed\n");
     assert_eq!(run_script(&["--entry", "default"], "handler.mjs", &[], r#"{"a": 1, "b": 2}"#).0, 3);
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 use stockade_wire::job::{Submission, Verdict};
 
-use crate::rig::{Daemon, Ended, Mode, Peer, Place, eventually, ran, short_of, submission_of, text};
+use crate::rig::{Daemon, Ended, Mode, Peer, Place, Ran, eventually, ran, short_of, submission_of, text};
 
 in_both_modes!(
     script_that_ends_well_gives_its_output_and_its_log,
@@ -39,7 +39,7 @@ fn script_that_ends_well_gives_its_output_and_its_log(mode: Mode) {
     assert_eq!(ended.short(), "completed - - - 0", "{}", ended.result);
     assert_eq!(ended.output(), r#"{"got":[1,"é"],"env":{"COLOUR":"blue"}}"#);
     assert_eq!(ended.result["logs"]["stdout"], "looking\n");
-    assert_eq!(ended.result["logs"]["stderr"], "careful\n");
+    assert_eq!(ended.result["logs"]["stderr"], "warn: careful\n");
     assert_eq!((&ended.result["error"], &ended.result["exit_code"]), (&Value::Null, &Value::Null));
     assert!(ended.figure("wasm_memory_peak_bytes") > 1 << 20 && ended.figure("run_us") > 0);
     let module = "export const a = 1; export async function twice(n) { await null; return 2 * n }";
@@ -127,10 +127,12 @@ fn script_that_does_not_stop_is_stopped(mode: Mode) {
 }
 
 fn script_is_told_whose_job_it_is(mode: Mode) {
-    let source = "[ctx.job, ctx.tenant, ctx.deadline - Date.now() > 1000, ctx.remaining() > 1000]";
-    let ended = run(&place(mode), &["--tenant", "shop"], source, "");
+    let source = "[ctx.job, ctx.tenant, ctx.request, ctx.deadline - Date.now() > 1000, ctx.remaining() > 1000]";
+    let ended = run(&place(mode), &["--tenant", "shop", "--request-id", "order 7"], source, "");
     let output: Value = serde_json::from_str(ended.output()).unwrap();
-    assert_eq!(output, serde_json::json!([ended.result["job"], ended.result["tenant"], true, true]));
+    let expected =
+        serde_json::json!([ended.result["job"], ended.result["tenant"], "order 7", true, true]);
+    assert_eq!(output, expected);
 }
 
 fn script(source: &str) -> Submission {
@@ -172,6 +174,96 @@ fn scripts_that_run_one_after_the_other_have_nothing_in_common(mode: Mode) {
     let result = client.run(script("\nnull.x")).unwrap();
     assert_eq!(result.error.unwrap().line, Some(2));
     assert_eq!(result.outcome.verdict, Verdict::GuestError);
+}
+
+#[test]
+fn script_that_was_never_seen_finds_an_engine_that_is_set_up() {
+    let daemon = Daemon::start(place(Mode::Jailed));
+    let mut client = daemon.client();
+    client.run(script("'the first'")).unwrap();
+    let figures = |client: &mut Peer| client.ask(async |client| client.statistics().await).unwrap();
+    eventually("a worker with an engine", || figures(&mut client).prepared > 0);
+    let before = figures(&mut client);
+    let result = client.run(script("'never seen before'")).unwrap();
+    assert_eq!(short_of(&result), "completed - - -", "{result:?}");
+    let after = figures(&mut client);
+    assert_eq!(after.starts_prepared, before.starts_prepared + 1);
+    assert_eq!((after.starts_warm, after.starts_cold), (before.starts_warm, before.starts_cold));
+}
+
+#[test]
+fn first_script_of_a_daemon_that_holds_the_engine_finds_it_set_up() {
+    let daemon = Daemon::start(place(Mode::Jailed).set("POOL_SCRIPT_READY", "1"));
+    let mut client = daemon.client();
+    let ready = ("pool.script_ready".to_owned(), "ready".to_owned());
+    eventually("the engine to be held", || {
+        let figures = client.ask(async |client| client.statistics().await).unwrap();
+        figures.readiness.warm_ups.contains(&ready)
+    });
+    client.run(script("'the first'")).unwrap();
+    let figures = client.ask(async |client| client.statistics().await).unwrap();
+    assert_eq!((figures.starts_prepared, figures.starts_warm, figures.starts_cold), (1, 0, 0));
+}
+
+#[test]
+fn check_says_what_can_be_run_and_runs_nothing() {
+    let place = place(Mode::Jailed);
+    for (name, text, status, said) in [
+        ("endless.js", "for (;;) console.log(input)", 0, ": a script\n"),
+        ("handler.js", "export function handle() { for (;;) ; }\nfor (;;) ;", 0, ": a module\n"),
+        ("strict.mjs", "with ({}) ;", 126, "syntax_error"),
+        ("loose.js", "with ({}) ;", 0, ": a script\n"),
+        ("broken.js", "let a = 1;\nlet b = ;\n", 126, "\n  2 | let b = ;\n    |         ^\n"),
+        ("broken-module.js", "export const a = 1;\nlet b = ;\n", 126, "\n  2 | let b = ;\n"),
+        ("imports.mjs", "import 'fs'", 126, "unknown_import"),
+        ("module.wat", "(module (func (export \"_start\") unreachable))", 0, ": WebAssembly\n"),
+        ("broken.wat", "(module (func (export \"_start\") i32.add))", 126, "malformed"),
+    ] {
+        let file = place.file(name, text);
+        let words = ["check".into(), file.as_os_str().to_owned()];
+        let ran = ran(&mut place.stockade(words), b"");
+        let all = text_of_both(&ran);
+        assert_eq!(ran.status, Some(status), "{name}: {all}");
+        assert!(all.contains(said), "{name}: {all}");
+        assert_eq!(ran.stdout.is_empty(), status != 0, "{name}: {all}");
+    }
+}
+
+fn text_of_both(ran: &Ran) -> String {
+    format!("{}{}", text(&ran.stdout), ran.stderr)
+}
+
+#[test]
+fn script_that_is_checked_before_it_is_submitted_is_no_job_when_it_is_none() {
+    let daemon = Daemon::start(place(Mode::Jailed));
+    let file = |name: &str, text: &str| daemon.place.file(name, text).into_os_string();
+    let submit = |file| {
+        let words = ["submit", "--check", "--detach"].map(Into::into).into_iter().chain([file]);
+        ran(&mut daemon.place.stockade(words), b"")
+    };
+    let broken = submit(file("broken.js", "let a = ;"));
+    assert_eq!((broken.status, text(&broken.stdout).as_str()), (Some(126), ""), "{}", broken.stderr);
+    assert!(broken.stderr.contains("1 | let a = ;"), "{}", broken.stderr);
+    let good = submit(file("good.js", "1"));
+    assert_eq!((good.status, text(&good.stdout).trim().len()), (Some(0), 26), "{}", good.stderr);
+}
+
+#[test]
+fn script_that_is_debugged_tells_when_how_long_and_how_much() {
+    let place = place(Mode::Jailed);
+    let source = "console.log('one'); console.warn('two'); console.debug('three\\nfour');
+                  (function deep(n) { if (n === 0) null.x; deep(n - 1) })(40)";
+    let file = place.file("debugged.js", source);
+    let words = ["run", "--debug", "--timeout=60s"].map(Into::into).into_iter();
+    let ran = ran(&mut place.stockade(words.chain([file.into_os_string()])), b"");
+    let told: Vec<&str> = ran.stderr.lines().filter_map(|line| line.split_once(" ms ").map(|(_, rest)| rest)).collect();
+    let console: Vec<&&str> = told.iter().filter(|line| !line.starts_with("-----")).collect();
+    assert_eq!(console, [&"info  one", &"warn  two", &"debug three", &"debug four"], "{}", ran.stderr);
+    let phases: Vec<&str> =
+        told.iter().filter_map(|line| line.strip_prefix("----- ")?.split(':').next()).collect();
+    assert_eq!(phases, ["engine ready", "source compiled", "script ran", "result written"], "{}", ran.stderr);
+    assert_eq!(ran.stderr.matches("    at deep (debugged.js:2:").count(), 41, "{}", ran.stderr);
+    assert!(ran.stderr.contains("  time ") && ran.stderr.contains("  memory "), "{}", ran.stderr);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What goes in and what comes out.
 
+use stockade_js::door::Phase;
 use stockade_js::reply::Fault;
 use stockade_js::request::{Context, Form};
 
@@ -184,4 +185,17 @@ fn source_that_is_only_checked_is_not_run() {
     assert_eq!(check("export default 1; await 2", Form::CheckModule).output(), "");
     assert_eq!(check("export default 1", Form::CheckScript).fault(), Fault::Syntax);
     assert_eq!(check("let a = ;", Form::CheckModule).fault(), Fault::Syntax);
+}
+
+#[test]
+fn job_that_is_debugged_tells_of_its_phases_and_others_tell_of_none() {
+    let mut job = Job::new("globalThis.kept = new Uint8Array(1 << 20); 1", Form::Script);
+    job.request.debug = true;
+    let outcome = job.run();
+    assert_eq!(outcome.output(), "1");
+    let phases: Vec<Phase> = outcome.phases.iter().map(|(phase, _)| *phase).collect();
+    assert_eq!(phases, [Phase::Ready, Phase::Compiled, Phase::Ran, Phase::Ended]);
+    let [(_, before), .., (_, after)] = outcome.phases[..] else { panic!("no phases") };
+    assert!(before > 0 && after > before + (1 << 20), "{before} {after}");
+    assert_eq!(script("1").phases, []);
 }
