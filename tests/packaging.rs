@@ -330,7 +330,7 @@ fn package_holds_what_it_should_as_root_s_and_nothing_else() {
         "/usr/share/fish/vendor_completions.d/stockade.fish",
         "/usr/share/man/man5/stockade.toml.5.gz",
         "/usr/share/doc/stockade/changelog.Debian.gz",
-        "/usr/share/doc/stockade/no-namespaces.conf",
+        "/usr/share/stockade/no-namespaces.conf",
         "/usr/share/doc/stockade/copyright",
     ] {
         assert!(paths.contains(path), "{path}");

@@ -1,6 +1,7 @@
 # checks-cgroups.sh: limits that hold, sourced by checks.sh. $group is its delegated group, with processes in main alone.
 
 check bombs-stop-at-pids-max suite supervisor-test leaves::
+on 6.1 || return 0
 
 # --- the processor: a tree that several supervisors share, so that their leaves lie side by side
 mkdir "$group/cpu"
@@ -42,7 +43,7 @@ cpu_weight_holds() {
     light=$leaf
     spin STOCKADE_CGROUP_CPU_WEIGHT=300 || return 1
     heavy=$leaf
-    shares 5 "$light" "$heavy"
+    shares 4 "$light" "$heavy"
     spun
     echo "figures: cpu.weight of 100 and 300: had ${shares[0]} and ${shares[1]} tenths of a percent"
     # Three times as much, within a tenth, and nothing lost.
@@ -120,4 +121,4 @@ pressure_shrinks() {
 }
 check pool-shrinks-under-memory-pressure pressure_shrinks
 
-check memory-breaches ./breaches.sh 10
+check memory-breaches ./breaches.sh 4

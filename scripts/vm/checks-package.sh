@@ -69,7 +69,7 @@ exposed() { # exposed TENTHS UNIT
 }
 exposed 13 "$unit"
 say exposure-of-the-unit-is-at-most-1.3 $? /tmp/p.security
-without=/usr/share/doc/stockade/no-namespaces.conf
+without=/usr/share/stockade/no-namespaces.conf
 mkdir -p /tmp/without && cat "$unit" "$without" >/tmp/without/stockade.service
 exposed 10 /tmp/without/stockade.service
 say exposure-without-namespaces-is-at-most-1.0 $? /tmp/p.security
