@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn end_whose_output_cannot_be_read_back_is_recorded_and_told_as_that() {
-        let whole = bare(&begin("a"), outcome::denied("limit", String::new()), Some(0));
+        let whole = bare(&begin("a"), outcome::internal("unfinished", String::new()), Some(0));
         let (result, end) = recordable(JobEnd::of(whole.clone()));
         assert_eq!((&result, &end.result), (&whole, &whole));
         let (result, end) = recordable(JobEnd::with_output(whole, SealedFile::unreadable(7), None));
