@@ -4,7 +4,6 @@ use std::io::{BufRead, BufReader};
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 
-use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use stockade_sys::link;
 use stockade_sys::pidfd::{self, Exit};
