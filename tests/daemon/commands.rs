@@ -70,7 +70,7 @@ fn command_for_a_daemon_that_speaks_no_version_of_its_own_prints_which_it_speaks
     let mut command = Command::new(env!("CARGO_BIN_EXE_stockade"));
     let ended = command.env_clear().arg("stats").arg("--socket").arg(&path).output().unwrap();
     old.join().unwrap();
-    assert_eq!(status(&ended), 125);
+    assert_eq!(status(&ended), 1);
     assert!(text(&ended.stderr).contains("speaks version 1 of the protocol"), "{}", text(&ended.stderr));
 }
 
