@@ -17,4 +17,5 @@ pub mod rights;
 pub mod signals;
 pub mod sigsys;
 pub mod solo;
+pub mod text;
 pub mod xattr;

@@ -126,4 +126,7 @@ pub struct WarmReport {
     pub namespaces_missing: Option<String>,
     /// The zygote's own allow-list is in force; every worker inherits it.
     pub filtered: bool,
+    /// Bytes of the program itself that are on huge pages of the zygote's own, which every worker inherits. 0: none could be
+    /// had.
+    pub text_bytes: u64,
 }

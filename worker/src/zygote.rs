@@ -28,6 +28,7 @@ use stockade_sys::link::{self, LinkError};
 use stockade_sys::prctl::exit_now;
 use stockade_sys::signals;
 use stockade_sys::solo::{SingleThreaded, SoloError, threads};
+use stockade_sys::text;
 use stockade_wire::frame::{self, FrameError, HEADER_BYTES};
 use stockade_wire::job::Layer;
 use stockade_wire::limits::{LINK_FDS_MAX, LINK_MESSAGE_BYTES_MAX};
@@ -135,6 +136,8 @@ fn get_warm(control: &OwnedFd, buffer: &mut [u8]) -> Result<Option<(Zygote, Warm
         .map_err(|source| ZygoteError::File { file: "/dev/null", source })?;
     // After the namespaces: the maps of a process that is not dumpable belong to root.
     prctl::set_dumpable(false).map_err(kernel("prctl(PR_SET_DUMPABLE)"))?;
+    // Where there are no huge pages, forks take longer, and nothing else is different.
+    let text_bytes = text::onto_huge_pages(&SingleThreaded::probe()?).unwrap_or_default() as u64;
     let settings = EngineSettings { memory_bytes_max: config.memory_bytes_max, instances: INSTANCES };
     let warm = engine::warm(&settings)?;
     let data_baseline_bytes = data_bytes()?;
@@ -147,6 +150,7 @@ fn get_warm(control: &OwnedFd, buffer: &mut [u8]) -> Result<Option<(Zygote, Warm
         namespaces: namespaces.entered(),
         namespaces_missing: namespaces.missing().map(str::to_owned),
         filtered,
+        text_bytes,
     };
     Ok(Some((Zygote { config, namespaces, bounding, warm, data_baseline_bytes, null }, report)))
 }

@@ -52,6 +52,7 @@ fn zygote() -> WarmReport {
         namespaces: vec!["net".to_owned(), "ipc".to_owned()],
         namespaces_missing: None,
         filtered: true,
+        text_bytes: 0,
     }
 }
 

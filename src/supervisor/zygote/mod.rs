@@ -133,6 +133,7 @@ pub(crate) struct Zygote {
 struct State {
     starts: Cell<u64>,
     group: Cell<u32>,
+    text_bytes: Cell<u64>,
     waits_until: Cell<Option<Instant>>,
 }
 
@@ -148,6 +149,7 @@ impl Zygote {
         let (closing, closed) = watch::channel(false);
         let (report, state) = (Rc::new(report), Rc::new(State::default()));
         state.starts.set(1);
+        state.text_bytes.set(report.text_bytes);
         let filters_around = settings.filters_around;
         let keeper = Keeper {
             budget: RestartBudget::new(settings.restart_burst, settings.restart_window),
@@ -199,6 +201,12 @@ impl Zygote {
     /// The process group of the last zygote that was started, and of all it forks.
     pub(crate) fn group(&self) -> u32 {
         self.state.group.get()
+    }
+
+    /// Bytes of the program itself that whatever the last zygote forks has resident from its birth, see
+    /// [`WarmReport::text_bytes`].
+    pub(crate) fn text_bytes(&self) -> u64 {
+        self.state.text_bytes.get()
     }
 
     /// When the next zygote is started, if that has to wait.
@@ -326,7 +334,10 @@ impl Keeper {
                 started = Process::start(&self.settings, &self.graveyard) => started,
             };
             match started {
-                Ok((process, report)) if self.is_like_the_first(&report) => return Some(process),
+                Ok((process, report)) if self.is_like_the_first(&report) => {
+                    self.state.text_bytes.set(report.text_bytes);
+                    return Some(process);
+                }
                 Ok(_) => tracing::error!(
                     "the new zygote has another engine or other walls than the first; was the executable replaced \
                      or the kernel's configuration changed? restart the daemon"

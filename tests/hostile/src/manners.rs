@@ -85,6 +85,7 @@ fn warm(config: &ZygoteConfig) -> Option<WarmReport> {
         namespaces_missing: namespaces.missing().map(str::to_owned),
         // As that of a zygote whose filter took; the first one had it.
         filtered: true,
+        text_bytes: 0,
     })
 }
 
