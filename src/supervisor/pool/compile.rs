@@ -13,7 +13,6 @@ use stockade_sys::{memfd, pidfd::Exit};
 use stockade_wire::job::{Blame, Outcome, Verdict};
 use stockade_wire::worker::{CompileFailure, CompileOrder, CompileReport, FromWorker, Role, ToWorker};
 use stockade_worker::jail::seccomp::is_crash;
-use tokio::io::AsyncReadExt;
 
 use super::{Need, Pool};
 use crate::observe::Causes;
@@ -22,6 +21,7 @@ use crate::supervisor::job::ladder::EXIT_ALLOWANCE;
 use crate::supervisor::job::{Caller, outcome};
 use crate::supervisor::link::ExchangeError;
 use crate::supervisor::places::Place;
+use crate::supervisor::streams::rest;
 use crate::supervisor::worker::Worker;
 use crate::supervisor::zygote::closed;
 
@@ -29,7 +29,7 @@ use crate::supervisor::zygote::closed;
 const CPU_CHECK_MIN: Duration = Duration::from_millis(10);
 
 /// Most of what a compile worker wrote to its standard error that is read, bytes.
-const LAST_WORDS_BYTES_MAX: u64 = 4 << 10;
+const LAST_WORDS_BYTES_MAX: usize = 4 << 10;
 
 /// What Rust's standard library says before it aborts because an allocation failed. Beside a leaf, `RLIMIT_DATA` bounds
 /// a compile worker, and that is how it shows there.
@@ -111,9 +111,7 @@ impl Compile for Rc<Pool> {
             end => {
                 let shortage = match oom {
                     true => Shortage::Leaf,
-                    false if last_words(&mut worker).await.contains(ALLOCATION_FAILED) => {
-                        Shortage::Allocation
-                    }
+                    false if last_words(&worker).contains(ALLOCATION_FAILED) => Shortage::Allocation,
                     false => Shortage::None,
                 };
                 Err(not_compiled(end, exit, shortage))
@@ -172,11 +170,13 @@ impl Pool {
 
 /// What a dead compile worker wrote to its standard error. It can lie there; what follows is one reason or another
 /// of the same verdict.
-async fn last_words(worker: &mut Worker) -> String {
+fn last_words(worker: &Worker) -> String {
     let mut words = Vec::new();
-    let mut stderr = (&mut worker.stderr).take(LAST_WORDS_BYTES_MAX);
-    // It was the last that could write, so that there is an end.
-    let _ = tokio::time::timeout(EXIT_ALLOWANCE, stderr.read_to_end(&mut words)).await;
+    // It was the last that could write, and a pipe holds a bounded amount.
+    rest(&worker.stderr, |bytes| {
+        let room = LAST_WORDS_BYTES_MAX.saturating_sub(words.len());
+        words.extend_from_slice(bytes.get(..room.min(bytes.len())).unwrap_or_default());
+    });
     String::from_utf8_lossy(&words).into_owned()
 }
 

@@ -216,7 +216,7 @@ impl Pool {
             count(&self.starts.cold);
             return self.make(&self.birth(Role::RunFiles, need)).await;
         }
-        if let Some(worker) = self.take_prepared(need, Instant::now()) {
+        if let Some(worker) = self.take_prepared(need, Instant::now()).await {
             count(&self.starts.prepared);
             self.fit(&worker, need.memory_bytes)?;
             return Ok(worker);

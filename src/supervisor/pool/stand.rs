@@ -20,8 +20,12 @@ pub(super) type Answer = oneshot::Sender<Result<(), PoolError>>;
 /// One module that is held ready.
 pub(super) struct Stand {
     ready: RefCell<VecDeque<Worker>>,
-    /// One more is being forked.
-    coming: Cell<bool>,
+    /// Workers that were forked and are not locked yet.
+    coming: Cell<usize>,
+    /// There is a template, and it forks whatever is missing.
+    forking: Cell<bool>,
+    /// Jobs that wait for a worker, in the order they came. There are only as many as may run at once.
+    waiting: RefCell<VecDeque<oneshot::Sender<Worker>>>,
     demand: RefCell<Demand>,
     used: Cell<Instant>,
     /// The operator wants it held, whether it is used or not.
@@ -39,7 +43,9 @@ impl Stand {
     pub(super) fn hot(bounds: Bounds, now: Instant) -> Self {
         Self {
             ready: RefCell::default(),
-            coming: Cell::new(false),
+            coming: Cell::new(0),
+            forking: Cell::new(false),
+            waiting: RefCell::default(),
             demand: RefCell::new(Demand::new(bounds, now)),
             used: Cell::new(now),
             pinned: false,
@@ -69,14 +75,27 @@ impl Stand {
         self.ready.borrow().len()
     }
 
-    /// The same with the one that is being forked.
+    /// The same with those that are forked and not locked yet.
     pub(super) fn len_soon(&self) -> usize {
-        self.len().saturating_add(usize::from(self.coming.get()))
+        self.len().saturating_add(self.coming.get())
     }
 
-    /// Notes whether one more is being forked.
-    pub(super) fn expect(&self, coming: bool) {
+    /// Notes how many are forked and not locked yet.
+    pub(super) fn expect(&self, coming: usize) {
         self.coming.set(coming);
+    }
+
+    /// How many are to be forked now: one for each job that waits, else what is missing once half of them are gone. They are
+    /// made in portions, so that most jobs have the processors to themselves.
+    pub(super) fn missing(&self, all: &Ready, prepared: usize, now: Instant) -> usize {
+        let waiting = self.waiting().saturating_sub(self.coming.get());
+        if waiting > 0 {
+            // They are taken at once, and are none of those that stand ready.
+            return waiting;
+        }
+        let (target, there) = (self.target(all, now), self.len_soon());
+        let due = there < target && there <= target / 2 && all.admits_prepared(prepared);
+        if due { target.saturating_sub(there) } else { 0 }
     }
 
     /// How many there are to be.
@@ -99,7 +118,42 @@ impl Stand {
         worker
     }
 
-    pub(super) fn put(&self, worker: Worker) {
+    /// A worker for a job that found none ready: the next that is forked for nobody else. `None` when the template does not
+    /// fork.
+    pub(super) fn wait(&self) -> Option<oneshot::Receiver<Worker>> {
+        if !self.forking.get() {
+            return None;
+        }
+        let (sender, coming) = oneshot::channel();
+        self.waiting.borrow_mut().push_back(sender);
+        Some(coming)
+    }
+
+    /// How many jobs wait.
+    pub(super) fn waiting(&self) -> usize {
+        let mut waiting = self.waiting.borrow_mut();
+        // Whoever stopped waiting needs none.
+        waiting.retain(|job| !job.is_closed());
+        waiting.len()
+    }
+
+    /// Notes whether there is a template that forks. Where there is none, nobody waits for it.
+    pub(super) fn forks(&self, forking: bool) {
+        self.forking.set(forking);
+        if !forking {
+            self.waiting.borrow_mut().clear();
+        }
+    }
+
+    /// Gives a worker to the job that has waited the longest, or has it stand ready.
+    pub(super) fn put(&self, mut worker: Worker) {
+        loop {
+            let Some(job) = self.waiting.borrow_mut().pop_front() else { break };
+            match job.send(worker) {
+                Ok(()) => return,
+                Err(back) => worker = back,
+            }
+        }
         self.ready.borrow_mut().push_back(worker);
     }
 

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use stockade_wire::worker::{PrepareOrder, Role};
 use tokio::sync::{oneshot, watch};
+use tokio::task::{JoinError, JoinSet};
 
 use super::demand::Bounds;
 use super::heat::Heat;
@@ -24,12 +25,16 @@ use super::{Need, Pool, PoolError};
 use crate::config::{self, Initialise};
 use crate::observe::Causes;
 use crate::supervisor::artifact::{Artifact, Key};
+use crate::supervisor::child::Child;
 use crate::supervisor::job::Caller;
 use crate::supervisor::worker::{Birth, Ends, Worker, WorkerError};
 use crate::supervisor::zygote::{ZygoteError, closed};
 
 /// A template that was used this recently is not given up for another.
 const SETTLED: Duration = Duration::from_secs(1);
+
+/// Forks of one template that lock themselves at once. More would wait for each other for processors.
+const LOCKING_AT_ONCE: usize = 4;
 
 /// Why a module is not held although the operator wants it to be.
 #[derive(Debug, thiserror::Error)]
@@ -158,9 +163,10 @@ impl Templates {
 }
 
 impl Pool {
-    /// A worker that has the module from its birth, when one stands ready. Otherwise the use is counted, and may make
-    /// the module one that is held ready from then on. Never waits.
-    pub(super) fn take_prepared(self: &Rc<Self>, need: &Need<'_>, now: Instant) -> Option<Worker> {
+    /// A worker that has the module from its birth: one that stands ready, or where there is a template, the next it forks.
+    /// That takes less than a blank worker takes to load the module. Otherwise the use is counted, and may make the
+    /// module one that is held ready from then on.
+    pub(super) async fn take_prepared(self: &Rc<Self>, need: &Need<'_>, now: Instant) -> Option<Worker> {
         let (key, artifact) = need.module?;
         // Code that counts fuel is of another engine.
         if key.metered || self.templates.max == 0 || !self.templates_reach_leaves() {
@@ -169,7 +175,13 @@ impl Pool {
         let uid = if need.engine { self.engine_holder(need.caller.uid) } else { need.caller.uid };
         let holder = Holder { uid, key, engine: need.engine };
         if let Some(stand) = self.templates.stand(&holder) {
-            return stand.take(now);
+            if let Some(worker) = stand.take(now) {
+                return Some(worker);
+            }
+            let coming = stand.wait()?;
+            // Not kept: with the stand goes whoever waits for it.
+            drop(stand);
+            return coming.await.ok();
         }
         let hot = {
             let mut heat = self.templates.heat.borrow_mut();
@@ -239,6 +251,7 @@ impl Pool {
     ) {
         loop {
             let ended = self.tend(holder.uid, &stand, &held, &mut closing).await;
+            stand.forks(false);
             let unfit = is_unfit(&ended);
             if !stand.is_pinned() || unfit || *closing.borrow() {
                 return self.give_up(&holder, &stand, ended);
@@ -274,48 +287,65 @@ impl Pool {
     }
 
     async fn tend(
-        &self,
+        self: &Rc<Self>,
         uid: u32,
         stand: &Stand,
         held: &Held,
         closing: &mut watch::Receiver<bool>,
     ) -> Result<(), PoolError> {
-        let group = self.zygote.group();
         let template = tokio::select! {
             biased;
             () = closed(closing) => return Ok(()),
             template = self.template(held, uid) => template?,
         };
         stand.initialised.set(template.is_initialised());
+        stand.forks(true);
+        let mut locking = JoinSet::new();
         let (mut portion, mut since) = (0, Instant::now());
         for _ in 0..self.config.pool.zygote_forks_max {
-            if portion == 0 {
-                let Some(missing) = self.wait_for_need(stand, &template, closing).await? else {
-                    return Ok(());
-                };
-                (portion, since) = (missing, Instant::now());
+            while portion == 0 || locking.len() >= LOCKING_AT_ONCE {
+                stand.expect(locking.len());
+                tokio::select! {
+                    biased;
+                    Some(locked) = locking.join_next() => self.stand_up(stand, locked)?,
+                    missing = self.wait_for_need(stand, &template, closing), if portion == 0 => {
+                        let Some(missing) = missing? else { return Ok(()) };
+                        (portion, since) = (missing, Instant::now());
+                    }
+                }
+                if portion == 0 && locking.is_empty() {
+                    stand.refilled(since);
+                }
             }
             if *closing.borrow() {
                 return Ok(());
             }
-            stand.expect(true);
-            let worker = self.branch(&template, group, uid).await;
-            stand.expect(false);
-            let worker = worker?;
-            self.ready.note_made(&worker);
-            stand.put(worker);
-            let more = self.ready.admits_prepared(self.templates.prepared());
-            portion = if more { portion.saturating_sub(1) } else { 0 };
-            if portion == 0 {
-                stand.refilled(since);
-            }
+            let (ours, child) = self.branch(&template, uid).await?;
+            locking.spawn_local(Rc::clone(self).locked_branch(uid, ours, child));
+            stand.expect(locking.len());
+            portion = portion.saturating_sub(1);
+        }
+        while let Some(locked) = locking.join_next().await {
+            self.stand_up(stand, locked)?;
         }
         // The next one has another address layout.
         Ok(())
     }
 
-    /// Returns how many are missing once half of the ready workers are gone: they are made in portions, so that most jobs
-    /// have the processors to themselves. `None` when the template is to be given up.
+    /// Has a worker that is locked stand ready, or gives it to a job that waits.
+    fn stand_up(
+        &self,
+        stand: &Stand,
+        locked: Result<Result<Worker, PoolError>, JoinError>,
+    ) -> Result<(), PoolError> {
+        // A task that panicked took the program with it; what was aborted is not joined.
+        let worker = locked.map_err(|_| WorkerError::from(ZygoteError::Stopping))??;
+        self.ready.note_made(&worker);
+        stand.put(worker);
+        Ok(())
+    }
+
+    /// Returns how many workers are missing, once some are. `None` when the template is to be given up.
     async fn wait_for_need(
         &self,
         stand: &Stand,
@@ -324,10 +354,9 @@ impl Pool {
     ) -> Result<Option<usize>, PoolError> {
         let idle = self.config.pool.template_idle;
         loop {
-            let (target, there) = (stand.target(&self.ready, Instant::now()), stand.len());
-            if there < target && there <= target / 2 && self.ready.admits_prepared(self.templates.prepared())
-            {
-                return Ok(Some(target.saturating_sub(there)));
+            let missing = stand.missing(&self.ready, self.templates.prepared(), Instant::now());
+            if missing > 0 {
+                return Ok(Some(missing));
             }
             tokio::select! {
                 biased;
@@ -366,18 +395,26 @@ impl Pool {
         Ok(Template::prepare(worker, order, held.artifact.fd()).await.map_err(WorkerError::from)?)
     }
 
-    /// Forks a worker from a template.
-    async fn branch(&self, template: &Template, group: u32, uid: u32) -> Result<Worker, PoolError> {
+    /// Forks a worker from a template. It is not locked yet.
+    async fn branch(&self, template: &Template, uid: u32) -> Result<(Ends, Child), PoolError> {
         self.forks.set(self.forks.get() + 1);
-        let birth = Birth { with_module: true, ..self.birth_of_any(Role::Run, Some(uid)) };
-        let (ours, theirs) = Ends::make(&birth.leaf, self.tree.as_ref())?;
+        let (ours, theirs) = Ends::make(&self.birth_of_branch(uid).leaf, self.tree.as_ref())?;
+        let group = self.zygote.group();
         let forked = template.fork(theirs, &self.graveyard).await;
         if forked.is_err() {
             // It may have forked all the same, and not lived to tell.
             self.graveyard.suspect(group);
         }
-        let child = forked.map_err(WorkerError::from)?;
+        Ok((ours, forked.map_err(WorkerError::from)?))
+    }
+
+    async fn locked_branch(self: Rc<Self>, uid: u32, ours: Ends, child: Child) -> Result<Worker, PoolError> {
+        let birth = self.birth_of_branch(uid);
         Ok(self.no_weaker(Worker::locked(&birth, ours, child, &self.zygote).await?)?)
+    }
+
+    fn birth_of_branch(&self, uid: u32) -> Birth {
+        Birth { with_module: true, ..self.birth_of_any(Role::Run, Some(uid)) }
     }
 
     /// A birth for whatever job may come, of that user if it is known whose.
