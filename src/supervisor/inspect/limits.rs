@@ -10,7 +10,7 @@ use stockade_wire::job::Layer;
 use stockade_wire::worker::JailReport;
 use stockade_wire::zygote::ProcessLimits;
 
-use super::sight::{Sight, number, read};
+use super::sight::{Status, read};
 use super::{InspectError, same};
 
 /// The limits of every worker: the name reports use, the line of the table, and the kernel's number for it.
@@ -61,14 +61,18 @@ pub(super) fn parse(table: &str) -> Result<[Pair; 4], InspectError> {
 }
 
 /// Every limit is at most what was ordered, cannot be raised, and is what the worker says it is.
-pub(super) fn check(sight: &Sight, ordered: &ProcessLimits, report: &JailReport) -> Result<(), InspectError> {
+pub(super) fn check(
+    (status, limits): (&Status<'_>, &[Pair; 4]),
+    ordered: &ProcessLimits,
+    report: &JailReport,
+) -> Result<(), InspectError> {
     if report.lacks(Layer::Rlimits) {
         return Ok(());
     }
     // What the worker has now stands for what its zygote had: the order is for memory above that.
-    let has = number(&sight.status, "VmData")?.saturating_mul(KIBIBYTE).saturating_add(DATA_SLACK_BYTES);
+    let has = status.number("VmData")?.saturating_mul(KIBIBYTE).saturating_add(DATA_SLACK_BYTES);
     let most = [0, ordered.file_bytes, ordered.open_files, ordered.data_bytes.saturating_add(has)];
-    for (((name, line, _), (soft, hard)), most) in NAMED_LIMITS.into_iter().zip(sight.limits).zip(most) {
+    for (((name, line, _), (soft, hard)), most) in NAMED_LIMITS.into_iter().zip(*limits).zip(most) {
         if soft != hard || soft > most {
             let (found, wanted) = (format!("{soft} to {hard}"), format!("one limit of at most {most}"));
             return Err(InspectError::NotLocked { field: line, found, wanted });

@@ -24,7 +24,7 @@ use stockade_worker::jail::report::FDS_LOOKED_AT;
 pub(crate) use self::limits::NAMED_LIMITS;
 pub(crate) use self::sight::filters_around;
 
-use self::sight::{Sight, field, is_ending, number};
+use self::sight::{Sight, Status, is_ending};
 use super::logs::display::safe_text;
 
 /// Most of a report's word that an error repeats, bytes.
@@ -108,10 +108,10 @@ pub(crate) fn inspect(pid: u32, expected: &Expected<'_>, report: &JailReport) ->
 }
 
 fn check(sight: &Sight, expected: &Expected<'_>, report: &JailReport) -> Result<(), InspectError> {
-    let status = sight.status.as_str();
+    let status = &Status::of(&sight.status);
     must_be(status, "Threads", "1")?;
     filters(status, expected, report)?;
-    privileges(sight, report)?;
+    privileges(status, sight.owner, report)?;
     capabilities(status, expected, report)?;
     ids(status, expected, report)?;
     same("its namespaces", report.namespaces.join(" "), expected.zygote.namespaces.join(" "))?;
@@ -120,12 +120,12 @@ fn check(sight: &Sight, expected: &Expected<'_>, report: &JailReport) -> Result<
         same("the Landlock ABI", report.landlock_abi, expected.zygote.landlock_abi)?;
     }
     descriptors(sight, expected.further_fds, report)?;
-    limits::check(sight, &expected.rlimits, report)?;
+    limits::check((status, &sight.limits), &expected.rlimits, report)?;
     missing(report)
 }
 
 /// Every filter there must be is there: a mode alone says nothing of whose filter it is.
-fn filters(status: &str, expected: &Expected<'_>, report: &JailReport) -> Result<(), InspectError> {
+fn filters(status: &Status<'_>, expected: &Expected<'_>, report: &JailReport) -> Result<(), InspectError> {
     if !report.seccomp_filtered {
         return Ok(());
     }
@@ -134,7 +134,7 @@ fn filters(status: &str, expected: &Expected<'_>, report: &JailReport) -> Result
     // Its own, and the zygote's that it was born with.
     let ours = 1 + u32::from(expected.zygote.filtered);
     let wanted = expected.filters_around.saturating_add(ours);
-    let found = number(status, "Seccomp_filters")?;
+    let found = status.number("Seccomp_filters")?;
     if found >= u64::from(wanted) {
         return Ok(());
     }
@@ -142,20 +142,24 @@ fn filters(status: &str, expected: &Expected<'_>, report: &JailReport) -> Result
     Err(InspectError::NotLocked { field: "Seccomp_filters", found, wanted })
 }
 
-fn privileges(sight: &Sight, report: &JailReport) -> Result<(), InspectError> {
-    must_be(&sight.status, "NoNewPrivs", "1")?;
+fn privileges(status: &Status<'_>, owner: u32, report: &JailReport) -> Result<(), InspectError> {
+    must_be(status, "NoNewPrivs", "1")?;
     same("no-new-privs", report.no_new_privs, true)?;
     same("that it is not dumpable", report.not_dumpable, true)?;
     // The files of a process that is not dumpable are root's and not its user's, which of root's own tells nothing.
-    let user = id(&sight.status, "Uid", EFFECTIVE)?;
-    if user == "0" || user != sight.owner.to_string() {
+    let user = id(status, "Uid", EFFECTIVE)?;
+    if user == "0" || user != owner.to_string() {
         return Ok(());
     }
     let (found, wanted) = (user.to_owned(), "root, as of a process that is not dumpable".to_owned());
     Err(InspectError::NotLocked { field: "the owner of its files", found, wanted })
 }
 
-fn capabilities(status: &str, expected: &Expected<'_>, report: &JailReport) -> Result<(), InspectError> {
+fn capabilities(
+    status: &Status<'_>,
+    expected: &Expected<'_>,
+    report: &JailReport,
+) -> Result<(), InspectError> {
     if report.lacks(Layer::Capabilities) {
         return Ok(());
     }
@@ -168,7 +172,7 @@ fn capabilities(status: &str, expected: &Expected<'_>, report: &JailReport) -> R
     if expected.identity.is_some() { must_be_zero(status, "CapBnd") } else { Ok(()) }
 }
 
-fn ids(status: &str, expected: &Expected<'_>, report: &JailReport) -> Result<(), InspectError> {
+fn ids(status: &Status<'_>, expected: &Expected<'_>, report: &JailReport) -> Result<(), InspectError> {
     if let Some(Identity { uid, gid }) = expected.identity {
         must_be(status, "Uid", &[uid; 4].map(|id| id.to_string()).join("\t"))?;
         must_be(status, "Gid", &[gid; 4].map(|id| id.to_string()).join("\t"))?;
@@ -238,20 +242,20 @@ fn shown(text: &str) -> String {
 const REAL: usize = 0;
 const EFFECTIVE: usize = 1;
 
-fn id<'s>(status: &'s str, name: &'static str, place: usize) -> Result<&'s str, InspectError> {
-    field(status, name)?.split('\t').nth(place).ok_or(InspectError::Field { field: name })
+fn id<'s>(status: &Status<'s>, name: &'static str, place: usize) -> Result<&'s str, InspectError> {
+    status.field(name)?.split('\t').nth(place).ok_or(InspectError::Field { field: name })
 }
 
-fn must_be(status: &str, name: &'static str, wanted: &str) -> Result<(), InspectError> {
-    let found = field(status, name)?;
+fn must_be(status: &Status<'_>, name: &'static str, wanted: &str) -> Result<(), InspectError> {
+    let found = status.field(name)?;
     if found == wanted {
         return Ok(());
     }
     Err(InspectError::NotLocked { field: name, found: found.to_owned(), wanted: wanted.to_owned() })
 }
 
-fn must_be_zero(status: &str, name: &'static str) -> Result<(), InspectError> {
-    let found = field(status, name)?;
+fn must_be_zero(status: &Status<'_>, name: &'static str) -> Result<(), InspectError> {
+    let found = status.field(name)?;
     if !found.is_empty() && found.bytes().all(|digit| digit == b'0') {
         return Ok(());
     }
