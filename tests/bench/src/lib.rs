@@ -8,6 +8,7 @@
 pub mod beside;
 pub mod client;
 pub mod daemon;
+pub mod drive;
 pub mod floors;
 pub mod jobs;
 pub mod load;

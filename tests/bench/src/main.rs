@@ -17,7 +17,8 @@ use stockade_bench::rivals::Tools;
 use stockade_bench::rows::{Bench, all, failed, is_asked_for, run};
 use stockade_bench::scale::Extent;
 use stockade_bench::table::{Style, render};
-use stockade_bench::{floors, machine, procfs, ratios, scale};
+use stockade_bench::{drive, floors, machine, procfs, ratios, scale};
+use stockade_wire::job::Isolation;
 
 /// The repository that this was built in.
 const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
@@ -91,6 +92,7 @@ fn main() -> ExitCode {
             .map_err(io::Error::other)
             .and_then(|rounds| floors::forks(kind, rounds))
             .map(|()| true),
+        ["drive", program, isolation, clients, seconds] => load(program, isolation, clients, seconds),
         _ => bench(&Arguments::parse()),
     };
     match done {
@@ -101,6 +103,15 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// `stockade-bench drive EXECUTABLE fresh|tenant CLIENTS SECONDS`: something to look at with a profiler.
+fn load(program: &str, isolation: &str, clients: &str, seconds: &str) -> io::Result<bool> {
+    let isolation = if isolation == "tenant" { Isolation::Tenant } else { Isolation::Fresh };
+    let number = |text: &str| text.parse().map_err(io::Error::other);
+    let seen = drive::drive(Path::new(program), isolation, number(clients)?, number(seconds)?)?;
+    io::stdout().write_all(seen.as_bytes())?;
+    Ok(true)
 }
 
 /// Whether everything that was tried worked.

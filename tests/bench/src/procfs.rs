@@ -38,6 +38,14 @@ pub fn cpu_time(pid: u32) -> Duration {
     TICK * ticks
 }
 
+/// CPU time of a process itself, without its children.
+#[must_use]
+pub fn own_cpu_time(pid: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields).split(' ').skip(11).take(2);
+    TICK * fields.filter_map(|field| field.parse::<u32>().ok()).sum::<u32>()
+}
+
 /// Own and waited-for children's time, user and system.
 fn ticks(pid: u32) -> Option<u32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

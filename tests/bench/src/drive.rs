@@ -1,0 +1,53 @@
+//! A load and nothing else, for whoever looks at the daemon with a profiler meanwhile.
+//!
+//! Owns: what `stockade-bench drive` does.
+//! Never: adds to a report.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use stockade_wire::job::Isolation;
+
+use crate::client::{Connection, Prepared};
+use crate::daemon::Home;
+use crate::jobs::Job;
+use crate::load::{closed_loop, round};
+use crate::procfs::own_cpu_time;
+use crate::stockade::DEFAULTS;
+
+/// Jobs before anything is measured: the module is held ready by then.
+const WARM_UP: usize = 500;
+
+/// Has `clients` run no-ops for `seconds`, one after the other each, on a daemon of its own. Returns what they saw and what
+/// the daemon and its children used, in words.
+///
+/// # Errors
+/// When the daemon does not start, or a job fails.
+pub fn drive(program: &Path, isolation: Isolation, clients: u64, seconds: u64) -> io::Result<String> {
+    let home = Home::new(program, DEFAULTS)?;
+    let daemon = home.start()?;
+    let mut client = Connection::open(daemon.socket())?;
+    let job = client.introduce(&Job::Noop.submission(Some(isolation)), &Job::Noop.output())?;
+    let prepared = Prepared::new(&job, Job::Noop.output())?;
+    for _ in 0..WARM_UP {
+        client.run_prepared(&prepared)?;
+    }
+    let (own, all) = (own_cpu_time(daemon.pid()), daemon.cpu_time());
+    let connect = || {
+        let mut client = Connection::open(daemon.socket())?;
+        let prepared = &prepared;
+        Ok(move || client.run_prepared(prepared).map(drop))
+    };
+    let seen = closed_loop(clients, Duration::from_secs(seconds), connect)?;
+    let jobs = seen.per_second * seconds as f64;
+    let each = |time: Duration| round(time.as_secs_f64() * 1e6 / jobs.max(1.0));
+    let supervisor = each(own_cpu_time(daemon.pid()).saturating_sub(own));
+    let all = each(daemon.cpu_time().saturating_sub(all));
+    Ok(format!(
+        "{clients} clients: {} jobs a second, median {} µs, p99 {} µs; CPU a job {all} µs, of which the supervisor {supervisor} µs\n",
+        seen.per_second,
+        seen.p50_us.unwrap_or_default(),
+        seen.p99_us.unwrap_or_default()
+    ))
+}
