@@ -100,6 +100,8 @@ pub struct Pool {
     pub warm_max: usize,
     /// Most jobs that run at once.
     pub workers_max: usize,
+    /// How long the supervisor looks for the end of the only job that runs before it sleeps.
+    pub spin: Duration,
     /// Most compilations at once.
     pub compilers_max: usize,
     /// Most templates: processes that hold a module which is asked for often, to fork from. None: never make one.

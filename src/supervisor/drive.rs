@@ -331,6 +331,7 @@ async fn execute(core: &Core, job: &Rc<Job>, work: Work, record: &mut Record) ->
                     grace: job.admitted.limits.grace,
                 },
                 cpu: job.admitted.limits.cpu,
+                spin: core.spin(),
             };
             for _ in 0..ASSIGN_TRIES {
                 let Some(Lent { mut worker, mut stay }) = assigned(pool, job, &work, record).await? else {

@@ -11,10 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{SFlag, fstat};
-use nix::unistd::pipe2;
 use stockade_sys::memfd;
 use stockade_sys::pidfd::Exit;
 use stockade_wire::job::{Layer, LogStream, MissingLayer, Outcome, Stage, Walls};
@@ -23,11 +21,11 @@ use stockade_worker::compile::compile;
 use stockade_worker::engine::{EngineError, EngineSettings, Warm, warm};
 use stockade_worker::grants::{GrantError, Grants};
 use stockade_worker::run::{self, Confinement, CpuLimit, DeveloperMode, Stdio, Ticker, TickerError};
-use tokio::net::unix::pipe::Receiver;
 use tokio::sync::oneshot;
 
 use super::artifact::{Compile, Module};
 use super::drive::Work;
+use super::guest_pipe::GuestPipe;
 use super::job::Job;
 use super::job::ladder::Cause;
 use super::job::outcome::{self, Evidence};
@@ -95,7 +93,7 @@ impl InProcess {
         let order = work.order(job);
         let artifact = work.artifact.fd().try_clone_to_owned()?;
         let ((output, their_output), (stdout, their_stdout), (stderr, their_stderr)) =
-            (pipe()?, pipe()?, pipe()?);
+            (GuestPipe::make()?, GuestPipe::make()?, GuestPipe::make()?);
         let (input, pump) = interruptible(work.input.try_clone()?)?;
         let source = work.source.as_ref().map(|source| source.file.try_clone()).transpose()?;
         let stdio = Stdio {
@@ -185,9 +183,9 @@ impl Compile for Rc<InProcess> {
 }
 
 struct Streams {
-    output: Receiver,
-    stdout: Receiver,
-    stderr: Receiver,
+    output: GuestPipe,
+    stdout: GuestPipe,
+    stderr: GuestPipe,
 }
 
 impl Streams {
@@ -287,9 +285,4 @@ fn pump(
             length => ours.write_all(buffer.get(..length).unwrap_or_default())?,
         }
     }
-}
-
-fn pipe() -> std::io::Result<(Receiver, OwnedFd)> {
-    let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
-    Ok((Receiver::from_owned_fd(ours)?, theirs))
 }

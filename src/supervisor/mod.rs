@@ -23,6 +23,7 @@ pub mod cgroup;
 mod child;
 mod drive;
 mod follow;
+mod guest_pipe;
 mod in_process;
 mod inspect;
 mod job;
@@ -135,6 +136,8 @@ struct Core {
     journal: Option<Journal>,
     /// What jobs without input read: one sealed file for all, made when the first needs it.
     no_input: OnceCell<Rc<OwnedFd>>,
+    /// Processors that this process may use.
+    processors: usize,
     /// Places of large outputs that are kept in files.
     output_files: Arc<Semaphore>,
 }
@@ -376,6 +379,13 @@ impl Supervisor {
 impl Core {
     fn config(&self) -> Rc<Config> {
         Rc::clone(&self.config.borrow())
+    }
+
+    /// How long to look for the end of the job that begins now without sleeping: not where others want the processors, of
+    /// which there must be two.
+    fn spin(&self) -> Duration {
+        let alone = self.counters.borrow().running <= 1 && self.processors > 1;
+        if alone { self.config.borrow().pool.spin } else { Duration::ZERO }
     }
 
     fn load(&self, caller: &Caller) -> admission::Load {

@@ -4,6 +4,7 @@
 //! Never: reads, writes or closes one.
 
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -19,6 +20,15 @@ use tokio::io::unix::AsyncFd;
 )]
 pub(crate) fn watch(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::new(fd)
+}
+
+/// The same of a descriptor that stays in use beside it.
+///
+/// # Errors
+/// As for [`watch`].
+#[expect(deprecated, reason = "as for `watch`")]
+pub(crate) fn watch_shared(fd: Rc<OwnedFd>) -> std::io::Result<AsyncFd<Rc<OwnedFd>>> {
+    AsyncFd::with_interest(fd, Interest::READABLE)
 }
 
 /// Registers `fd` with the current Tokio runtime for what the kernel marks as urgent (`POLLPRI`), and nothing else.

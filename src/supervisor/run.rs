@@ -18,6 +18,10 @@ use super::link::ExchangeError;
 use super::streams::{Turn, left, read, rest};
 use super::worker::Worker;
 
+/// A job that takes no longer has what it wrote read when it is over: its pipes hold 64 KiB each. Registering them with the
+/// runtime and taking them out again would cost it a tenth of what the supervisor does for it.
+const SHORT: Duration = Duration::from_micros(300);
+
 /// Least time between two looks at a worker's CPU time.
 const CPU_CHECK_MIN: Duration = Duration::from_millis(1);
 
@@ -64,6 +68,8 @@ pub(crate) struct StopRules {
     pub(crate) waits: Waits,
     /// CPU time it may use, counted from the order.
     pub(crate) cpu: Option<Duration>,
+    /// How long the runtime looks for the worker's answer again and again before it sleeps.
+    pub(crate) spin: Duration,
 }
 
 /// Everything a worker may say after its order, each at most once, and what else it said.
@@ -208,6 +214,8 @@ struct Course<'a> {
     replied: Option<Instant>,
     cpu_before: Option<Duration>,
     cpu_check: Option<Instant>,
+    /// When its pipes are to be watched, of a run that is not over by then.
+    watch_from: Option<Instant>,
     output_cut: bool,
     order_unread: bool,
     /// It is over with the worker's reply.
@@ -240,6 +248,8 @@ impl<'a> Course<'a> {
             cpu_before,
             // Where the clock cannot be read, at once.
             cpu_check: rules.cpu.map(|limit| cpu_before.map_or(started, |_| started + limit)),
+            // A worker that stays is registered with the runtime once for all its jobs.
+            watch_from: (!stays).then(|| started + SHORT),
             output_cut: false,
             order_unread: false,
             stays,
@@ -256,7 +266,9 @@ impl<'a> Course<'a> {
             if self.stays && self.replies.report.is_some() {
                 return Watched::Replied;
             }
-            let due = earliest(ladder::due(self.rung), self.cpu_check);
+            let due = earliest(earliest(ladder::due(self.rung), self.cpu_check), self.watch_from);
+            let watching = self.watch_from.is_none();
+            let spinning = self.started.elapsed() < self.rules.spin;
             if due.is_some_and(|due| due <= Instant::now()) {
                 self.tick();
                 continue;
@@ -273,16 +285,18 @@ impl<'a> Course<'a> {
                     return Watched::Exited;
                 }
                 message = worker.link.receive(0), if self.open.link => self.message(message),
-                ready = worker.output.readable(), if self.open.output => {
+                ready = worker.output.readable(), if watching && self.open.output => {
                     self.open.output = ready.is_ok() && self.output();
                 }
-                ready = worker.stdout.readable(), if self.open.stdout => {
+                ready = worker.stdout.readable(), if watching && self.open.stdout => {
                     self.open.stdout = ready.is_ok() && self.log(LogStream::Stdout);
                 }
-                ready = worker.stderr.readable(), if self.open.stderr => {
+                ready = worker.stderr.readable(), if watching && self.open.stderr => {
                     self.open.stderr = ready.is_ok() && self.log(LogStream::Stderr);
                 }
                 () = sleep_until(due), if due.is_some() => self.tick(),
+                // The runtime looks at its descriptors in between, and does not sleep.
+                () = tokio::task::yield_now(), if spinning => {}
             }
             self.turn.pass_on().await;
         }
@@ -328,6 +342,7 @@ impl<'a> Course<'a> {
     fn tick(&mut self) {
         self.event(Event::Tick);
         let now = Instant::now();
+        self.watch_from = self.watch_from.filter(|from| now < *from);
         let (Some(limit), Some(check)) = (self.rules.cpu, self.cpu_check) else { return };
         if now < check {
             return;

@@ -4,6 +4,7 @@
 //! Never: degrades: a required layer that is missing is an error that names it, the reason and the fix.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -115,6 +116,8 @@ impl Startup {
             draining: Cell::new(false),
             job_over: Notify::new(),
             no_input: OnceCell::new(),
+            // One that cannot be counted is one.
+            processors: std::thread::available_parallelism().map_or(1, NonZero::get),
             output_files: Arc::new(Semaphore::new(config.results.files_max)),
             config: RefCell::new(config),
         };

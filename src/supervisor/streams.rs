@@ -4,7 +4,8 @@
 //! Never: keeps what it reads, waits.
 
 use std::cell::RefCell;
-use tokio::net::unix::pipe::Receiver;
+
+use super::guest_pipe::GuestPipe;
 
 /// Most bytes of one guest's pipes that are read before the others get their turn: a flooding guest starves nobody. A
 /// pipe holds as much by default.
@@ -54,7 +55,7 @@ thread_local! {
 }
 
 /// Reads once, if there is anything, at the expense of `turn`. Whether there may be more. `take` must not read a pipe.
-pub(super) fn read(pipe: &Receiver, turn: &mut Turn, take: impl FnOnce(&[u8])) -> bool {
+pub(super) fn read(pipe: &GuestPipe, turn: &mut Turn, take: impl FnOnce(&[u8])) -> bool {
     BUFFER.with_borrow_mut(|buffer| match pipe.try_read(buffer) {
         Ok(0) => false,
         Ok(length) => {
@@ -75,7 +76,7 @@ pub(super) fn read(pipe: &Receiver, turn: &mut Turn, take: impl FnOnce(&[u8])) -
 
 /// Reads what is left once its writer is gone. Past Tokio, whose idea of readiness may be older than the last write.
 /// `take` must not read a pipe.
-pub(super) fn rest(pipe: &Receiver, mut take: impl FnMut(&[u8])) {
+pub(super) fn rest(pipe: &GuestPipe, mut take: impl FnMut(&[u8])) {
     BUFFER.with_borrow_mut(|buffer| {
         while let Ok(length @ 1..) = nix::unistd::read(pipe, buffer) {
             take(buffer.get(..length).unwrap_or_default());
@@ -88,7 +89,7 @@ pub(super) fn rest(pipe: &Receiver, mut take: impl FnMut(&[u8])) {
 ///
 /// Tokio knows of what was written before a message that it knows of: the kernel's events come in their order. So an
 /// empty pipe costs no system call here.
-pub(super) fn left(pipe: &Receiver, mut take: impl FnMut(&[u8])) -> bool {
+pub(super) fn left(pipe: &GuestPipe, mut take: impl FnMut(&[u8])) -> bool {
     let mut room = PIPE_BYTES_MAX;
     BUFFER.with_borrow_mut(|buffer| {
         loop {
@@ -107,6 +108,7 @@ pub(super) fn left(pipe: &Receiver, mut take: impl FnMut(&[u8])) -> bool {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::fs::File;
     use std::io::Write;
     use std::rc::Rc;
 
@@ -134,8 +136,8 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let reads = Rc::new(Cell::new(0));
         LocalSet::new().block_on(&runtime, async {
-            let (theirs, ours) = std::io::pipe().unwrap();
-            let pipe = Receiver::from_owned_fd_unchecked(theirs.into()).unwrap();
+            let (pipe, ours) = GuestPipe::make().unwrap();
+            let ours = File::from(ours);
             let counted = Rc::clone(&reads);
             let reading = tokio::task::spawn_local(async move {
                 let mut turn = Turn::new();

@@ -8,20 +8,18 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Once;
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
-use nix::unistd::pipe2;
 use stockade_sys::link as packets;
 use stockade_sys::pidfd::Ended;
 use stockade_wire::job::{DirectoryGrant, Layer, MissingLayer};
 use stockade_wire::limits::GUEST_TEXT_BYTES_MAX;
 use stockade_wire::worker::{FromWorker, JailReport, Role, ToWorker};
 use stockade_wire::zygote::{ForkOrder, Identity, ProcessLimits};
-use tokio::net::unix::pipe::Receiver;
 use tokio::time::timeout;
 
 use super::cgroup::{CgroupError, Controller, Leaf, LeafLimits, LeafUsage, Tree, move_into};
 use super::child::{Child, as_pid};
+use super::guest_pipe::GuestPipe;
 use super::inspect::{Expected, InspectError, NAMED_LIMITS, inspect};
 use super::link::{ExchangeError, Link};
 use super::pool::TemplateError;
@@ -144,21 +142,23 @@ impl Birth {
 /// A locked, checked worker that has not had an order yet, or is at it.
 pub(crate) struct Worker {
     pub(crate) link: Link<ToWorker, FromWorker>,
-    pub(crate) output: Receiver,
-    pub(crate) stdout: Receiver,
-    pub(crate) stderr: Receiver,
+    pub(crate) output: GuestPipe,
+    pub(crate) stdout: GuestPipe,
+    pub(crate) stderr: GuestPipe,
     pub(crate) report: JailReport,
     /// Its job's module is there already: a template forked it, or it stays.
     pub(crate) has_module: bool,
+    /// The program's own pages, which every worker of its zygote has resident from its birth.
+    text_bytes: u64,
     child: Child,
 }
 
 /// Our ends of what connects us with a worker that is being forked.
 pub(crate) struct Ends {
     link: OwnedFd,
-    output: Receiver,
-    stdout: Receiver,
-    stderr: Receiver,
+    output: GuestPipe,
+    stdout: GuestPipe,
+    stderr: GuestPipe,
 }
 
 impl Ends {
@@ -169,9 +169,9 @@ impl Ends {
     ) -> Result<(Self, WorkerEnds), WorkerError> {
         let leaf = tree.map(|tree| tree.borrow_mut().create_leaf(limits)).transpose()?;
         let (link, their_link) = packets::pair().map_err(ExchangeError::from)?;
-        let (output, their_output) = pipe()?;
-        let (stdout, their_stdout) = pipe()?;
-        let (stderr, their_stderr) = pipe()?;
+        let (output, their_output) = GuestPipe::make().map_err(WorkerError::Prepare)?;
+        let (stdout, their_stdout) = GuestPipe::make().map_err(WorkerError::Prepare)?;
+        let (stderr, their_stderr) = GuestPipe::make().map_err(WorkerError::Prepare)?;
         let theirs = WorkerEnds {
             link: their_link,
             output: their_output,
@@ -230,7 +230,8 @@ impl Worker {
         };
         inspect(child.pid(), &expected, &report)?;
         let child = in_leaf(child).await?;
-        Ok(Self { link, output, stdout, stderr, report, has_module: birth.with_module, child })
+        let (has_module, text_bytes) = (birth.with_module, zygote.text_bytes());
+        Ok(Self { link, output, stdout, stderr, report, has_module, text_bytes, child })
     }
 
     /// Its process id.
@@ -301,9 +302,13 @@ impl Worker {
         self.child.cpu_time()
     }
 
-    /// Reaps it. To be called once [`Worker::exited`] has returned.
+    /// Reaps it. To be called once [`Worker::exited`] has returned. Its peak is without the program's own pages.
     pub(crate) fn reap(&mut self) -> Option<Ended> {
-        self.child.reap()
+        let ended = self.child.reap()?;
+        Some(Ended {
+            resident_peak_bytes: ended.resident_peak_bytes.saturating_sub(self.text_bytes),
+            ..ended
+        })
     }
 }
 
@@ -353,16 +358,6 @@ async fn locked(link: &Link<ToWorker, FromWorker>) -> Result<JailReport, WorkerE
         Some(_) => Err(WorkerError::BrokeOff("it reported on a job it does not have".to_owned())),
         None => Err(WorkerError::BrokeOff("it went away without a word".to_owned())),
     }
-}
-
-/// A pipe: our non-blocking end, and the worker's blocking one.
-fn pipe() -> Result<(Receiver, OwnedFd), WorkerError> {
-    let failed = |errno: nix::errno::Errno| WorkerError::Prepare(errno.into());
-    let (ours, theirs) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
-    fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_RDONLY | OFlag::O_NONBLOCK)).map_err(failed)?;
-    // Of what Tokio would check, this much is known of a pipe that was just made.
-    let ours = Receiver::from_owned_fd_unchecked(ours).map_err(WorkerError::Prepare)?;
-    Ok((ours, theirs))
 }
 
 /// The layers that a worker with this report has, seen together with its leaf.
