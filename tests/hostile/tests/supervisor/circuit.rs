@@ -120,8 +120,7 @@ fn workers_that_hang_before_their_lock_open_the_circuit() {
 #[test]
 fn open_circuit_does_not_touch_jobs_that_have_their_worker() {
     alone(async || {
-        let rig =
-            rig_that_becomes_with("stockade-hostile", |pool| pool.restart_window = LONG_WINDOW).await;
+        let rig = rig_that_becomes_with("stockade-hostile", |pool| pool.restart_window = LONG_WINDOW).await;
         rig.assert_serves().await;
         let running = rig.submit(limited(submission(SPIN), 2 * PATIENCE, Duration::from_secs(1)));
         rig.running(&running).await;
