@@ -65,6 +65,7 @@ fn service_takes_away_what_the_jail_leaves_possible() {
         ("Service", "SystemCallArchitectures", "native"),
         ("Service", "UMask", "0077"),
         ("Service", "ProtectProc", "invisible"),
+        ("Service", "PrivateIPC", "yes"),
         ("Install", "WantedBy", "multi-user.target"),
     ] {
         let wanted = (section.to_owned(), name.to_owned(), value.to_owned());
@@ -79,6 +80,8 @@ fn service_takes_away_what_the_jail_leaves_possible() {
         "RestrictNamespaces",
         "ProcSubset",
         "RootDirectory",
+        "RestrictFileSystems",
+        "DynamicUser",
     ] {
         assert!(values(&service, name).is_empty(), "{name}");
         assert!(reasons.contains(&format!("\n#   {name}=")), "{name}: no reason");
