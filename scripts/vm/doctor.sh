@@ -54,7 +54,8 @@ awk '
     $2 == "present" || $2 == "missing" || $2 == "MISSING" {
         if (!($1 in seen)) { seen[$1] = 1; order[++layers] = $1 }
         text = $4
-        for (i = 5; i <= NF; i++) text = text " " $i
+        # Of a group its controllers.
+        for (i = 5; i <= NF && $i != "in"; i++) text = text " " $i
         cell[$1, place] = $2 != "present" ? "missing" : text == "" ? "yes" : text
     }
     /^exit status/ { status[place] = $3 }

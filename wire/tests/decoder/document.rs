@@ -51,7 +51,7 @@ fn document_lists_every_structure_field_by_field() {
     for (name, fields) in &shapes.structs {
         let section = sections.get(name).unwrap_or_else(|| panic!("no section on {name}"));
         let documented: Vec<_> = section.iter().flat_map(|row| quoted(row[0])).collect();
-        assert_eq!(documented, fields, "fields of {name}");
+        assert_eq!(&documented, fields, "fields of {name}");
         for (field, row) in fields.iter().zip(section) {
             let kind =
                 shapes.types.get(&(name, None, *field)).unwrap_or_else(|| panic!("{name}.{field} not seen"));
@@ -73,7 +73,7 @@ fn document_lists_every_enumeration_tag_by_tag() {
             let listed = row.get(2).copied().unwrap_or_default();
             assert_eq!(quoted(listed), fields, "fields of {name} {variant}");
             for field in fields {
-                let kind = &shapes.types[&(name, Some(tag), field)];
+                let kind = &shapes.types[&(*name, Some(tag), field)];
                 let (_, after) = listed.split_once(&format!("`{field}` ")).unwrap();
                 let documented = after.split([',', '(']).next().unwrap().trim();
                 assert_eq!(documented, kind, "type of {name} {variant}.{field}");
