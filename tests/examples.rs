@@ -261,7 +261,7 @@ fn validator_names_every_problem() {
     let paths: Vec<&str> =
         result["problems"].as_array().unwrap().iter().map(|one| one["path"].as_str().unwrap()).collect();
     assert_eq!((&result["valid"], paths), (&Value::Bool(false), vec!["email", "age", "website", "tags"]));
-    assert_eq!(log.lines().next(), Some("email is no e-mail address"));
+    assert_eq!(log.lines().next(), Some("warn: email is no e-mail address"));
 }
 
 #[test]

@@ -289,7 +289,9 @@ fn script_that_is_debugged_tells_when_how_long_and_how_much() {
     let file = place.file("debugged.js", source);
     let words = ["run", "--debug", "--timeout=60s"].map(Into::into).into_iter();
     let ran = ran(&mut place.stockade(words.chain([file.into_os_string()])), b"");
-    let told: Vec<&str> = ran.stderr.lines().filter_map(|line| line.split_once(" ms ").map(|(_, rest)| rest)).collect();
+    let console = ran.stderr.split("\nstockade: ").next().unwrap();
+    let told: Vec<&str> =
+        console.lines().filter_map(|line| line.split_once(" ms ").map(|(_, rest)| rest)).collect();
     let console: Vec<&&str> = told.iter().filter(|line| !line.starts_with("-----")).collect();
     assert_eq!(console, [&"info  one", &"warn  two", &"debug three", &"debug four"], "{}", ran.stderr);
     let phases: Vec<&str> =
