@@ -122,6 +122,12 @@ impl SealedFile {
         Ok(content)
     }
 
+    /// One that cannot be read, whatever it claims to have.
+    #[cfg(test)]
+    pub(crate) fn unreadable(bytes: u64) -> Self {
+        Self { file: File::options().write(true).open("/dev/null").unwrap(), bytes }
+    }
+
     /// Another descriptor for it, for reading, with a position of its own.
     ///
     /// # Errors

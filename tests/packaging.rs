@@ -64,6 +64,7 @@ fn service_takes_away_what_the_jail_leaves_possible() {
         ("Service", "RestrictAddressFamilies", "AF_UNIX"),
         ("Service", "SystemCallArchitectures", "native"),
         ("Service", "UMask", "0077"),
+        ("Service", "ProtectProc", "invisible"),
         ("Install", "WantedBy", "multi-user.target"),
     ] {
         let wanted = (section.to_owned(), name.to_owned(), value.to_owned());
@@ -74,7 +75,6 @@ fn service_takes_away_what_the_jail_leaves_possible() {
     for name in [
         "PrivateUsers",
         "ProtectControlGroups",
-        "ProtectProc",
         "MemoryDenyWriteExecute",
         "RestrictNamespaces",
         "ProcSubset",
@@ -83,6 +83,13 @@ fn service_takes_away_what_the_jail_leaves_possible() {
         assert!(values(&service, name).is_empty(), "{name}");
         assert!(reasons.contains(&format!("\n#   {name}=")), "{name}: no reason");
     }
+}
+
+#[test]
+fn unit_without_namespaces_needs_no_more_than_the_drop_in_that_ships() {
+    let drop_in = unit(&file("packaging/systemd/no-namespaces.conf"));
+    let set = |name: &str, value: &str| ("Service".to_owned(), name.to_owned(), value.to_owned());
+    assert_eq!(drop_in, [set("RestrictNamespaces", "yes"), set("ProtectProc", "default")]);
 }
 
 #[test]
@@ -169,8 +176,8 @@ fn calls_of_policies(architecture: &str) -> BTreeSet<(String, String)> {
     calls
 }
 
-/// A worker takes on other ids for a daemon that root runs, and the unit's is not.
-const FOR_ROOT_ALONE: [&str; 3] = ["setgroups", "setresgid", "setresuid"];
+/// A worker takes on other ids and drops capabilities for a daemon that root runs, and the unit's is not.
+const FOR_ROOT_ALONE: [&str; 4] = ["capset", "setgroups", "setresgid", "setresuid"];
 
 fn not_allowed(lines: &[String]) -> BTreeSet<(String, String)> {
     let sets = sets(&file("packaging/systemd/syscall-sets.txt"));
@@ -189,8 +196,7 @@ fn filter_of_the_unit_allows_every_call_that_a_policy_does() {
     // Without what systemd 252's @system-service lacks, no worker could lock itself.
     assert!(lines.pop().unwrap().contains("landlock"));
     let lacking: BTreeSet<String> = not_allowed(&lines).into_iter().map(|(_, call)| call).collect();
-    let wanted =
-        ["capset", "landlock_add_rule", "landlock_create_ruleset", "landlock_restrict_self", "seccomp"];
+    let wanted = ["landlock_add_rule", "landlock_create_ruleset", "landlock_restrict_self", "seccomp"];
     assert_eq!(lacking, wanted.map(str::to_owned).into());
 }
 
@@ -198,9 +204,18 @@ fn filter_of_the_unit_allows_every_call_that_a_policy_does() {
 fn filter_of_the_unit_refuses_what_no_process_of_stockades_asks_for() {
     let lines = values(&unit(&file("packaging/systemd/stockade.service")), "SystemCallFilter");
     let allowed = allowed(&lines, &sets(&file("packaging/systemd/syscall-sets.txt")));
-    for call in
-        ["mount", "ptrace", "bpf", "io_uring_setup", "init_module", "keyctl", "setuid", "chown", "reboot"]
-    {
+    for call in [
+        "mount",
+        "ptrace",
+        "bpf",
+        "io_uring_setup",
+        "init_module",
+        "keyctl",
+        "setuid",
+        "capset",
+        "chown",
+        "reboot",
+    ] {
         assert!(!allowed.contains(call), "{call}");
     }
 }
@@ -315,6 +330,7 @@ fn package_holds_what_it_should_as_root_s_and_nothing_else() {
         "/usr/share/fish/vendor_completions.d/stockade.fish",
         "/usr/share/man/man5/stockade.toml.5.gz",
         "/usr/share/doc/stockade/changelog.Debian.gz",
+        "/usr/share/stockade/no-namespaces.conf",
         "/usr/share/doc/stockade/copyright",
     ] {
         assert!(paths.contains(path), "{path}");

@@ -110,7 +110,7 @@ reloaded() {
 check reload-takes-what-can-change-and-drops-no-job reloaded
 stopped_in_order() {
     local client
-    ask submit --json --timeout 15s guests/spin.wat >/tmp/drained 2>&1 &
+    ask submit --json --timeout 8s guests/spin.wat >/tmp/drained 2>&1 &
     client=$!
     eventually spins || return 1
     systemctl stop crash.service || return 1

@@ -61,10 +61,18 @@ ls -la /var/cache/stockade >/tmp/p.cache
 [ "$(stat -c '%U:%G %a' /var/cache/stockade)" = 'stockade:stockade 700' ] && [ -n "$(ls -A /var/cache/stockade)" ]
 say cache-is-the-daemons-alone $? /tmp/p.cache
 unit=/usr/lib/systemd/system/stockade.service
-systemd-analyze security --no-pager --offline=true --threshold=16 "$unit" >/tmp/p.security 2>&1
-status=$?
-grep 'Overall' /tmp/p.security | sed 's/^[^O]*/info /'
-say exposure-of-the-unit-is-at-most-1.6 "$status" /tmp/p.security
+exposed() { # exposed TENTHS UNIT
+    systemd-analyze security --no-pager --offline=true --threshold="$1" "$2" >/tmp/p.security 2>&1
+    local status=$?
+    grep 'Overall' /tmp/p.security | sed 's/^[^O]*/info /'
+    return "$status"
+}
+exposed 13 "$unit"
+say exposure-of-the-unit-is-at-most-1.3 $? /tmp/p.security
+without=/usr/share/stockade/no-namespaces.conf
+mkdir -p /tmp/without && cat "$unit" "$without" >/tmp/without/stockade.service
+exposed 10 /tmp/without/stockade.service
+say exposure-without-namespaces-is-at-most-1.0 $? /tmp/p.security
 systemd-analyze verify --man=no "$unit" "${unit%.service}.socket" >/tmp/p.verify 2>&1 && ! grep -q stockade /tmp/p.verify
 say units-are-what-systemd-reads $? /tmp/p.verify
 # What the tests outside take the filter's sets for, and what they are here.
@@ -72,8 +80,19 @@ systemd-analyze syscall-filter $(grep '^@' syscall-sets.txt) 2>/dev/null | grep 
 diff <(grep -v '^#' syscall-sets.txt) /tmp/p.sets.here >/tmp/p.sets 2>&1
 say system-call-sets-are-those-of-the-tests $? /tmp/p.sets
 
-# An upgrade under load: whoever connects waits.
+# An upgrade under load: whoever connects waits, and nobody is refused.
 : >/tmp/p.load
+perl -MSocket -e '
+    my ($path, $until, $connected, $refused, $why) = (@ARGV, 0, 0, "");
+    my $address = pack_sockaddr_un($path);
+    until (-e $until) {
+        socket(my $socket, AF_UNIX, SOCK_STREAM, 0) or die $!;
+        if (connect($socket, $address)) { $connected++ } else { $refused++; $why = $! }
+        close $socket;
+        select(undef, undef, undef, 0.1);
+    }
+    print "$connected $refused $why\n"' /run/stockade/stockade.sock /tmp/p.upgraded >/tmp/p.connects 2>&1 &
+connects=$!
 (
     while ! [ -e /tmp/p.upgraded ]; do
         as member stockade submit guests/hello.wat >/tmp/p.one 2>&1
@@ -87,14 +106,41 @@ before=$(service MainPID)
 timeout "$limit_s" dpkg -i packages/second.deb >/tmp/p.upgrade 2>&1
 status=$?
 touch /tmp/p.upgraded
-wait "$load"
+wait "$load" "$connects"
 [ "$status" = 0 ] && [ "$(service MainPID)" != "$before" ] && systemctl --quiet is-active stockade.service
 status=$?
 journal /tmp/p.upgrade
 say upgrade-replaces-the-daemon "$status" /tmp/p.upgrade
 echo "info $(wc -l </tmp/p.load) jobs submitted during the upgrade, $(grep -vc '^0 hello' /tmp/p.load) of them refused"
-[ "$(grep -c '^0 hello' /tmp/p.load)" -ge 2 ] && ! grep -v '^0 hello' /tmp/p.load | grep -qv 'draining\|stopping'
+read -r connected refused why </tmp/p.connects
+echo "info $connected connections made during the upgrade, $refused refused $why"
+cat /tmp/p.connects >>/tmp/p.load
+[ "$(grep -c '^0 hello' /tmp/p.load)" -ge 2 ] && [ "$connected" -ge 10 ] && [ "$refused" = 0 ] &&
+    ! head -n -1 /tmp/p.load | grep -v '^0 hello' | grep -qv 'draining\|stopping'
 say no-connection-is-refused-during-the-upgrade $? /tmp/p.load
+
+# The drop-in that ships: no namespaces, and each worker is moved into its leaf.
+mkdir -p /etc/systemd/system/stockade.service.d
+cp "$without" /etc/systemd/system/stockade.service.d/
+systemctl daemon-reload
+timeout "$limit_s" systemctl restart stockade.service >/tmp/p.without 2>&1
+as member stockade submit --json guests/hello.wat >>/tmp/p.without 2>&1
+status=$?
+for wall in '"verdict":"completed"' '"cgroup":["memory","pids","cpu"]' '"namespaces":[]' '"seccomp":"kill"'; do
+    grep -qF "$wall" /tmp/p.without || { echo "without: $wall" >>/tmp/p.without; status=1; }
+done
+# A template's workers are moved as well.
+for _ in $(seq 40); do
+    as member stockade submit --json guests/hello.wat >/tmp/p.held 2>&1 || break
+    as member stockade stats --json >/tmp/p.stats 2>&1
+    grep -q '"starts_prepared":[1-9]' /tmp/p.stats && break
+done
+grep -q '"starts_prepared":[1-9]' /tmp/p.stats && grep -q '"cgroup":\["memory","pids","cpu"\]' /tmp/p.held || status=1
+cat /tmp/p.held /tmp/p.stats >>/tmp/p.without
+journal /tmp/p.without
+say unit-without-namespaces-has-leaves "$status" /tmp/p.without
+rm -r /etc/systemd/system/stockade.service.d
+systemctl daemon-reload
 
 # The filter kills here, so that a call of the daemon's own that it lacks shows.
 mkdir -p /run/systemd/system/stockade.service.d

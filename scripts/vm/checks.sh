@@ -55,19 +55,22 @@ if ! unit Delegate=yes -- ./stockade run guests/hello.wat >/tmp/first 2>&1; then
     result
     exit 1
 fi
-check run-hello says 'hello from the jail' stockade "${job[@]}" -- ./stockade run guests/hello.wat
+program() {
+    check run-hello says 'hello from the jail' stockade "${job[@]}" -- ./stockade run guests/hello.wat
+    # A file in a tmpfs is memory that only the kernel counts; there is more of it than memory.max allows.
+    mountpoint -q /run/hog || { mkdir -p /run/hog && mount -t tmpfs -o size=256M,mode=1777 tmpfs /run/hog; }
+    hog=(stockade "${job[@]}" -- ./stockade run --json --memory 16M --timeout 60s --dir /run/hog::/d guests/tmpfs-hog.wat)
+    check memory-hog-is-cgroup-oom says '"verdict":"out_of_memory","reason":"cgroup_oom"' "${hog[@]}"
+    ends_with() { local want=$1 status=0; shift; "$@" >/tmp/ends 2>&1 || status=$?; [ "$status" = "$want" ] || { cat /tmp/ends; echo "status $status"; return 1; }; }
+    check memory-hog-ends-with-137 ends_with 137 "${hog[@]}"
+    check spinning-guest-times-out ends_with 124 stockade "${job[@]}" -- ./stockade run --timeout 500ms guests/spin.wat
+    check doctor-in-a-delegated-unit says 'memory, pids, cpu' stockade "${job[@]}" -- ./stockade doctor
+    check doctor-in-a-plain-unit says 'Delegate=yes' stockade -- ./stockade doctor
+    check require-cgroup-in-a-plain-unit says 'not delegated' stockade \
+        Environment=STOCKADE_JAIL_REQUIRE=cgroup -- ./stockade run guests/hello.wat
+}
+if on 6.12; then program; fi
 check run-states-its-walls says '"cgroup":["memory","pids","cpu"]' stockade "${job[@]}" -- ./stockade run --json guests/hello.wat
-# A file in a tmpfs is memory that only the kernel counts; there is more of it than memory.max allows.
-mountpoint -q /run/hog || { mkdir -p /run/hog && mount -t tmpfs -o size=256M,mode=1777 tmpfs /run/hog; }
-hog=(stockade "${job[@]}" -- ./stockade run --json --memory 16M --timeout 60s --dir /run/hog::/d guests/tmpfs-hog.wat)
-check memory-hog-is-cgroup-oom says '"verdict":"out_of_memory","reason":"cgroup_oom"' "${hog[@]}"
-ends_with() { local want=$1 status=0; shift; "$@" >/tmp/ends 2>&1 || status=$?; [ "$status" = "$want" ] || { cat /tmp/ends; echo "status $status"; return 1; }; }
-check memory-hog-ends-with-137 ends_with 137 "${hog[@]}"
-check spinning-guest-times-out ends_with 124 stockade "${job[@]}" -- ./stockade run --timeout 500ms guests/spin.wat
-check doctor-in-a-delegated-unit says 'memory, pids, cpu' stockade "${job[@]}" -- ./stockade doctor
-check doctor-in-a-plain-unit says 'Delegate=yes' stockade -- ./stockade doctor
-check require-cgroup-in-a-plain-unit says 'not delegated' stockade \
-    Environment=STOCKADE_JAIL_REQUIRE=cgroup -- ./stockade run guests/hello.wat
 case $kernel in
     6.1.*) abi=2 ;;
     *) abi=6 ;;
@@ -75,8 +78,10 @@ esac
 check landlock-abi-$abi says "\"landlock_abi\":$abi" stockade "${job[@]}" -- ./stockade run --json guests/hello.wat
 check landlock-abi-required says 'landlock' stockade "${job[@]}" \
     Environment=STOCKADE_JAIL_LANDLOCK_ABI_MIN=7 -- ./stockade run guests/hello.wat
-. ./checks-crippled.sh
-. ./checks-crash.sh
+if on 6.1; then
+    . ./checks-crippled.sh
+    . ./checks-crash.sh
+fi
 # By what they execute: a worker's command line need not name the file.
 no_leftovers() { ! find /sys/fs/cgroup -name 'worker-*' | grep . && ! ls -l /proc/[0-9]*/exe 2>/dev/null | grep /job/stockade; }
 check no-leaf-and-no-process-left no_leftovers
@@ -85,7 +90,7 @@ check no-leaf-and-no-process-left no_leftovers
 while read -r line; do
     echo "$line"
     case $line in ok*) passed=$((passed + 1)) ;; FAIL*) failed=$((failed + 1)) ;; esac
-done < <(./checks-unprivileged.sh 2>&1; ./checks-package.sh 2>&1)
+done < <(if on 6.12; then ./checks-unprivileged.sh 2>&1; ./checks-package.sh 2>&1; fi)
 
 result
 [ "$failed" = 0 ]

@@ -3,6 +3,10 @@ passed=0 failed=0
 # Longest a single check may take; the machine is some ten times slower than its host.
 limit_s=120
 
+# In a brief run each check is made on one kernel, except those that are about the kernel.
+# on SERIES: whether a check that is for one kernel alone then is made on this one.
+on() { ! [ -e /job/brief ] || case $(uname -r) in "$1".*) true ;; *) false ;; esac; }
+
 # check NAME COMMAND...: passes when the command does; its output shows when it fails.
 check() {
     local name=$1 output status=0 start=$SECONDS

@@ -10,8 +10,8 @@ use std::process::ExitCode;
 use super::args::{Cli, Command, ConfigCommand};
 use super::output::Output;
 use super::{
-    Colour, cancel, check, completions, config_check, doctor, exit, explain_report, logs, manual, ps, result, run,
-    script_flags, serve, socket, stats, submit,
+    Colour, cancel, check, completions, config_check, doctor, exit, explain_report, logs, manual, ps, result,
+    run, script_flags, serve, socket, stats, submit,
 };
 use crate::config::{Config, ConfigError, InForce};
 use crate::supervisor::Startup;

@@ -18,7 +18,7 @@ use crate::daemon::{
     StopSignals, handed,
 };
 use crate::observe::{self, Causes, LogControl, ObserveError};
-use crate::supervisor::{StartError, Startup, Supervisor};
+use crate::supervisor::{StartError, Startup, Supervisor, descriptors_needed};
 
 /// Time what is left has to be gone once the daemon has closed. Nothing is, unless it was told twice to stop.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
@@ -34,6 +34,11 @@ enum ServeError {
     Runtime(#[source] std::io::Error),
     #[error(transparent)]
     Signals(#[from] SignalError),
+    #[error(
+        "{has} open files are too few: workers, queue, results and clients may come to {needed}; raise LimitNOFILE= of the \
+         unit (ulimit -Hn), or lower pool.ready_max, queue.files_max, results.files_max or clients.connections_max"
+    )]
+    OpenFiles { has: u64, needed: u64 },
     #[error(transparent)]
     Activation(#[from] ActivationError),
     #[error(transparent)]
@@ -62,11 +67,29 @@ fn raise_open_files() {
     }
 }
 
+/// What the configuration may come to need, where that is above the limit on open files.
+fn short_of_open_files(config: &Config) -> Option<ServeError> {
+    let needed = descriptors_needed(config);
+    match rlimit::Resource::NOFILE.get_soft() {
+        Ok(has) => (has < needed).then_some(ServeError::OpenFiles { has, needed }),
+        Err(error) => {
+            tracing::warn!(%error, "the limit on open files cannot be read");
+            None
+        }
+    }
+}
+
 fn try_serve(in_force: InForce, socket_flag: Option<&Path>) -> Result<(), ServeError> {
     begin_afresh()?;
     let config = in_force.config().clone();
     let log = observe::to_stderr(&config.log)?;
     raise_open_files();
+    match short_of_open_files(&config) {
+        // It would run into the limit under load, when that can least be had.
+        Some(short) if config.production => return Err(short),
+        Some(short) => tracing::warn!("{short}"),
+        None => {}
+    }
     super::run::on_this_thread(async {
         let mut stop = StopSignals::listen()?;
         let reload = ReloadSignal::listen()?;
@@ -128,6 +151,9 @@ impl Reloads {
         };
         if let Err(error) = self.log.set_filter(&config.log.filter) {
             tracing::error!(error = %Causes(&error), "log.filter stays as it was");
+        }
+        if let Some(short) = short_of_open_files(&config) {
+            tracing::warn!("{short}");
         }
         self.supervisor.reconfigure(config);
         tracing::info!(changed = applied.join(", "), "configuration reloaded");

@@ -177,7 +177,7 @@ pub(super) async fn drive(core: Rc<Core>, job: Rc<Job>, payload: Payload) {
             JobEnd::of(JobResult { outcome: lost, ..result })
         }
     };
-    core.record_end(&job, &end).await;
+    let end = core.record_end(&job, end).await;
     core.finish(&job, end);
 }
 

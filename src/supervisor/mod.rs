@@ -67,6 +67,7 @@ pub use self::in_process::InProcessError;
 pub use self::job::Caller;
 pub use self::job::outcome::{denied, refusal_code, syscall_name};
 pub use self::journal::JournalError;
+pub use self::pool::descriptors_needed;
 pub use self::pressure::{NoPressure, choose as choose_pressure_file};
 pub use self::start::{FirstWorker, StartError, Startup};
 pub use self::vitals::{NoWorker, Vitals};
@@ -455,16 +456,15 @@ impl Core {
         job.note_recorded(written.map_err(refused))
     }
 
-    /// Has a durable job's end on the disk before anybody is told of it.
-    async fn record_end(&self, job: &Job, end: &JobEnd) {
-        let (true, Some(journal)) = (job.durable, &self.journal) else { return };
-        let result = end.whole().unwrap_or_else(|error| {
-            tracing::error!(job = %job.id, %error, "the output of a durable job is not in the journal");
-            end.result.clone()
-        });
+    /// Has a durable job's end on the disk before anybody is told of it. With the end that everybody is told: another one
+    /// where the output cannot be read back, since a record without it would say that there was none.
+    async fn record_end(&self, job: &Job, end: JobEnd) -> JobEnd {
+        let (true, Some(journal)) = (job.durable, &self.journal) else { return end };
+        let (result, end) = journal::recordable(end);
         if let Err(error) = journal.end(&result).await {
             tracing::error!(job = %job.id, error = %Causes(&error), "the end of a durable job is not in the journal");
         }
+        end
     }
 
     /// Makes room in the journal, if it needs some, by forgetting what nobody can ask for any more.

@@ -195,7 +195,8 @@ impl WarmUps {
         let own = Caller::own().uid;
         let users = if warm_up.uids.is_empty() { vec![own] } else { warm_up.uids.iter().copied().collect() };
         for uid in users {
-            let (holder, least) = (Holder { uid, key, engine: false }, (warm_up.ready, warm_up.entry.clone()));
+            let (holder, least) =
+                (Holder { uid, key, engine: false }, (warm_up.ready, warm_up.entry.clone()));
             self.hold_for(path, holder, least, &artifact, &holding.pool).await?;
         }
         Ok(())

@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -19,13 +20,16 @@ use stockade_wire::zygote::{ForkOrder, Identity, ProcessLimits};
 use tokio::net::unix::pipe::Receiver;
 use tokio::time::timeout;
 
-use super::cgroup::{CgroupError, Controller, Leaf, LeafLimits, LeafUsage, Tree};
+use super::cgroup::{CgroupError, Controller, Leaf, LeafLimits, LeafUsage, Tree, move_into};
 use super::child::{Child, as_pid};
 use super::inspect::{Expected, InspectError, NAMED_LIMITS, inspect};
 use super::link::{ExchangeError, Link};
 use super::pool::TemplateError;
 use super::zygote::{WorkerEnds, Zygote, ZygoteError};
 use crate::observe::Causes;
+
+/// That workers are moved is said once.
+static MOVED: Once = Once::new();
 
 /// Why there is no locked worker.
 #[derive(Debug, thiserror::Error)]
@@ -94,10 +98,9 @@ impl WorkerError {
     /// is its submitter's, which must not stop everybody else; and one that was locked and ended has done its part.
     pub(crate) fn counts(&self, birth: &Birth) -> bool {
         match self {
-            Self::Zygote(error) => matches!(
-                error,
-                ZygoteError::NotForked { .. } | ZygoteError::NoClone3 | ZygoteError::Unwatched(_)
-            ),
+            Self::Zygote(error) => {
+                matches!(error, ZygoteError::NotForked { .. } | ZygoteError::Unwatched(_))
+            }
             // What cannot be forked from a template is forked from the zygote.
             Self::Inspect(InspectError::Ended) | Self::Template(_) => false,
             // Its caller's own doing.
@@ -226,11 +229,7 @@ impl Worker {
             filters_around: zygote.filters_around(),
         };
         inspect(child.pid(), &expected, &report)?;
-        if let Some(leaf) = child.leaf()
-            && !leaf.contains(as_pid(child.pid()))?
-        {
-            return Err(WorkerError::OutsideLeaf);
-        }
+        let child = in_leaf(child).await?;
         Ok(Self { link, output, stdout, stderr, report, has_module: birth.with_module, child })
     }
 
@@ -305,6 +304,35 @@ impl Worker {
     /// Reaps it. To be called once [`Worker::exited`] has returned.
     pub(crate) fn reap(&mut self) -> Option<Ended> {
         self.child.reap()
+    }
+}
+
+/// The child, in its leaf. It was born there, unless a filter around the daemon hides `clone3`: then it is moved there now,
+/// with its jail around it and no order yet. Costs milliseconds, for a lock of the whole machine's.
+async fn in_leaf(child: Child) -> Result<Child, WorkerError> {
+    let pid = as_pid(child.pid());
+    let Some(leaf) = child.leaf() else { return Ok(child) };
+    if leaf.contains(pid)? {
+        return Ok(child);
+    }
+    MOVED.call_once(|| {
+        tracing::warn!(
+            "workers are moved into their leaves after their birth, which takes milliseconds: a system call filter \
+             around the daemon (RestrictNamespaces=, a container's) hides clone3"
+        );
+    });
+    let group = leaf.path().to_owned();
+    // In a task of its own, which the child goes with: should nobody wait any more, it is not to be reaped, and its id
+    // another's, before the move is over.
+    let moving = tokio::task::spawn_local(async move {
+        let moved = tokio::task::spawn_blocking(move || move_into(&group, pid)).await;
+        (child, moved)
+    });
+    let Ok((child, Ok(moved))) = moving.await else { return Err(WorkerError::OutsideLeaf) };
+    moved?;
+    match child.leaf() {
+        Some(leaf) if leaf.contains(pid)? => Ok(child),
+        _ => Err(WorkerError::OutsideLeaf),
     }
 }
 

@@ -50,17 +50,20 @@ impl Drop for ExitGuard {
 
 /// Forks a child of this process's parent, in cgroup `leaf` if one is given, and runs `child` in it.
 ///
+/// Where a syscall filter hides `clone3` (`ENOSYS`), which alone can have a child born in another cgroup, it is born in this
+/// process's: who gave the leaf has to look where the child is, and to move it.
+///
 /// The child has copies of everything this process had: memory, descriptors, signal dispositions.
 ///
 /// # Errors
-/// What `clone3` says; `ENOSYS` also where a syscall filter hides it and a leaf was asked for.
+/// What `clone3` says, or where that is hidden, `clone`.
 pub fn sibling<F>(_solo: &SingleThreaded, leaf: Option<BorrowedFd<'_>>, child: F) -> Result<Forked, Errno>
 where
     F: FnOnce(Newborn) -> Infallible,
 {
     let mut pidfd: libc::c_int = -1;
     let pid = match clone3(&mut pidfd, leaf) {
-        Err(Errno::ENOSYS) if leaf.is_none() => clone(&mut pidfd)?,
+        Err(Errno::ENOSYS) => clone(&mut pidfd)?,
         other => other?,
     };
     if pid == 0 {

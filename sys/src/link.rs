@@ -3,10 +3,10 @@
 //! Owns: making such a pair, sending and receiving one packet.
 //! Never: interprets a packet, waits for readiness, keeps a descriptor it was not told to expect.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
 
 use crate::rights;
 
@@ -101,6 +101,23 @@ pub fn receive(link: BorrowedFd<'_>, buffer: &mut [u8], fds_max: usize) -> Resul
     Ok(Received { length: received.length, fds: received.fds })
 }
 
+/// Copies the next packet into `buffer` and leaves it where it is; with its length, 0 when the peer is gone. To be asked of
+/// a link whose next packet carries no descriptors. Blocks only if the socket does.
+///
+/// # Errors
+/// When the packet does not fit, or the system call fails.
+pub fn peek(link: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, LinkError> {
+    loop {
+        // MSG_TRUNC: the length is the packet's, also where it is more than the buffer's.
+        match recv(link.as_raw_fd(), buffer, MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC) {
+            Ok(length) if length > buffer.len() => return Err(LinkError::Truncated { max: buffer.len() }),
+            Ok(length) => return Ok(length),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(LinkError::System { call: "recv", errno }),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;
@@ -135,6 +152,19 @@ mod tests {
         assert!(matches!(refused, LinkError::TooManyFds { max: 0 }));
         // The last copy of `c` was the one in flight: its peer now reads the end of the stream.
         assert_eq!(receive(d.as_fd(), &mut [0; 16], 0).unwrap().length, 0);
+    }
+
+    #[test]
+    fn packet_that_was_peeked_at_is_still_there() {
+        let (a, b) = pair().unwrap();
+        send(a.as_fd(), b"hello", &[]).unwrap();
+        let mut buffer = [0; 5];
+        assert_eq!(peek(b.as_fd(), &mut buffer).unwrap(), 5);
+        assert_eq!(&buffer, b"hello");
+        assert!(matches!(peek(b.as_fd(), &mut [0; 4]), Err(LinkError::Truncated { max: 4 })));
+        assert_eq!(receive(b.as_fd(), &mut buffer, 0).unwrap().length, 5);
+        drop(a);
+        assert_eq!(peek(b.as_fd(), &mut buffer).unwrap(), 0);
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! The commands that speak to a daemon, as a person runs them.
 
 use std::ffi::OsStr;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use stockade_wire::client::{FromDaemon, ToDaemon};
+use stockade_wire::frame;
+use stockade_wire::limits::HELLO_FRAME_BYTES_MAX;
 
 use crate::jobs::{ANOTHERS_JOB, FLOOD_PIECE_BYTES};
 use crate::rig::{Daemon, eventually, limits};
@@ -49,6 +52,26 @@ fn submit_prints_the_output_and_exits_as_the_job() {
     let ended = submit(&daemon, &[], "echo", b"from the \xff guest").wait_with_output().unwrap();
     assert_eq!((status(&ended), &ended.stdout[..]), (0, &b"from the \xff guest"[..]));
     assert!(ended.stderr.is_empty(), "{}", text(&ended.stderr));
+}
+
+#[test]
+fn command_for_a_daemon_that_speaks_no_version_of_its_own_prints_which_it_speaks() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    let old = std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        // All that it needs to know of a hello it cannot answer is that there is one.
+        assert!(client.read(&mut [0; 256]).unwrap() > 0);
+        let message = "this daemon speaks version 1 of the protocol, not 2".to_owned();
+        let refusal = frame::encode(&FromDaemon::Protocol { message }, HELLO_FRAME_BYTES_MAX).unwrap();
+        client.write_all(&refusal).unwrap();
+    });
+    let mut command = Command::new(env!("CARGO_BIN_EXE_stockade"));
+    let ended = command.env_clear().arg("stats").arg("--socket").arg(&path).output().unwrap();
+    old.join().unwrap();
+    assert_eq!(status(&ended), 1);
+    assert!(text(&ended.stderr).contains("speaks version 1 of the protocol"), "{}", text(&ended.stderr));
 }
 
 #[test]

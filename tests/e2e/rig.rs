@@ -315,13 +315,19 @@ impl Daemon {
 
     /// The same, with no more open files than `open_files_max`.
     pub fn start_with_files(place: Place, open_files_max: u32) -> Self {
+        let command = Self::with_files(&place, open_files_max);
+        Self::started(place, command)
+    }
+
+    /// What starts it with no more open files than `open_files_max`.
+    pub fn with_files(place: &Place, open_files_max: u32) -> Command {
         let program = place.stockade(["serve"]);
         let mut command = Command::new("/bin/sh");
         let limited = format!("ulimit -n {open_files_max} && exec \"$0\" \"$@\"");
         command.args(["-c", &limited]).arg(program.get_program()).args(program.get_args()).env_clear();
         command.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
         command.stdin(Stdio::null()).stderr(Stdio::piped());
-        Self::started(place, command)
+        command
     }
 
     /// Starts one by a command of the place's, and returns when it answers.

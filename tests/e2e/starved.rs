@@ -7,7 +7,7 @@ use stockade::client::ClientError;
 use stockade_wire::client::RefusalReason;
 use stockade_wire::job::{JobResult, Verdict};
 
-use crate::rig::{Daemon, Mode, Peer, Place, eventually, short_of, submission};
+use crate::rig::{Daemon, Mode, Peer, Place, eventually, ran, short_of, submission};
 
 /// Enough to start with, and for a few workers.
 const FILES_MAX: u32 = 64;
@@ -40,6 +40,17 @@ fn at_last(client: &mut Peer) -> JobResult {
         last.as_ref().is_some_and(|result| result.outcome.verdict == Verdict::Completed)
     });
     last.unwrap()
+}
+
+#[test]
+fn daemon_in_production_that_could_run_out_of_descriptors_does_not_start_and_says_what_to_raise_or_lower() {
+    let place = Place::new(Mode::Jailed).set("PRODUCTION", "true");
+    let refused = ran(&mut Daemon::with_files(&place, 512), b"");
+    assert_eq!(refused.status, Some(125), "{refused:?}");
+    for words in ["512 open files are too few", "LimitNOFILE=", "queue.files_max", "results.files_max"] {
+        assert!(refused.stderr.contains(words), "{words}: {}", refused.stderr);
+    }
+    assert!(!place.path("socket").exists());
 }
 
 #[test]

@@ -173,6 +173,8 @@ fn durable_job_where_no_journal_is_kept_is_refused() {
     assert_eq!(client.outcome(), ("denied".to_owned(), "not_durable".to_owned()));
     let second = Place::new();
     let first = second.daemon();
+    // Its socket is there before its journal is; a daemon that has run a job has both.
+    assert_eq!(first.submit(SAYS_HELLO, &[]).outcome().0, "completed");
     let (journal, directory) = (second.journal(), TempDir::new().unwrap());
     let other =
         stockade(&directory).arg("serve").env("STOCKADE_DURABLE_DIRECTORY", &journal).output().unwrap();

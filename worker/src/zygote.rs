@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! supervisor                         zygote
-//!   │ ── Configure ──────────────────▶ │  parent check, namespaces, engine, capabilities, filter
+//!   │ ── Configure ──────────────────▶ │  namespaces, exec of itself after a user namespace of its own
+//!   │                                  │  parent check, engine, capabilities, filter
 //!   │ ◀──────────── Warm | Failed ──── │
 //!   │ ── Fork + descriptors ─────────▶ │  clone3(CLONE_PARENT): the worker is the supervisor's child
 //!   │ ◀─ Forked + pidfd | NotForked ── │
@@ -14,6 +15,8 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use nix::errno::Errno;
 use nix::sys::prctl;
@@ -41,6 +44,9 @@ pub const FAILED_STATUS: i32 = 74;
 
 /// Exit status of a zygote whose control socket broke.
 pub const CONTROL_STATUS: i32 = 75;
+
+/// Says to a zygote, as its last argument, that it is in its namespaces: it exec'd itself after it had entered them.
+pub const ENTERED: &str = "entered";
 
 /// Stores in a worker: one job, one store.
 const INSTANCES: u32 = 1;
@@ -76,6 +82,8 @@ enum ZygoteError {
         #[source]
         source: std::io::Error,
     },
+    #[error("the zygote could not exec itself")]
+    Exec(#[source] std::io::Error),
     #[error("required layer seccomp is missing: the zygote's allow-list could not be installed: {0}; {fix}", fix = seccomp::FIX)]
     Filter(seccompiler::Error),
 }
@@ -91,7 +99,8 @@ struct Zygote {
 }
 
 /// Runs the zygote on `control` until its end of file. To be called first thing in a process that was just
-/// exec'd: closes every other descriptor but 0, 1 and 2. Blocks for the life of the process.
+/// exec'd, with `control` as its standard input too: closes every other descriptor but 0, 1 and 2, and may exec the same
+/// program again with the same arguments and [`ENTERED`]. Blocks for the life of the process.
 pub fn serve(control: OwnedFd, behaviour: Behaviour) -> ! {
     let mut buffer = vec![0; HEADER_BYTES + LINK_MESSAGE_BYTES_MAX];
     let ended = match get_warm(&control, &mut buffer) {
@@ -113,6 +122,7 @@ fn get_warm(control: &OwnedFd, buffer: &mut [u8]) -> Result<Option<(Zygote, Warm
     begin_with_default_signals().map_err(kernel("rt_sigaction or rt_sigprocmask"))?;
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(kernel("prctl(PR_SET_PDEATHSIG)"))?;
     prctl::set_name(c"stockade:zygote").map_err(kernel("prctl(PR_SET_NAME)"))?;
+    let Some(namespaces) = apart(control, buffer)? else { return Ok(None) };
     let received = link::receive(control.as_fd(), buffer, 0)?;
     let Some(config) = configuration(buffer, received.length)? else { return Ok(None) };
     if u32::try_from(getppid().as_raw()) != Ok(config.supervisor_pid) {
@@ -123,7 +133,6 @@ fn get_warm(control: &OwnedFd, buffer: &mut [u8]) -> Result<Option<(Zygote, Warm
         .write(true)
         .open("/dev/null")
         .map_err(|source| ZygoteError::File { file: "/dev/null", source })?;
-    let namespaces = namespaces::enter(&SingleThreaded::probe()?, config.namespaces, config.other_ids)?;
     // After the namespaces: the maps of a process that is not dumpable belong to root.
     prctl::set_dumpable(false).map_err(kernel("prctl(PR_SET_DUMPABLE)"))?;
     let settings = EngineSettings { memory_bytes_max: config.memory_bytes_max, instances: INSTANCES };
@@ -140,6 +149,30 @@ fn get_warm(control: &OwnedFd, buffer: &mut [u8]) -> Result<Option<(Zygote, Warm
         filtered,
     };
     Ok(Some((Zygote { config, namespaces, bounding, warm, data_baseline_bytes, null }, report)))
+}
+
+/// Enters the namespaces, once: in the program that this process execs itself into afterwards they are there. `None` when
+/// the supervisor has nothing to say.
+fn apart(control: &OwnedFd, buffer: &mut [u8]) -> Result<Option<Namespaces>, ZygoteError> {
+    if std::env::args_os().next_back().is_some_and(|last| last == ENTERED) {
+        return Ok(Some(Namespaces::entered_before_the_exec()));
+    }
+    // Whoever it is after the exec reads it too.
+    let length = link::peek(control.as_fd(), buffer)?;
+    let Some(config) = configuration(buffer, length)? else { return Ok(None) };
+    let solo = SingleThreaded::probe()?;
+    let namespaces = namespaces::enter(&solo, config.namespaces, config.other_ids)?;
+    if !namespaces.want_an_exec() {
+        return Ok(Some(namespaces));
+    }
+    // While it may: it cannot after the exec.
+    let _ = capabilities::narrow_before_forking(&solo);
+    let mut arguments = std::env::args_os();
+    let mut again = Command::new("/proc/self/exe");
+    if let Some(name) = arguments.next() {
+        again.arg0(name);
+    }
+    Err(ZygoteError::Exec(again.args(arguments).arg(ENTERED).env_clear().exec()))
 }
 
 /// A worker's deadline and its end come as signals: none that whoever started the supervisor blocked or ignored may

@@ -116,7 +116,13 @@ impl<'a> Job<'a> {
         engine.store.data_mut().deadline = Some(Instant::now() + self.deadline);
         let end = engine.run(&self.request);
         let host = engine.store.into_data();
-        Outcome { end, log: host.log, phases: host.phases, growth_refused: host.growth_refused, slept_ms: host.slept_us / 1000.0 }
+        Outcome {
+            end,
+            log: host.log,
+            phases: host.phases,
+            growth_refused: host.growth_refused,
+            slept_ms: host.slept_us / 1000.0,
+        }
     }
 }
 

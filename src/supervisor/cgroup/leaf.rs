@@ -290,6 +290,14 @@ fn kernel_number(file: &'static str, value: u64) -> Result<i64, CgroupError> {
     i64::try_from(value).map_err(|_| CgroupError::LimitTooLarge { file, value })
 }
 
+/// Moves a process, with all its threads, into the group. Takes a lock of the whole machine: blocks for milliseconds.
+///
+/// # Errors
+/// When the kernel refuses it: the process is gone, or somebody else's.
+pub fn move_into(group: &Path, pid: Pid) -> Result<(), CgroupError> {
+    write_file(&group.join("cgroup.procs"), &pid.as_raw().to_string())
+}
+
 pub(super) fn kill_all(group: &Path) -> Result<(), CgroupError> {
     write_file(&group.join("cgroup.kill"), "1")
 }

@@ -33,7 +33,7 @@ use std::path::{Path, PathBuf};
 
 pub use discover::{Absence, Discovery, NotAGroup, controllers_on_v1, discover, own_group};
 pub use events::{CpuStat, MemoryEvents, cpu_stat, memory_events, populated};
-pub use leaf::{Leaf, LeafLimits, LeafUsage};
+pub use leaf::{Leaf, LeafLimits, LeafUsage, move_into};
 pub use tree::Tree;
 
 /// The group, below the delegated one, that the supervisor and its zygote live in. A unit that has systemd put

@@ -45,8 +45,9 @@ pub(crate) enum InspectError {
     /// `/proc` is there and does not show the worker.
     #[error(
         "{path} is hidden from this user: /proc is mounted with hidepid=, which ProtectProc= of a systemd unit does \
-         too, and a worker that nobody can check gets no job; set ProtectProc=default, or mount /proc with gid= a \
-         group of the daemon's"
+         too, the worker is in no user namespace of the daemon's, and one that nobody can check gets no job; allow user \
+         namespaces, or set ProtectProc=default (/usr/share/stockade/no-namespaces.conf), or mount /proc with gid= a group of \
+         the daemon's"
     )]
     Hidden {
         /// The file.

@@ -25,6 +25,7 @@ use self::file::JournalFile;
 use self::record::BARE_END_BYTES_MAX;
 pub(crate) use self::record::{Accepted, Known};
 use super::job::outcome;
+use crate::job_end::JobEnd;
 
 /// Why a job that was accepted has no other end.
 pub(crate) const RESTARTED: &str = "supervisor_restarted";
@@ -199,6 +200,23 @@ pub(crate) fn bare(job: &Accepted, outcome: Outcome, exit_code: Option<i32>) -> 
     }
 }
 
+/// The result of a durable job with its output, for its record, and the end that clients are told. Of an output that cannot
+/// be read back both say so: a record without it would say that there was none.
+pub(crate) fn recordable(end: JobEnd) -> (JobResult, JobEnd) {
+    match end.whole() {
+        Ok(result) => (result, end),
+        Err(error) => {
+            tracing::error!(job = %end.result.job, %error, "the output of a durable job cannot be read back");
+            let message = format!(
+                "the output, of {} bytes, could not be read back to be recorded: {error}",
+                end.output_bytes()
+            );
+            let result = JobResult { outcome: outcome::internal("output", message), ..end.result };
+            (result.clone(), JobEnd::of(result))
+        }
+    }
+}
+
 /// The wall clock, ms since 1970.
 pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -208,6 +226,21 @@ pub(crate) fn now_ms() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sealed::SealedFile;
+
+    #[test]
+    fn end_whose_output_cannot_be_read_back_is_recorded_and_told_as_that() {
+        let whole = bare(&begin("a"), outcome::internal("unfinished", String::new()), Some(0));
+        let (result, end) = recordable(JobEnd::of(whole.clone()));
+        assert_eq!((&result, &end.result), (&whole, &whole));
+        let (result, end) = recordable(JobEnd::with_output(whole, SealedFile::unreadable(7), None));
+        assert_eq!((&result, 0), (&end.result, end.output_bytes()));
+        assert_eq!(
+            (result.outcome.verdict, result.outcome.reason.as_deref()),
+            (Verdict::Internal, Some("output"))
+        );
+        assert!(result.outcome.message.unwrap().contains("of 7 bytes"));
+    }
 
     fn begin(job: &str) -> Accepted {
         Accepted {

@@ -19,6 +19,7 @@ mod tenancy;
 mod tenants;
 mod trial;
 
+pub use self::descriptors::needed as descriptors_needed;
 pub(crate) use self::template::TemplateError;
 pub(crate) use self::templates::{HoldError, Holder};
 pub(crate) use self::tenants::{Lent, Stay};

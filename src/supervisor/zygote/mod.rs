@@ -63,13 +63,6 @@ pub(crate) enum ZygoteError {
         #[source]
         source: std::io::Error,
     },
-    /// It cannot have a worker born in a leaf.
-    #[error(
-        "the zygote could not fork into a cgroup leaf: clone3, which that takes, is hidden by a system call filter \
-         around the daemon; allow it (SystemCallFilter=, or the container's seccomp profile), or set cgroup.root = \
-         \"off\""
-    )]
-    NoClone3,
     /// The worker was forked and cannot be watched; it was killed.
     #[error("a forked worker cannot be watched")]
     Unwatched(#[source] std::io::Error),
@@ -387,16 +380,12 @@ async fn patience(closing: &mut watch::Receiver<bool>) {
 }
 
 /// What the zygote may say in answer to a fork order.
-fn forked(answer: FromZygote, mut fds: Vec<OwnedFd>, into_leaf: bool) -> Result<(u32, OwnedFd), ZygoteError> {
+fn forked(answer: FromZygote, mut fds: Vec<OwnedFd>) -> Result<(u32, OwnedFd), ZygoteError> {
     match answer {
         FromZygote::Forked { pid } => match fds.pop() {
             Some(pidfd) if fds.is_empty() => Ok((pid, pidfd)),
             _ => Err(ZygoteError::Broken("it forked and sent no pidfd".to_owned())),
         },
-        // Without a leaf the zygote does without.
-        FromZygote::NotForked { operation: ForkOperation::Clone, errno: nix::libc::ENOSYS } if into_leaf => {
-            Err(ZygoteError::NoClone3)
-        }
         FromZygote::NotForked { operation, errno } => {
             Err(ZygoteError::NotForked { operation, source: std::io::Error::from_raw_os_error(errno) })
         }
@@ -426,21 +415,5 @@ mod tests {
             order.push(one);
         }
         assert_eq!(order, [("ahead", 0), ("urgent", 0), ("urgent", 1), ("ahead", 1), ("ahead", 2)]);
-    }
-
-    #[test]
-    fn fork_into_a_leaf_without_clone3_is_refused_with_the_reason_and_the_fix() {
-        let refused = |operation, errno, into_leaf| {
-            forked(FromZygote::NotForked { operation, errno }, Vec::new(), into_leaf).unwrap_err().to_string()
-        };
-        let text = refused(ForkOperation::Clone, nix::libc::ENOSYS, true);
-        assert!(text.contains("clone3") && text.contains("cgroup.root"), "{text}");
-        for (operation, errno, into_leaf) in [
-            (ForkOperation::Clone, nix::libc::ENOSYS, false),
-            (ForkOperation::Clone, nix::libc::EAGAIN, true),
-            (ForkOperation::Order, nix::libc::ENOSYS, true),
-        ] {
-            assert!(!refused(operation, errno, into_leaf).contains("clone3"));
-        }
     }
 }

@@ -79,12 +79,11 @@ impl Process {
         order: &ForkOrder,
         fds: &[BorrowedFd<'_>],
     ) -> Result<(u32, OwnedFd), ZygoteError> {
-        let into_leaf = order.into_leaf;
         let order = ToZygote::Fork(order.clone());
         let (answer, fds) = timeout(FORK_TIMEOUT, self.ask(&order, fds, 1))
             .await
             .map_err(|_| ZygoteError::Hung(FORK_TIMEOUT))??;
-        forked(answer, fds, into_leaf)
+        forked(answer, fds)
     }
 
     async fn ask(

@@ -19,8 +19,10 @@ use stockade_worker::zygote;
 fn main() -> ExitCode {
     let mut arguments = std::env::args();
     let own_name = own_name(arguments.next().unwrap_or_default());
-    match (arguments.next().as_deref(), arguments.next()) {
-        (Some("zygote"), None) => match std::io::stdin().as_fd().try_clone_to_owned() {
+    let (role, name) = (arguments.next(), arguments.next());
+    match (role.as_deref(), name.as_deref()) {
+        (Some("zygote"), None | Some(zygote::ENTERED)) => match std::io::stdin().as_fd().try_clone_to_owned()
+        {
             Ok(control) => match manners::of(&own_name) {
                 Some(answer) => {
                     manners::serve(&control, answer);
@@ -33,7 +35,7 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
-        (Some("probe"), Some(name)) => match probe::run(&name) {
+        (Some("probe"), Some(name)) => match probe::run(name) {
             Some(outcome) => {
                 println!("{outcome}");
                 ExitCode::SUCCESS
@@ -45,7 +47,7 @@ fn main() -> ExitCode {
         },
         (Some("within"), Some(name)) => {
             let Some(program) = arguments.next() else { return ExitCode::FAILURE };
-            let error = match surroundings::enter(&name) {
+            let error = match surroundings::enter(name) {
                 Ok(()) => Command::new(program).args(arguments).exec(),
                 Err(error) => error,
             };

@@ -86,6 +86,10 @@ pub fn drop_all(identified: Identified) -> Result<Powerless, LockError> {
 }
 
 fn clear_all() -> Result<(), CapsError> {
+    // Asked first: nobody needs `capset` who has none, and a service manager may refuse it.
+    if all_empty() {
+        return Ok(());
+    }
     caps::clear(None, CapSet::Ambient)?;
     caps::clear(None, CapSet::Inheritable)?;
     // Permitted takes effective with it.

@@ -2,6 +2,11 @@
 //!
 //! Owns: the one `unshare`, the identity map of an unprivileged user namespace, why it did not work.
 //! Never: is needed: seccomp and Landlock must hold without it.
+//!
+//! Who enters a user namespace of its own has every capability in it, and memory that belongs to the namespace before. An
+//! exec sets both right: the capabilities go, without `capset`, which a service manager's filter may refuse; and the new
+//! program's memory is the new namespace's, whose owner, the daemon's user, may see the process in `/proc` although it is not
+//! dumpable and others' processes are hidden there (`hidepid=`, `ProtectProc=`). So [`Namespaces::want_an_exec`].
 
 use caps::{CapSet, Capability};
 use nix::errno::Errno;
@@ -55,6 +60,18 @@ pub const FIX_OF_ROOT: &str =
     "give the daemon CAP_SYS_ADMIN, run it as another user than root, or do not require namespaces";
 
 impl Namespaces {
+    /// Those that an unprivileged process entered before it exec'd itself.
+    #[must_use]
+    pub const fn entered_before_the_exec() -> Self {
+        Self { entered: WITH_USER, missing: None }
+    }
+
+    /// Whether they were entered by way of a user namespace.
+    #[must_use]
+    pub fn want_an_exec(&self) -> bool {
+        self.entered == WITH_USER
+    }
+
     /// Names of those entered.
     #[must_use]
     pub fn entered(&self) -> Vec<String> {
@@ -67,6 +84,9 @@ impl Namespaces {
         self.missing.as_ref().map(|missing| missing.reason.as_str())
     }
 }
+
+/// What an unprivileged process enters.
+const WITH_USER: &[&str] = &["net", "ipc", "uts", "user"];
 
 /// The process is in the namespaces its zygote entered, and those it did not enter are put down.
 #[derive(Debug)]
@@ -124,7 +144,7 @@ pub fn enter(
     write_map("/proc/self/setgroups", "deny")?;
     write_map("/proc/self/uid_map", &format!("{uid} {uid} 1"))?;
     write_map("/proc/self/gid_map", &format!("{gid} {gid} 1"))?;
-    Ok(Namespaces { entered: &["net", "ipc", "uts", "user"], missing: None })
+    Ok(Namespaces { entered: WITH_USER, missing: None })
 }
 
 /// Whether the calling process may enter namespaces without a user namespace of its own.

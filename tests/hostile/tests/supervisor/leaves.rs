@@ -123,6 +123,29 @@ fn thread_bomb_of_a_worker_without_seccomp_stops_at_pids_max() {
     alone_within("no-seccomp", async || bomb_stops_at_pids_max("thread-bomb-unfiltered").await);
 }
 
+#[test]
+fn worker_born_where_a_filter_hides_clone3_is_in_its_leaf_before_its_job() {
+    alone_within("no-clone3", async || {
+        let Some(leaves) = Leaves::anywhere() else { return };
+        let mut config = config();
+        config.cgroup.root = CgroupRoot::Path(leaves.directory.clone());
+        config.pool.warm = 1;
+        let rig = Rig::start_with(config).await;
+        let sleeper = rig.submit(hostile("sleep"));
+        rig.begun(&sleeper).await;
+        assert!(leaves.of(workers()[0]).exists());
+        eventually("another to be ready", || workers().len() == 2).await;
+        eventually("both to have a leaf", || leaves.count() == 2).await;
+        rig.cancel(&sleeper);
+        let result = rig.result(&sleeper).await;
+        assert_eq!(result.outcome.verdict, Verdict::Cancelled, "{:?}", result.outcome);
+        assert!(result.bill.cpu_user_us.is_some());
+        rig.assert_serves().await;
+        rig.end().await;
+        assert!(children().is_empty() && leaves.count() == 0);
+    });
+}
+
 /// Jobs that breach in the ordinary run; `scripts/vm/thousand-breaches.sh` asks for more.
 const BREACHES: u32 = 20;
 

@@ -9,6 +9,8 @@ use stockade::supervisor::{Caller, StartError, Startup};
 use stockade_hostile::surroundings::SOMEBODY;
 use stockade_wire::client::RefusalReason;
 use stockade_wire::job::{JobResult, Layer, MissingLayer, Verdict};
+use stockade_wire::zygote::NamespacePolicy;
+use stockade_worker::jail::namespaces::known_obstacle;
 
 use crate::families::{children, workers};
 use crate::rig::{
@@ -212,12 +214,25 @@ fn root_without_any_capability_is_told_that_it_cannot_give_workers_their_ids() {
 #[test]
 fn supervisor_that_cannot_see_its_workers_says_that_proc_hides_them() {
     place_of_somebody("hidden-proc", async || {
-        let startup = by_somebody();
+        let mut startup = by_somebody();
+        startup.config.jail.namespaces = NamespacePolicy::Off;
         let error = startup.clone().start().await.map(|_| ()).expect_err("nobody can check a worker");
         let text = words(&error);
         assert!(text.contains("hidepid") && text.contains("ProtectProc=default"), "{text}");
         let examination = examined(startup.config);
         assert!(examination.refused.is_some_and(|why| why.contains("hidepid")));
+    });
+}
+
+#[test]
+fn supervisor_sees_workers_in_a_user_namespace_of_their_own_though_proc_hides_what_cannot_be_traced() {
+    place_of_somebody("hidden-proc", async || {
+        if known_obstacle().is_some() {
+            return eprintln!("not run: user namespaces of users");
+        }
+        let first = within("a worker", by_somebody().first_worker()).await.unwrap();
+        assert!(first.layers.contains(&Layer::Namespaces), "{first:?}");
+        assert!(first.layers.contains(&Layer::Capabilities), "{first:?}");
     });
 }
 
