@@ -35,7 +35,11 @@ pub(crate) struct Kept {
 }
 
 enum Held {
-    Core { pre: InstancePre<Host>, stack: Stack, usual_entry: Option<Entry> },
+    Core {
+        pre: InstancePre<Host>,
+        stack: Stack,
+        usual_entry: Option<Entry>,
+    },
     Component(CommandPre<Host>),
     /// The JavaScript engine, and what setting it up left, once it was.
     Engine(InstancePre<Host>, Arc<OnceLock<Image>>),

@@ -255,7 +255,9 @@ impl Image {
         let bytes = memory.data_mut(&mut *store);
         for (start, part) in &self.parts {
             let place = bytes.get_mut(*start..start.saturating_add(part.len()));
-            place.ok_or_else(|| wasmtime::Error::msg("the engine's memory is too small"))?.copy_from_slice(part);
+            place
+                .ok_or_else(|| wasmtime::Error::msg("the engine's memory is too small"))?
+                .copy_from_slice(part);
         }
         Ok(())
     }
