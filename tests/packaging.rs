@@ -383,3 +383,15 @@ fn control_is_in_order(package: &str, paths: &BTreeSet<String>) {
         }
     }
 }
+
+#[test]
+fn copyright_names_the_locked_release_of_what_the_javascript_engine_is_built_from() {
+    let lock = file("Cargo.lock");
+    let (_, package) = lock.split_once("name = \"rquickjs-sys\"\nversion = \"").unwrap();
+    let (version, _) = package.split_once('"').unwrap();
+    let copyright = file("packaging/deb/copyright");
+    assert!(copyright.contains(&format!("crate rquickjs-sys {version} carries")), "{version}");
+    for part in ["quickjs", "wasm-shim", "vendor/wasi-libc"] {
+        assert!(copyright.contains(&format!("Files: rquickjs-sys-{version}/{part}/*\n")), "{part}");
+    }
+}
