@@ -65,6 +65,7 @@ fn service_takes_away_what_the_jail_leaves_possible() {
         ("Service", "SystemCallArchitectures", "native"),
         ("Service", "UMask", "0077"),
         ("Service", "ProtectProc", "invisible"),
+        ("Service", "PrivateIPC", "yes"),
         ("Install", "WantedBy", "multi-user.target"),
     ] {
         let wanted = (section.to_owned(), name.to_owned(), value.to_owned());
@@ -79,6 +80,8 @@ fn service_takes_away_what_the_jail_leaves_possible() {
         "RestrictNamespaces",
         "ProcSubset",
         "RootDirectory",
+        "RestrictFileSystems",
+        "DynamicUser",
     ] {
         assert!(values(&service, name).is_empty(), "{name}");
         assert!(reasons.contains(&format!("\n#   {name}=")), "{name}: no reason");
@@ -378,5 +381,17 @@ fn control_is_in_order(package: &str, paths: &BTreeSet<String>) {
         {
             assert!(line.trim_end().ends_with("|| true"), "{script}: {line}");
         }
+    }
+}
+
+#[test]
+fn copyright_names_the_locked_release_of_what_the_javascript_engine_is_built_from() {
+    let lock = file("Cargo.lock");
+    let (_, package) = lock.split_once("name = \"rquickjs-sys\"\nversion = \"").unwrap();
+    let (version, _) = package.split_once('"').unwrap();
+    let copyright = file("packaging/deb/copyright");
+    assert!(copyright.contains(&format!("crate rquickjs-sys {version} carries")), "{version}");
+    for part in ["quickjs", "wasm-shim", "vendor/wasi-libc"] {
+        assert!(copyright.contains(&format!("Files: rquickjs-sys-{version}/{part}/*\n")), "{part}");
     }
 }

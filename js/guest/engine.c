@@ -166,6 +166,9 @@ static bool read_input(const struct request *request, JSValue *input)
         return true;
     struct text file = {"input", 5};
     failure_describe(&reply, ENDED_INPUT_NOT_JSON, &file);
+    /* The script has not begun: it is not the script that went too deep. */
+    if (reply.ending == ENDED_STACK_OVERFLOW)
+        failure_say(&reply, ENDED_INPUT_NOT_JSON, "RangeError", "the input is nested too deep to be read");
     return false;
 }
 
@@ -325,13 +328,30 @@ static void run_module(const struct request *request, JSValue compiled)
     conclude(waiting_settle(result, &never), never, file);
 }
 
+/* Says why a source does not compile. Of a script that would be a module, that it is one. */
+static void not_compiled(const struct request *request)
+{
+    const struct text *file = &request->parts[PART_NAME];
+    failure_describe(&reply, import_refused ? ENDED_IMPORT_REFUSED : ENDED_SYNTAX, file);
+    if (request->form != FORM_SCRIPT || reply.ending != ENDED_SYNTAX)
+        return;
+    JSValue compiled = compile(request, JS_EVAL_TYPE_MODULE);
+    if (!JS_IsException(compiled)) {
+        failure_say(&reply, ENDED_SYNTAX, "SyntaxError", "this is a module: name the function to call with --entry");
+        JS_FreeValue(context, compiled);
+    } else if (import_refused) {
+        reply = (struct reply){0};
+        failure_describe(&reply, ENDED_IMPORT_REFUSED, file);
+    }
+}
+
 static void run(const struct request *request)
 {
     bool module = request->form == FORM_MODULE || request->form == FORM_CHECK_MODULE;
     bool awaits = false;
     JSValue compiled = module ? compile(request, JS_EVAL_TYPE_MODULE) : compile_script(request, &awaits);
     if (JS_IsException(compiled)) {
-        failure_describe(&reply, import_refused ? ENDED_IMPORT_REFUSED : ENDED_SYNTAX, &request->parts[PART_NAME]);
+        not_compiled(request);
         return;
     }
     pass(PHASE_COMPILED);

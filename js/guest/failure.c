@@ -9,6 +9,7 @@
 
 static const char OUT_OF_MEMORY[] = "out of memory";
 static const char STACK_OVERFLOW[] = "Maximum call stack size exceeded";
+static const char PATTERN_OVERFLOW[] = "stack overflow";
 
 static struct text text_of(const char *text)
 {
@@ -195,6 +196,9 @@ static enum ending ending_of(const struct reply *reply)
     if (is(&reply->value, "InternalError") && is(&reply->message, OUT_OF_MEMORY))
         return ENDED_OUT_OF_MEMORY;
     if (is(&reply->value, "RangeError") && is(&reply->message, STACK_OVERFLOW))
+        return ENDED_STACK_OVERFLOW;
+    /* What the parser of regular expressions says of the same. */
+    if (is(&reply->value, "SyntaxError") && is(&reply->message, PATTERN_OVERFLOW))
         return ENDED_STACK_OVERFLOW;
     size_t length = strlen(IMPORT_REFUSED);
     if (import_refused && reply->message.length > length && memcmp(reply->message.start, IMPORT_REFUSED, length) == 0)

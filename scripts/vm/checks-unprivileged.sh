@@ -46,8 +46,9 @@ SystemCallArchitectures=native
 SystemCallFilter=@system-service
 SystemCallFilter=seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self
 UNIT
+failed=0
 say() { # say NAME STATUS FILE
-    if [ "$2" = 0 ]; then echo "ok   $1"; else echo "FAIL $1 (status $2)"; sed 's/^/     | /' "$3" | tail -n 30; fi
+    if [ "$2" = 0 ]; then echo "ok   $1"; else failed=1; echo "FAIL $1 (status $2)"; sed 's/^/     | /' "$3" | tail -n 30; fi
 }
 systemctl daemon-reload
 timeout "$limit_s" systemctl start stockade.service >/tmp/start 2>&1
@@ -110,4 +111,4 @@ say daemon-starts-again-after-a-kill $? /tmp/again
 timeout "$limit_s" systemctl stop stockade.service >/tmp/stop 2>&1
 [ "$(systemctl show -p Result --value stockade.service)" = success ]
 say daemon-stops-in-order $? /tmp/stop
-exit 0
+exit "$failed"

@@ -307,7 +307,7 @@ every required layer is there
         let directory = tempfile::tempdir().unwrap();
         let mut config = Config::defaults().unwrap();
         config.mode = Mode::InProcess;
-        let startup = Startup { config, executable: "/no/such/program".into(), own_files: Vec::new() };
+        let startup = Startup { executable: "/no/such/program".into(), ..Startup::new(config) };
         let examination = examine(&startup, &directory.path().join("none.sock"));
         assert!(examination.ok && examination.refused.is_none() && examination.kernel.is_some());
         assert!(examination.layers.iter().all(|wall| !wall.present && !wall.required));
@@ -317,7 +317,7 @@ every required layer is there
     fn doctor_whose_worker_cannot_be_started_finds_no_layer() {
         let directory = tempfile::tempdir().unwrap();
         let config = Config::defaults().unwrap();
-        let startup = Startup { config, executable: "/no/such/program".into(), own_files: Vec::new() };
+        let startup = Startup { executable: "/no/such/program".into(), ..Startup::new(config) };
         let examination = examine(&startup, &directory.path().join("none.sock"));
         assert!(!examination.ok);
         assert!(examination.refused.unwrap().contains("/no/such/program"));

@@ -1,6 +1,6 @@
 //! `stockade serve`: the daemon.
 //!
-//! Owns: the order of its start: log, socket, walls, then clients.
+//! Owns: the order of its start: log, locks, socket, walls, then clients.
 //! Never: serves a client before the walls were tried.
 
 use std::path::{Path, PathBuf};
@@ -14,11 +14,11 @@ use super::signals::{InheritedSignalsError, begin_afresh};
 use super::{exit, socket};
 use crate::config::{Config, InForce, Reload};
 use crate::daemon::{
-    self, ActivationError, DaemonError, Listener, ReloadSignal, ServiceManager, SignalError, SocketError,
-    StopSignals, handed,
+    self, ActivationError, Claim, DaemonError, Listener, ReloadSignal, ServiceManager, SignalError,
+    SocketError, StopSignals, handed,
 };
 use crate::observe::{self, Causes, LogControl, ObserveError};
-use crate::supervisor::{StartError, Startup, Supervisor, descriptors_needed};
+use crate::supervisor::{JournalError, JournalLock, StartError, Startup, Supervisor, descriptors_needed};
 
 /// Time what is left has to be gone once the daemon has closed. Nothing is, unless it was told twice to stop.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
@@ -43,6 +43,8 @@ enum ServeError {
     Activation(#[from] ActivationError),
     #[error(transparent)]
     Socket(#[from] SocketError),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     #[error(transparent)]
     Start(#[from] StartError),
     #[error(transparent)]
@@ -94,10 +96,10 @@ fn try_serve(in_force: InForce, socket_flag: Option<&Path>) -> Result<(), ServeE
         let mut stop = StopSignals::listen()?;
         let reload = ReloadSignal::listen()?;
         // Before the zygote: a second daemon is refused without having started anything.
-        let listener = listen(&config, socket_flag)?;
+        let (listener, journal) = listen(&config, socket_flag)?;
         let path = listener.path().to_owned();
         let clients = config.clients.clone();
-        let startup = Startup { own_files: listener.files(), ..Startup::new(config) };
+        let startup = Startup { own_files: listener.files(), journal, ..Startup::new(config) };
         let supervisor = startup.start().await?;
         tracing::info!(socket = %path.display(), "ready");
         let manager = ServiceManager::of_this_process();
@@ -163,13 +165,20 @@ impl Reloads {
     }
 }
 
-/// On the socket this process was started with, else on one of its own.
-fn listen(config: &Config, socket_flag: Option<&Path>) -> Result<Listener, ServeError> {
+/// On the socket this process was started with, else on one of its own. The lock on the journal comes first, where one is
+/// kept: nobody is to connect to a daemon that then ends because another has its journal.
+fn listen(
+    config: &Config,
+    socket_flag: Option<&Path>,
+) -> Result<(Listener, Option<JournalLock>), ServeError> {
+    let journal = || config.durable.directory.as_deref().map(JournalLock::take).transpose();
     let configured = socket_flag.or(config.socket.as_deref());
     if let Some(listener) = Listener::among(handed()?, configured)? {
         tracing::info!(socket = %listener.path().display(), "serving on the socket this was started with");
-        return Ok(listener);
+        return Ok((listener, journal()?));
     }
-    let path = socket::for_daemon(socket_flag, config.socket.as_deref());
-    Ok(Listener::bind(&path, config.clients.socket_mode)?)
+    // The socket's lock before the journal's: whoever starts the same daemon twice is told that it is running.
+    let claim = Claim::take(&socket::for_daemon(socket_flag, config.socket.as_deref()))?;
+    let journal = journal()?;
+    Ok((claim.listen(config.clients.socket_mode)?, journal))
 }

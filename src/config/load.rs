@@ -165,7 +165,8 @@ fn automatic_cache(variables: &[(OsString, OsString)], root: bool) -> Option<Pat
         return Some(cache.join("stockade"));
     }
     if root {
-        return Some(PathBuf::from("/var/cache/stockade"));
+        // Not in $HOME, which may be another user's (sudo), nor where the packaged service has its own.
+        return Some(PathBuf::from("/var/cache/stockade-root"));
     }
     base("HOME").map(|home| home.join(".cache/stockade"))
 }
@@ -206,7 +207,7 @@ mod tests {
         assert_eq!(at(&both, false), Some("/c/stockade".into()));
         assert_eq!(at(&both, true), Some("/c/stockade".into()));
         assert_eq!(at(&[("HOME", "/home/a")], false), Some("/home/a/.cache/stockade".into()));
-        assert_eq!(at(&[("HOME", "/root")], true), Some("/var/cache/stockade".into()));
+        assert_eq!(at(&[("HOME", "/home/a")], true), Some("/var/cache/stockade-root".into()));
         assert_eq!(at(&[("HOME", "relative"), ("XDG_CACHE_HOME", "")], false), None);
         assert_eq!(at(&[], false), None);
         let unit = [("CACHE_DIRECTORY", "/var/cache/a"), ("HOME", "/home/a"), ("XDG_CACHE_HOME", "/c")];

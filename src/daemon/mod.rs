@@ -37,7 +37,7 @@ pub use self::activation::{ActivationError, Handed, handed};
 pub use self::jobs::{FollowLogs, Jobs};
 pub use self::notify::ServiceManager;
 pub use self::signals::{ReloadSignal, SignalError, StopSignals};
-pub use self::socket::{Listener, SocketError};
+pub use self::socket::{Claim, Listener, SocketError};
 pub use self::watchdog::watch;
 
 use self::census::Census;

@@ -75,6 +75,14 @@ pub enum SocketError {
     },
 }
 
+/// The right to listen at a path, which no other daemon has while this is there.
+#[derive(Debug)]
+pub struct Claim {
+    path: PathBuf,
+    address: UnixAddr,
+    lock: Lock,
+}
+
 /// A socket that is listened on, and the right to do so.
 #[derive(Debug)]
 pub struct Listener {
@@ -100,17 +108,25 @@ pub(super) struct Lock {
     _file: File,
 }
 
-impl Listener {
-    /// Takes the lock beside `path`, replaces a socket that nobody listens on, and listens with permission bits
-    /// `mode`. Makes the directory of `path` if only that is missing. Blocks on the file system alone.
+impl Claim {
+    /// Takes the lock beside `path`. Makes the directory of `path` if only that is missing. Blocks on the file system
+    /// alone.
     ///
     /// # Errors
-    /// When another daemon serves the path, when something else is in its place, or when the file system
-    /// refuses.
-    pub fn bind(path: &Path, mode: u32) -> Result<Self, SocketError> {
+    /// When another daemon serves the path, or the file system refuses.
+    pub fn take(path: &Path) -> Result<Self, SocketError> {
         let address = UnixAddr::new(path).map_err(|_| SocketError::PathTooLong(path.into()))?;
         prepare_directory(path)?;
-        let lock = Lock::take(path)?;
+        Ok(Self { path: path.into(), address, lock: Lock::take(path)? })
+    }
+
+    /// Replaces a socket that nobody listens on, and listens with permission bits `mode`. Blocks on the file system alone.
+    ///
+    /// # Errors
+    /// When something else is in its place, or the file system refuses.
+    pub fn listen(self, mode: u32) -> Result<Listener, SocketError> {
+        let Self { path, address, lock } = self;
+        let path = path.as_path();
         clear_stale(path, &address)?;
         let failed = |operation| {
             move |source: Errno| SocketError::System { operation, path: path.into(), source: source.into() }
@@ -125,7 +141,17 @@ impl Listener {
             source,
         })?;
         socket::listen(&socket, Backlog::MAXCONN).map_err(failed("listen on"))?;
-        Ok(Self { socket: UnixListener::from(socket), path: path.into(), ours: Some((file, lock)) })
+        Ok(Listener { socket: UnixListener::from(socket), path: path.into(), ours: Some((file, lock)) })
+    }
+}
+
+impl Listener {
+    /// Claims `path` and listens there, with nothing to be seen to in between.
+    ///
+    /// # Errors
+    /// Those of [`Claim::take`] and [`Claim::listen`].
+    pub fn bind(path: &Path, mode: u32) -> Result<Self, SocketError> {
+        Claim::take(path)?.listen(mode)
     }
 
     /// One that this process was started with, and that is listened on at `path` already.

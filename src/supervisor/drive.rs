@@ -379,7 +379,7 @@ async fn assigned(
         memory_bytes: admitted.limits.memory_bytes,
         module: Some((work.key, &work.artifact)),
         engine: work.source.is_some(),
-        tenant: (admitted.shares && work.source.is_none()).then_some(admitted.tenant.as_str()),
+        tenant: admitted.shares.then_some(admitted.tenant.as_str()),
     };
     let since = Instant::now();
     let taken = tokio::select! {

@@ -67,7 +67,7 @@ pub use self::follow::{LogFollower, LogPiece, OutputFollower};
 pub use self::in_process::InProcessError;
 pub use self::job::Caller;
 pub use self::job::outcome::{denied, refusal_code, syscall_name};
-pub use self::journal::JournalError;
+pub use self::journal::{JournalError, JournalLock};
 pub use self::pool::descriptors_needed;
 pub use self::pressure::{NoPressure, choose as choose_pressure_file};
 pub use self::start::{FirstWorker, StartError, Startup};

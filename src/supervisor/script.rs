@@ -23,6 +23,9 @@ pub(super) struct Engine {
     pub(super) module: Arc<Module>,
 }
 
+/// What follows the error of a script that was refused memory.
+const MORE_MEMORY: &str = ": the script needs more memory than the job may have; give it more with --memory";
+
 static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine {
     digest: Sha256::digest(stockade_js::ENGINE_WASM).into(),
     module: Arc::new(Module::Bytes(stockade_js::ENGINE_WASM.to_vec())),
@@ -84,7 +87,11 @@ pub(super) fn ended(fault: ScriptFault, error: &ScriptError) -> Outcome {
         ScriptFault::StackOverflow => (Verdict::GuestError, "stack_overflow", Blame::Guest),
         ScriptFault::OutOfMemory => (Verdict::OutOfMemory, outcome::MEMORY_LIMIT, Blame::Guest),
     };
-    outcome::ended(verdict, reason, blame, &sentence(error))
+    let mut message = sentence(error);
+    if fault == ScriptFault::OutOfMemory {
+        message.push_str(MORE_MEMORY);
+    }
+    outcome::ended(verdict, reason, blame, &message)
 }
 
 /// An error in one line: its name, its message, its place.

@@ -23,7 +23,7 @@ use super::drive::Executor;
 use super::in_process::{InProcess, InProcessError};
 use super::inspect::filters_around;
 use super::job::{Caller, Job};
-use super::journal::{Journal, JournalError, Known};
+use super::journal::{Journal, JournalError, JournalLock, Known};
 use super::ledger::Ledger;
 use super::places::Places;
 use super::pool::{Need, Pool, PoolError, has_other_ids};
@@ -78,6 +78,8 @@ pub struct Startup {
     pub executable: PathBuf,
     /// Files of whoever starts it, such as a socket: no job is granted a directory that holds one.
     pub own_files: Vec<PathBuf>,
+    /// The lock on the journal of durable jobs, where it was taken before anything else; otherwise the start takes it.
+    pub journal: Option<JournalLock>,
 }
 
 impl Startup {
@@ -85,7 +87,7 @@ impl Startup {
     #[must_use]
     pub fn new(config: Config) -> Self {
         // Through /proc, so that it is the same file even when it has been replaced on disk since.
-        Self { config, executable: PathBuf::from("/proc/self/exe"), own_files: Vec::new() }
+        Self { config, executable: PathBuf::from("/proc/self/exe"), own_files: Vec::new(), journal: None }
     }
 
     /// Starts it. To be called on the main thread, on a Tokio `LocalRuntime` or inside a `LocalSet`: workers die
@@ -101,7 +103,7 @@ impl Startup {
             Mode::InProcess => in_process(&config, &warm_ups)?,
         };
         warn_of_links(&config.grants.directories);
-        let (journal, known) = journal(&config)?.unzip();
+        let (journal, known) = journal(&config, self.journal)?.unzip();
         let core = Core {
             own_uid: Caller::own().uid,
             own_files: own_files(&config, &self.own_files),
@@ -156,9 +158,13 @@ pub struct FirstWorker {
 }
 
 /// The journal of durable jobs, and what it knows, where one is kept.
-fn journal(config: &Config) -> Result<Option<(Journal, Vec<Known>)>, StartError> {
-    let Some(directory) = &config.durable.directory else { return Ok(None) };
-    Ok(Some(Journal::open(directory, config.durable.bytes_max)?))
+fn journal(config: &Config, lock: Option<JournalLock>) -> Result<Option<(Journal, Vec<Known>)>, StartError> {
+    let lock = match (lock, &config.durable.directory) {
+        (Some(lock), _) => lock,
+        (None, Some(directory)) => JournalLock::take(directory)?,
+        (None, None) => return Ok(None),
+    };
+    Ok(Some(Journal::open(lock, config.durable.bytes_max)?))
 }
 
 /// The ledger with what the journal knows of jobs that ended before this start, as if they had just ended: whoever was

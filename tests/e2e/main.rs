@@ -22,6 +22,7 @@ macro_rules! in_both_modes {
     };
 }
 
+mod bad_scripts;
 mod beside;
 mod bill;
 mod crowd;

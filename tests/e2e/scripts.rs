@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use serde_json::Value;
-use stockade_wire::job::{Submission, Verdict};
+use stockade_wire::job::{Isolation, Submission, Verdict};
 
 use crate::rig::{Daemon, Ended, Mode, Peer, Place, Ran, eventually, ran, short_of, submission_of, text};
 
@@ -203,6 +203,39 @@ fn first_script_of_a_daemon_that_holds_the_engine_finds_it_set_up() {
     client.run(script("'the first'")).unwrap();
     let figures = client.ask(async |client| client.statistics().await).unwrap();
     assert_eq!((figures.starts_prepared, figures.starts_warm, figures.starts_cold), (1, 0, 0));
+}
+
+#[test]
+fn scripts_of_one_tenant_share_a_process_and_nothing_else() {
+    let daemon = Daemon::start(place(Mode::Jailed));
+    let mut client = daemon.client();
+    let mut run = |source: &str| {
+        let asked = Submission { isolation: Some(Isolation::Tenant), ..script(source) };
+        let result = client.run(asked).unwrap();
+        assert_eq!((result.isolation, result.jail.fresh_process), (Isolation::Tenant, false), "{result:?}");
+        let output = String::from_utf8(result.output.0.clone()).unwrap();
+        (short_of(&result), output)
+    };
+    let leaves = "globalThis.left = 1; Object.prototype.left = 2; Math.random = () => 4; Date.now = null;
+                  new Uint8Array(1 << 20).fill(7); 'left'";
+    let draws = "[Math.random(), crypto.randomUUID(), performance.timeOrigin, globalThis.left ?? null]";
+    let mut seen = HashSet::new();
+    for round in 0..8 {
+        assert_eq!(run(leaves), ("completed - - -".to_owned(), "\"left\"".to_owned()));
+        let (_, output) = run(draws);
+        let drawn: Value = serde_json::from_str(&output).unwrap();
+        assert_eq!(drawn[3], Value::Null, "round {round}");
+        for draw in [&drawn[0], &drawn[1], &drawn[2]] {
+            assert!(seen.insert(draw.to_string()), "{draw} came twice");
+        }
+        // It may stay after what a script throws.
+        assert_eq!(run("throw new Error('no')").0, "guest_error exception - guest");
+    }
+    // And is replaced after one that did not end by itself.
+    assert_eq!(run("(function f() { f() })()").0, "guest_error stack_overflow - guest");
+    assert_eq!(run("1").1, "1");
+    let figures = client.ask(async |client| client.statistics().await).unwrap();
+    assert_eq!(figures.starts_reused, 24, "{figures:?}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Durable jobs: accepted means one final record, whatever ends the daemon.
 
 use std::collections::BTreeMap;
+use std::os::unix::net::UnixListener;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -171,14 +172,30 @@ fn durable_job_where_no_journal_is_kept_is_refused() {
     let daemon = Daemon::start(&[]);
     let client = daemon.submit(SAYS_HELLO, &["--durable"]);
     assert_eq!(client.outcome(), ("denied".to_owned(), "not_durable".to_owned()));
-    let second = Place::new();
-    let first = second.daemon();
-    // Its socket is there before its journal is; a daemon that has run a job has both.
-    assert_eq!(first.submit(SAYS_HELLO, &[]).outcome().0, "completed");
-    let (journal, directory) = (second.journal(), TempDir::new().unwrap());
-    let other =
-        stockade(&directory).arg("serve").env("STOCKADE_DURABLE_DIRECTORY", &journal).output().unwrap();
-    let said = String::from_utf8(other.stderr).unwrap();
-    assert!(!other.status.success() && said.contains("another daemon keeps its journal"), "{said}");
-    drop(first);
+}
+
+/// What a daemon says that is started on this socket with the journal of that place.
+fn refused(place: &Place, directory: &TempDir) -> String {
+    let output =
+        stockade(directory).arg("serve").env("STOCKADE_DURABLE_DIRECTORY", place.journal()).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success(), "{said}");
+    said
+}
+
+#[test]
+fn journal_is_a_daemons_own_from_before_its_first_connection() {
+    let place = Place::new();
+    // Returns once it accepts connections, which may be long before its walls are tried.
+    let first = place.daemon();
+    let said = refused(&place, &TempDir::new().unwrap());
+    assert!(said.contains("another daemon keeps its journal"), "{said}");
+    // Whoever finds the journal another's has not come to its socket, be that as it may: this one could not be had.
+    let directory = TempDir::new().unwrap();
+    let _foreign = UnixListener::bind(directory.path().join("socket")).unwrap();
+    let said = refused(&place, &directory);
+    assert!(said.contains("another daemon keeps its journal"), "{said}");
+    // The same daemon twice is told so, and not that its journal is in use.
+    let said = refused(&place, &first.directory);
+    assert!(said.contains(&format!("a stockade daemon (pid {}) already serves", first.pid())), "{said}");
 }

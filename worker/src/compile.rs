@@ -55,8 +55,8 @@ pub fn compile(
             return Err(failure(CompileReason::Precompiled, message));
         }
         Form::Text | Form::Unrecognised => {
-            let message =
-                "neither WebAssembly (it begins with \\0asm) nor WebAssembly text (it begins with '(')";
+            let message = "neither WebAssembly (it begins with \\0asm), nor WebAssembly text (it begins with '('), \
+                           nor JavaScript (text in UTF-8)";
             return Err(failure(CompileReason::Unrecognised, message));
         }
     };

@@ -237,8 +237,9 @@ pub(crate) fn live(newborn: Newborn, birth: Birth<'_>) -> Infallible {
         }
         ((ToWorker::RunAndStay(order), given), Role::Run) => {
             let received = Instant::now();
+            let (given, source) = with_source(given, &order);
             let [artifact, input] = exactly(given);
-            tenant::serve(locked, fds, First { order, artifact, input, received }, warm, behaviour)
+            tenant::serve(locked, fds, First { order, artifact, input, source, received }, warm, behaviour)
         }
         (
             (
@@ -394,7 +395,7 @@ impl Orders {
 }
 
 /// Takes off the source, which comes last where there is a script.
-fn with_source(mut given: Vec<OwnedFd>, order: &RunOrder) -> (Vec<OwnedFd>, Option<OwnedFd>) {
+pub(crate) fn with_source(mut given: Vec<OwnedFd>, order: &RunOrder) -> (Vec<OwnedFd>, Option<OwnedFd>) {
     let source = if order.script.is_some() { given.pop() } else { None };
     (given, source)
 }

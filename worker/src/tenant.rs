@@ -21,7 +21,9 @@ use stockade_wire::worker::{FromWorker, RunOrder, RunReport, ToWorker};
 
 use crate::engine::Warm;
 use crate::jail::{Locked, Sealed};
-use crate::role::{Behaviour, Link, ORDER_STATUS, Orders, Settled, exactly, reply, set_up_failed};
+use crate::role::{
+    Behaviour, Link, ORDER_STATUS, Orders, Settled, exactly, reply, set_up_failed, with_source,
+};
 use crate::run::{Kept, Returned, Sink, Stdio, not_loaded};
 
 /// The order with which a worker is told to stay.
@@ -29,6 +31,8 @@ pub(crate) struct First {
     pub(crate) order: RunOrder,
     pub(crate) artifact: OwnedFd,
     pub(crate) input: OwnedFd,
+    /// Of a script.
+    pub(crate) source: Option<OwnedFd>,
     pub(crate) received: Instant,
 }
 
@@ -41,11 +45,11 @@ struct Sinks {
 
 impl Sinks {
     /// For one job, whose function's value goes to `returned` if it is short.
-    fn stdio(&self, input: Option<OwnedFd>, returned: &Returned) -> Stdio {
+    fn stdio(&self, (input, source): (Option<OwnedFd>, Option<OwnedFd>), returned: &Returned) -> Stdio {
         let Self { output, stdout, stderr } = self;
         Stdio {
             input,
-            source: None,
+            source,
             output: output.returning(returned),
             stdout: stdout.clone(),
             stderr: stderr.clone(),
@@ -62,8 +66,8 @@ pub(crate) fn serve(
     behaviour: &Behaviour,
 ) -> Infallible {
     let Settled { link, output, stdout_log, stderr_log, .. } = fds;
-    let First { mut order, artifact, input, mut received } = first;
-    let mut input = Some(input);
+    let First { mut order, artifact, input, source, mut received } = first;
+    let mut given = (Some(input), source);
     let sinks = Sinks { output: output.into(), stdout: stdout_log.into(), stderr: stderr_log.into() };
     let (kept, sealed) = match settle(locked, &order, artifact, received, warm) {
         Ok(settled) => settled,
@@ -76,7 +80,7 @@ pub(crate) fn serve(
     loop {
         (behaviour.ordered)(&order, link);
         let returned = Returned::default();
-        let report = kept.run(&sealed, &order, received, sinks.stdio(input, &returned));
+        let report = kept.run(&sealed, &order, received, sinks.stdio(given, &returned));
         let mut report = RunReport { mdwe: sealed.mdwe(), ..report };
         (behaviour.reported)(&order, &mut report);
         let value = Arc::into_inner(returned).and_then(OnceLock::into_inner);
@@ -91,7 +95,7 @@ pub(crate) fn serve(
         if epoch::stopping() {
             exit_now(0)
         }
-        (order, input) = next(link, &mut orders);
+        (order, given) = next(link, &mut orders);
         received = Instant::now();
     }
 }
@@ -109,14 +113,16 @@ fn settle(
     Ok((kept, sealed))
 }
 
-fn next(link: Link, orders: &mut Orders) -> (RunOrder, Option<OwnedFd>) {
+/// The next order, with its input and, if it is for a script, its source.
+fn next(link: Link, orders: &mut Orders) -> (RunOrder, (Option<OwnedFd>, Option<OwnedFd>)) {
     match orders.take(link) {
-        (ToWorker::Run(order), given) if given.is_empty() && order.limits.input_bytes == Some(0) => {
-            (order, None)
-        }
         (ToWorker::Run(order), given) => {
+            let (given, source) = with_source(given, &order);
+            if given.is_empty() && order.limits.input_bytes == Some(0) {
+                return (order, (None, source));
+            }
             let [input] = exactly(given);
-            (order, Some(input))
+            (order, (Some(input), source))
         }
         (
             ToWorker::RunAndStay(_) | ToWorker::Compile(_) | ToWorker::Prepare(_) | ToWorker::Fork { .. },

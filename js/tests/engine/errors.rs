@@ -149,7 +149,23 @@ fn import_is_refused_whether_static_or_dynamic() {
     }
     assert_eq!(script("import('fs')").fault(), Fault::ImportRefused);
     assert_eq!(script("import('fs').catch(() => 1)").output(), "1");
-    assert_eq!(script("import fs from 'fs'").fault(), Fault::Syntax);
+    // In a script it would be wrong without that, too, but that is not what its author has to know.
+    for source in ["import fs from 'fs'", "1;\nimport 'fs'", "export * from 'os'"] {
+        assert_eq!(script(source).fault(), Fault::ImportRefused, "{source}");
+        assert_eq!(script(source).failure().place, None, "{source}");
+    }
+    assert_eq!(script("import fs of 'fs'").fault(), Fault::Syntax);
+}
+
+#[test]
+fn module_that_is_run_as_a_script_is_told_so() {
+    let outcome = script("const a = 1;\nexport const handle = () => a;\n");
+    let failure = outcome.failure();
+    assert_eq!((failure.fault, failure.name.as_str()), (Fault::Syntax, "SyntaxError"));
+    assert!(failure.message.contains("module") && failure.message.contains("--entry"), "{failure:?}");
+    assert_eq!(failure.place, Some((2, 1)));
+    let neither = script("export const handle = ;");
+    assert!(!neither.failure().message.contains("module"), "{:?}", neither.failure());
 }
 
 #[test]

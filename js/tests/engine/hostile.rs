@@ -89,14 +89,18 @@ fn recursion_without_end_is_a_stack_overflow_wherever_it_is() {
 }
 
 #[test]
-fn nesting_without_end_in_source_or_input_is_a_stack_overflow() {
+fn nesting_without_end_is_a_stack_overflow_or_a_bad_input() {
     for source in ["[".repeat(100_000), "(".repeat(50_000), "{".repeat(100_000), "!".repeat(100_000) + "1"] {
         assert_eq!(script(&source).fault(), Fault::StackOverflow, "{}", &source[..1]);
     }
     for input in ["[".repeat(200_000), "{\"a\":".repeat(200_000)] {
         let outcome = Job::new("1", Form::Script).input(&input).run();
-        assert_eq!(outcome.fault(), Fault::StackOverflow, "{}", &input[..1]);
+        // The script has not gone anywhere yet.
+        assert_eq!(outcome.fault(), Fault::InputNotJson, "{}", &input[..1]);
+        assert_eq!(outcome.failure().message, "the input is nested too deep to be read");
     }
+    let pattern = script("new RegExp('(?:'.repeat(1e5))");
+    assert_eq!(pattern.fault(), Fault::StackOverflow, "{:?}", pattern.end);
     let outcome = script("let d = []; for (let i = 0; i < 1e5; i++) d = [d]; d");
     assert_eq!(outcome.fault(), Fault::StackOverflow);
 }

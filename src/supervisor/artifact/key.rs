@@ -34,7 +34,7 @@ pub enum KeyError {
     /// Others may read or replace it.
     #[error(
         "the artifact cache's key {path} must be a file of this user with mode 0600; \
-         remove it and it is made again (cached modules are then compiled again)"
+         remove it and it is made again (cached modules are then compiled again), or name another cache.directory"
     )]
     Exposed {
         /// The file.

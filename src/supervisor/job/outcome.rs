@@ -11,7 +11,7 @@ use stockade_wire::client::{Refusal, RefusalReason};
 use stockade_wire::job::{Blame, Outcome, ScriptError, Stage, Verdict};
 use stockade_wire::limits::GUEST_TEXT_BYTES_MAX;
 use stockade_wire::worker::{
-    CompileFailure, CompileFailureKind, CompileReason, Ending, LinkFault, RunReport, TrapCode,
+    CompileFailure, CompileFailureKind, CompileReason, Ending, LinkFault, RunReport, ScriptFault, TrapCode,
 };
 use stockade_worker::jail::seccomp::is_crash;
 
@@ -285,6 +285,10 @@ pub(crate) const fn completed() -> Outcome {
 fn by_report(report: &RunReport) -> Outcome {
     let failed = !matches!(report.ending, Ending::Exited(0) | Ending::Unlinkable(..));
     if report.growth_refused && failed && !matches!(report.ending, Ending::SetupFailed(_)) {
+        if let Ending::Script(_, error) = &report.ending {
+            // Whatever it says, it would not have come to that with more memory.
+            return script::ended(ScriptFault::OutOfMemory, error);
+        }
         return ended(
             Verdict::OutOfMemory,
             MEMORY_LIMIT,

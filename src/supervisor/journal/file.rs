@@ -8,6 +8,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::record::{self, Replay};
 
@@ -46,27 +47,51 @@ pub enum JournalError {
     Gone,
 }
 
-/// The file, open and locked.
-#[derive(Debug)]
-pub(super) struct JournalFile {
+/// The right to keep a journal in a directory, which nobody else has while a clone of this is there. The kernel lets go of
+/// it however the process ends.
+#[derive(Debug, Clone)]
+pub struct JournalLock {
     directory: PathBuf,
-    file: File,
-    length: u64,
-    broken: bool,
-    _lock: File,
+    _file: Arc<File>,
 }
 
-impl JournalFile {
-    /// Opens it, making it if there is none, and reads it. What follows the last whole record is cut off: nobody was told
-    /// of that.
-    pub(super) fn open(directory: &Path) -> Result<(Self, Replay), JournalError> {
+impl JournalLock {
+    /// Takes the lock in `directory`, making that if it is missing. Blocks on the file system, not for whoever has it.
+    ///
+    /// # Errors
+    /// When another process has it, or the file system refuses.
+    pub fn take(directory: &Path) -> Result<Self, JournalError> {
         let failed = |operation| move |source| failure(operation, directory, source);
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(directory)
             .map_err(failed("make the directory for"))?;
-        let lock = lock(directory)?;
+        let name = directory.join(LOCK_NAME);
+        let file = options().create(true).truncate(false).open(name).map_err(failed("lock"))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self { directory: directory.to_owned(), _file: Arc::new(file) }),
+            Err(TryLockError::WouldBlock) => Err(JournalError::InUse(directory.to_owned())),
+            Err(TryLockError::Error(source)) => Err(failed("lock")(source)),
+        }
+    }
+}
+
+/// The file, open and locked.
+#[derive(Debug)]
+pub(super) struct JournalFile {
+    file: File,
+    length: u64,
+    broken: bool,
+    lock: JournalLock,
+}
+
+impl JournalFile {
+    /// Opens it, making it if there is none, and reads it. What follows the last whole record is cut off: nobody was told
+    /// of that.
+    pub(super) fn open(lock: JournalLock) -> Result<(Self, Replay), JournalError> {
+        let directory = lock.directory.as_path();
+        let failed = |operation| move |source| failure(operation, directory, source);
         // What a rewrite did not get to finish.
         match fs::remove_file(directory.join(NEXT_NAME)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -90,7 +115,7 @@ impl JournalFile {
         file.seek(SeekFrom::Start(replay.whole as u64)).map_err(failed("read"))?;
         file.sync_all().and_then(|()| sync_directory(directory)).map_err(failed("flush"))?;
         let length = replay.whole as u64;
-        Ok((Self { directory: directory.to_owned(), file, length, broken: false, _lock: lock }, replay))
+        Ok((Self { file, length, broken: false, lock }, replay))
     }
 
     /// Bytes in it.
@@ -101,7 +126,7 @@ impl JournalFile {
     /// Appends whole records and returns once they are on the disk. On an error none of them is.
     pub(super) fn append(&mut self, records: &[u8]) -> Result<(), JournalError> {
         if self.broken {
-            return Err(JournalError::Broken(self.directory.clone()));
+            return Err(JournalError::Broken(self.lock.directory.clone()));
         }
         let written = self.file.write_all(records).and_then(|()| self.file.sync_data());
         match written {
@@ -117,14 +142,14 @@ impl JournalFile {
                     .and_then(|()| self.file.seek(SeekFrom::Start(self.length)))
                     .and_then(|_| self.file.sync_data());
                 self.broken = undone.is_err();
-                Err(failure("write to", &self.directory, source))
+                Err(failure("write to", &self.lock.directory, source))
             }
         }
     }
 
     /// Rewrites it without the records of jobs that are over and not among `kept`. A crash leaves the old one or the new.
     pub(super) fn keep_only(&mut self, kept: &BTreeSet<String>) -> Result<(), JournalError> {
-        let directory = self.directory.clone();
+        let directory = self.lock.directory.clone();
         let failed = |operation| move |source| failure(operation, &directory, source);
         let mut bytes = Vec::new();
         self.file.seek(SeekFrom::Start(0)).map_err(failed.clone()("read"))?;
@@ -133,12 +158,12 @@ impl JournalFile {
             .read_to_end(&mut bytes)
             .map_err(failed.clone()("read"))?;
         let smaller = record::only(&bytes, kept);
-        let next = self.directory.join(NEXT_NAME);
+        let next = self.lock.directory.join(NEXT_NAME);
         let rewritten = options().create(true).truncate(true).open(&next).and_then(|mut file| {
             file.write_all(&smaller)?;
             file.sync_all()?;
-            fs::rename(&next, self.directory.join(FILE_NAME))?;
-            sync_directory(&self.directory)?;
+            fs::rename(&next, self.lock.directory.join(FILE_NAME))?;
+            sync_directory(&self.lock.directory)?;
             Ok(file)
         });
         match rewritten {
@@ -148,7 +173,7 @@ impl JournalFile {
             }
             Err(source) => {
                 self.file.seek(SeekFrom::Start(self.length)).map_err(failed("read"))?;
-                Err(failure("rewrite", &self.directory, source))
+                Err(failure("rewrite", &self.lock.directory, source))
             }
         }
     }
@@ -162,16 +187,6 @@ fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true).mode(0o600).custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits());
     options
-}
-
-fn lock(directory: &Path) -> Result<File, JournalError> {
-    let failed = |source| failure("lock", directory, source);
-    let file = options().create(true).truncate(false).open(directory.join(LOCK_NAME)).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(JournalError::InUse(directory.to_owned())),
-        Err(TryLockError::Error(source)) => Err(failed(source)),
-    }
 }
 
 /// A name is on the disk once its directory is.
@@ -195,21 +210,25 @@ mod tests {
         record::ended(&blank_result(&Job::sample(job, 1)), 2, u64::MAX).unwrap()
     }
 
+    fn opened(directory: &Path) -> (JournalFile, Replay) {
+        JournalFile::open(JournalLock::take(directory).unwrap()).unwrap()
+    }
+
     fn jobs(directory: &Path) -> Vec<String> {
-        JournalFile::open(directory).unwrap().1.jobs.into_keys().collect()
+        opened(directory).1.jobs.into_keys().collect()
     }
 
     #[test]
     fn journal_opened_again_has_what_was_appended_and_not_the_half_record_at_its_end() {
         let directory = tempfile::tempdir().unwrap();
-        let (mut journal, replay) = JournalFile::open(&directory.path().join("deep/er")).unwrap();
+        let (mut journal, replay) = opened(&directory.path().join("deep/er"));
         assert!(replay.jobs.is_empty());
         journal.append(&begin("a")).unwrap();
         drop(journal);
         let place = directory.path().join("deep/er");
         let half = &begin("b")[..20];
         OpenOptions::new().append(true).open(place.join(FILE_NAME)).unwrap().write_all(half).unwrap();
-        let (mut journal, replay) = JournalFile::open(&place).unwrap();
+        let (mut journal, replay) = opened(&place);
         assert_eq!(replay.jobs.keys().collect::<Vec<_>>(), ["a"]);
         journal.append(&begin("c")).unwrap();
         drop(journal);
@@ -219,23 +238,23 @@ mod tests {
     #[test]
     fn journal_of_a_daemon_that_lives_is_not_opened() {
         let directory = tempfile::tempdir().unwrap();
-        let held = JournalFile::open(directory.path()).unwrap();
-        assert!(matches!(JournalFile::open(directory.path()), Err(JournalError::InUse(_))));
+        let held = opened(directory.path());
+        assert!(matches!(JournalLock::take(directory.path()), Err(JournalError::InUse(_))));
         drop(held);
-        JournalFile::open(directory.path()).unwrap();
+        opened(directory.path());
     }
 
     #[test]
     fn journal_that_is_rewritten_forgets_what_is_over_and_goes_on() {
         let directory = tempfile::tempdir().unwrap();
-        let (mut journal, _) = JournalFile::open(directory.path()).unwrap();
+        let (mut journal, _) = opened(directory.path());
         journal.append(&[begin("a"), begin("b"), end("a"), begin("c"), end("c")].concat()).unwrap();
         let before = journal.length();
         journal.keep_only(&BTreeSet::from(["c".to_owned()])).unwrap();
         assert!(journal.length() < before);
         journal.append(&end("b")).unwrap();
         drop(journal);
-        let (_journal, replay) = JournalFile::open(directory.path()).unwrap();
+        let (_journal, replay) = opened(directory.path());
         let over: Vec<_> =
             replay.jobs.iter().map(|(job, known)| (job.as_str(), known.ended.is_some())).collect();
         assert_eq!(over, [("b", true), ("c", true)]);
@@ -244,7 +263,7 @@ mod tests {
     #[test]
     fn write_that_fails_leaves_what_was_there() {
         let directory = tempfile::tempdir().unwrap();
-        let (mut journal, _) = JournalFile::open(directory.path()).unwrap();
+        let (mut journal, _) = opened(directory.path());
         journal.append(&begin("a")).unwrap();
         // A descriptor that may not write stands for a disk that cannot.
         let good =

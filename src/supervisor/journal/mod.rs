@@ -13,15 +13,14 @@ mod record;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use stockade_wire::job::{Blame, JobResult, Outcome, Verdict};
 use tokio::sync::Mutex;
 
-pub use self::file::JournalError;
 use self::file::JournalFile;
+pub use self::file::{JournalError, JournalLock};
 use self::record::BARE_END_BYTES_MAX;
 pub(crate) use self::record::{Accepted, Known};
 use super::job::outcome;
@@ -53,13 +52,13 @@ struct Writer {
 }
 
 impl Journal {
-    /// Opens the journal in `directory`, ends what was not over when the last daemon was, and gives what it knows of every
+    /// Opens the journal in the directory of `lock`, ends what was not over when the last daemon was, and gives what it knows of every
     /// job. Blocks on the disk; at the start, before anything is accepted.
     ///
     /// # Errors
-    /// When it cannot be read or written, or another daemon has it.
-    pub(crate) fn open(directory: &Path, bytes_max: u64) -> Result<(Self, Vec<Known>), JournalError> {
-        let (mut file, mut replay) = JournalFile::open(directory)?;
+    /// When it cannot be read or written.
+    pub(crate) fn open(lock: JournalLock, bytes_max: u64) -> Result<(Self, Vec<Known>), JournalError> {
+        let (mut file, mut replay) = JournalFile::open(lock)?;
         let cut_off: Vec<String> = replay
             .jobs
             .values()
@@ -225,6 +224,8 @@ pub(crate) fn now_ms() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::sealed::SealedFile;
 
@@ -240,6 +241,10 @@ mod tests {
             (Verdict::Internal, Some("output"))
         );
         assert!(result.outcome.message.unwrap().contains("of 7 bytes"));
+    }
+
+    fn opened(directory: &Path, bytes_max: u64) -> (Journal, Vec<Known>) {
+        Journal::open(JournalLock::take(directory).unwrap(), bytes_max).unwrap()
     }
 
     fn begin(job: &str) -> Accepted {
@@ -259,7 +264,7 @@ mod tests {
     }
 
     fn reasons(directory: &Path) -> Vec<(String, String)> {
-        let (_journal, known) = Journal::open(directory, 1 << 30).unwrap();
+        let (_journal, known) = opened(directory, 1 << 30);
         let reason = |known: Known| {
             let whole = known.result.map(|result| result.outcome);
             let outcome = whole.or(known.ended.map(|ended| ended.outcome)).unwrap();
@@ -275,7 +280,7 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn job_cut_off_gets_one_end_that_stays() {
         let directory = tempfile::tempdir().unwrap();
-        let (journal, known) = Journal::open(directory.path(), 1 << 30).unwrap();
+        let (journal, known) = opened(directory.path(), 1 << 30);
         assert!(known.is_empty());
         for job in ["a", "b"] {
             journal.accept(begin(job)).await.unwrap();
@@ -293,7 +298,7 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn many_at_once_are_all_on_the_disk_when_they_are_told_so() {
         let directory = tempfile::tempdir().unwrap();
-        let (journal, _) = Journal::open(directory.path(), 1 << 30).unwrap();
+        let (journal, _) = opened(directory.path(), 1 << 30);
         let jobs: Vec<String> = (0..50).map(|number| format!("job{number:02}")).collect();
         let local = tokio::task::LocalSet::new();
         let journal = std::rc::Rc::new(journal);
@@ -316,7 +321,7 @@ mod tests {
     async fn journal_without_room_keeps_ends_and_drops_output_until_it_is_rewritten() {
         let directory = tempfile::tempdir().unwrap();
         let room = 6 * BARE_END_BYTES_MAX;
-        let (journal, _) = Journal::open(directory.path(), room).unwrap();
+        let (journal, _) = opened(directory.path(), room);
         let mut number = 0;
         while journal.has_room() {
             let job = format!("{number:03}");

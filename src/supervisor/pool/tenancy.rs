@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use stockade_wire::worker::{Ending, LinkFault, RunReport, TrapCode};
+use stockade_wire::worker::{Ending, LinkFault, RunReport, ScriptFault, TrapCode};
 
 use super::growth::Growth;
 use crate::config;
@@ -86,9 +86,9 @@ pub(super) fn is_harmless(report: &RunReport) -> bool {
         | Ending::Interrupted
         | Ending::OutOfFuel
         | Ending::MemoryRefused(_)
-        | Ending::SetupFailed(_)
-        // Scripts run in processes of their own.
-        | Ending::Script(..) => false,
+        | Ending::SetupFailed(_) => false,
+        // The engine's own word, which ends a script in order; not where it was at the end of its stack or memory.
+        Ending::Script(fault, _) => !matches!(fault, ScriptFault::OutOfMemory | ScriptFault::StackOverflow),
     }
 }
 
@@ -165,6 +165,10 @@ mod tests {
             (Ending::OutOfFuel, false),
             (Ending::MemoryRefused(1), false),
             (Ending::SetupFailed(text()), false),
+            (Ending::Script(ScriptFault::Thrown, Box::default()), true),
+            (Ending::Script(ScriptFault::Syntax, Box::default()), true),
+            (Ending::Script(ScriptFault::OutOfMemory, Box::default()), false),
+            (Ending::Script(ScriptFault::StackOverflow, Box::default()), false),
         ] {
             let report = RunReport {
                 ending: ending.clone(),

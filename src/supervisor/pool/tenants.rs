@@ -23,13 +23,16 @@ struct Sharing {
     uid: u32,
     tenant: String,
     key: Key,
+    /// It is the JavaScript engine, and not what somebody submitted, be it the same module.
+    engine: bool,
     memory_bytes: u64,
 }
 
 impl Sharing {
     fn of(need: &Need<'_>) -> Option<Self> {
         let (tenant, (key, _)) = (need.tenant?, need.module?);
-        Some(Self { uid: need.caller.uid, tenant: tenant.to_owned(), key, memory_bytes: need.memory_bytes })
+        let Need { caller, engine, memory_bytes, .. } = *need;
+        Some(Self { uid: caller.uid, tenant: tenant.to_owned(), key, engine, memory_bytes })
     }
 }
 
@@ -248,6 +251,7 @@ mod tests {
             uid,
             tenant: tenant.to_owned(),
             key,
+            engine: false,
             memory_bytes,
         };
         let one = sharing(1, "uid:1", key(1, false), 1 << 20);
@@ -261,5 +265,6 @@ mod tests {
         ] {
             assert_ne!(one, other);
         }
+        assert_ne!(one, Sharing { engine: true, ..one.clone() });
     }
 }

@@ -3,12 +3,23 @@
 // A request and an answer are the same: four bytes of length, little-endian, then so many bytes.
 'use strict';
 const { fork } = require('node:child_process');
+const fs = require('node:fs');
 const net = require('node:net');
 const path = require('node:path');
 const [kind, job, socket] = process.argv.slice(2);
 
 // The same script for all: what comes in is `input`, what it evaluates to goes out.
-const script = job === 'noop' ? '""' : 'input.toUpperCase()';
+const scripts = {
+  noop: () => '""',
+  upper: () => 'input.toUpperCase()',
+  transform: () => `JSON.stringify((${transform()})(JSON.parse(input)))`,
+};
+const script = scripts[job]();
+
+function transform() {
+  // On a line of its own the comment in front of it would do no harm, but it may have none in front of it here.
+  return fs.readFileSync(path.join(__dirname, 'transform.js'), 'utf8').replace(/^\/\/.*\n/, '');
+}
 
 const kinds = {
   // A process for each job, as Node makes them; nothing confines it.

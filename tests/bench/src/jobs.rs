@@ -16,6 +16,12 @@ pub const UPPER: &str = include_str!("../rivals/upper.wat");
 /// Computes for some milliseconds: [`SPIN_ROUNDS`] steps of a generator of numbers.
 pub const SPIN: &str = include_str!("../rivals/spin.wat");
 
+/// An expression of JavaScript: a function from an order to its sums.
+pub const TRANSFORM: &str = include_str!("../rivals/transform.js");
+
+/// Lines of the order that [`TRANSFORM`] is given: about 1 KiB of them.
+const ORDER_LINES: u64 = 23;
+
 /// Never ends.
 pub const ENDLESS: &str =
     r#"(module (memory (export "memory") 1) (func (export "_start") (loop $again (br $again))))"#;
@@ -33,6 +39,8 @@ pub enum Job {
     Spin,
     /// [`NOOP`] in a module that was never seen before.
     Cold,
+    /// [`TRANSFORM`] on 1 KiB of JSON.
+    Transform,
 }
 
 impl Job {
@@ -45,6 +53,7 @@ impl Job {
             Self::Upper1M => "upper-1m",
             Self::Spin => "spin",
             Self::Cold => "cold",
+            Self::Transform => "js-transform",
         }
     }
 
@@ -57,6 +66,7 @@ impl Job {
             Self::Upper1M => "1 MiB in, 1 MiB out",
             Self::Spin => "fixed computation",
             Self::Cold => "no-op in a module never seen before",
+            Self::Transform => "JavaScript, 1 KiB of JSON transformed",
         }
     }
 
@@ -64,6 +74,7 @@ impl Job {
     #[must_use]
     pub fn input(self) -> Vec<u8> {
         let length = match self {
+            Self::Transform => return order().into_bytes(),
             Self::Upper1K => 1 << 10,
             Self::Upper1M => 1 << 20,
             Self::Noop | Self::Spin | Self::Cold => 0,
@@ -76,6 +87,7 @@ impl Job {
     pub fn output(self) -> Vec<u8> {
         match self {
             Self::Spin => b"1488053888\n".to_vec(),
+            Self::Transform => sums().into_bytes(),
             _ => self.input().to_ascii_uppercase(),
         }
     }
@@ -87,8 +99,15 @@ impl Job {
             Self::Noop => NOOP.to_owned(),
             Self::Upper1K | Self::Upper1M => UPPER.to_owned(),
             Self::Spin => SPIN.to_owned(),
+            Self::Transform => format!("({})(input)", TRANSFORM.trim_end()),
             Self::Cold => NOOP.replacen("(module", &format!("(module (global i64 (i64.const {number}))"), 1),
         }
+    }
+
+    /// Whether it is a script, which is submitted with each job and has no digest to be named by.
+    #[must_use]
+    pub const fn is_script(self) -> bool {
+        matches!(self, Self::Transform)
     }
 
     /// As it is submitted.
@@ -100,6 +119,31 @@ impl Job {
         submission.tenant = (isolation == Some(Isolation::Tenant)).then(|| "bench".to_owned());
         submission
     }
+}
+
+/// SKU, quantity and price of the order's lines; every fourth is of nothing.
+fn order_lines() -> impl Iterator<Item = (String, u64, u64)> {
+    (0..ORDER_LINES).map(|number| (format!("part-{number:02}"), number % 4, 100 + 7 * number))
+}
+
+fn order() -> String {
+    let line = |(sku, quantity, cents): (String, u64, u64)| {
+        format!(r#"{{"sku":"{sku}","quantity":{quantity},"cents":{cents}}}"#)
+    };
+    let lines: Vec<String> = order_lines().map(line).collect();
+    format!(r#"{{"customer":" Ada Lovelace ","lines":[{}]}}"#, lines.join(","))
+}
+
+/// What [`TRANSFORM`] makes of [`order`].
+fn sums() -> String {
+    let ordered = || order_lines().filter(|(_, quantity, _)| *quantity > 0);
+    let line = |(sku, quantity, cents): (String, u64, u64)| {
+        format!(r#"{{"sku":"{}","cents":{}}}"#, sku.to_ascii_uppercase(), quantity * cents)
+    };
+    let lines: Vec<String> = ordered().map(line).collect();
+    let net: u64 = ordered().map(|(_, quantity, cents)| quantity * cents).sum();
+    let tax = net * 19 / 100;
+    format!(r#"{{"customer":"ADA LOVELACE","lines":[{}],"net":{net},"tax":{tax}}}"#, lines.join(","))
 }
 
 /// A job that has nothing but this module.

@@ -78,11 +78,54 @@ pub fn of(rows: &[Row]) -> Vec<Ratio> {
             Wanted::Nothing,
         ),
     ];
+    ratios.extend(of_scripts(&found));
+    ratios.extend(of_rivals(rows, &found));
+    ratios
+}
+
+/// What is asked of scripts.
+fn of_scripts(found: &Found<'_>) -> Vec<Ratio> {
+    vec![
+        ratio(
+            "js-fresh-p50-us",
+            "fresh, JavaScript, median, µs",
+            found.p50("stockade.fresh.js-transform"),
+            Wanted::AtMost(300.0),
+        ),
+        ratio(
+            "js-tenant-p50-us",
+            "tenant, JavaScript, median, µs",
+            found.p50("stockade.tenant.js-transform"),
+            Wanted::AtMost(150.0),
+        ),
+        ratio(
+            "js-per-second",
+            "fresh, JavaScript, scripts a second at most",
+            found.figures("stockade.fresh.js-transform").and_then(Figures::per_second_most),
+            Wanted::AtLeast(2_500.0),
+        ),
+        ratio(
+            "js-idle-worker-kib",
+            "private memory of one idle worker with the engine, KiB",
+            found.figures("stockade.fresh.js-transform").and_then(|figures| figures.worker_private_kib),
+            Wanted::AtMost(1536.0),
+        ),
+    ]
+}
+
+/// What others take for the same job.
+fn of_rivals(rows: &[Row], found: &Found<'_>) -> Vec<Ratio> {
+    let mut ratios = Vec::new();
     for row in rows.iter().filter(|row| row.id.starts_with("rival.")) {
         let job = row.id.rsplit('.').next().unwrap_or_default();
         let ours = found.p50(&format!("stockade.fresh.{}", if job == "true" { "noop" } else { job }));
-        // What is promised is about a sandboxed process for each job.
-        let wanted = if row.id.starts_with("rival.bwrap") { Wanted::AtLeast(40.0) } else { Wanted::Nothing };
+        // What is promised is about a sandboxed process for each job, and about a heap for each script.
+        let wanted = match row.id.as_str() {
+            "rival.bwrap-node.js-transform" => Wanted::AtLeast(150.0),
+            "rival.isolated-vm-fresh.js-transform" => Wanted::AtLeast(4.0),
+            id if id.starts_with("rival.bwrap") => Wanted::AtLeast(40.0),
+            _ => Wanted::Nothing,
+        };
         let theirs = row.figures.as_ref().and_then(|figures| figures.p50_us);
         ratios.push(ratio(
             &format!("{}-to-fresh", row.id),

@@ -112,14 +112,14 @@ fn of_stockade() -> Vec<Planned> {
         ("in-process", None, IN_PROCESS),
     ];
     for (kind, isolation, settings) in kinds {
-        for job in [Job::Noop, Job::Upper1K, Job::Upper1M, Job::Spin, Job::Cold] {
+        for job in [Job::Noop, Job::Upper1K, Job::Upper1M, Job::Spin, Job::Cold, Job::Transform] {
             // The same module twice is what tenants' processes are kept for.
             if job == Job::Cold && isolation == Some(Isolation::Tenant) {
                 continue;
             }
             let depth = match job {
                 Job::Noop if settings.is_empty() => Depth::Sustained,
-                Job::Noop | Job::Upper1K => Depth::Clients,
+                Job::Noop | Job::Upper1K | Job::Transform => Depth::Clients,
                 _ => Depth::Latency,
             };
             let asked = Asked { job, isolation, settings, depth };

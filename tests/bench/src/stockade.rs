@@ -93,8 +93,17 @@ pub fn measure(program: &Path, effort: &Effort, asked: &Asked) -> io::Result<Mea
 }
 
 fn introduced(daemon: &Daemon<'_>, asked: &Asked) -> io::Result<Submission> {
-    let submission = asked.job.submission(asked.isolation);
-    Connection::open(daemon.socket())?.introduce(&submission, &asked.job.output())
+    introduce(&mut Connection::open(daemon.socket())?, asked)
+}
+
+/// Runs the job once, and gives back what names its module by its digest, if that can be.
+fn introduce(client: &mut Connection, asked: &Asked) -> io::Result<Submission> {
+    let (submission, expected) = (asked.job.submission(asked.isolation), asked.job.output());
+    if asked.job.is_script() {
+        completed(&*client.run(&submission)?, &expected)?;
+        return Ok(submission);
+    }
+    client.introduce(&submission, &expected)
 }
 
 /// One at a time; what a job costs all of the daemon's processes, and what an idle worker takes meanwhile.
@@ -118,7 +127,7 @@ fn latency(daemon: &Daemon<'_>, effort: &Effort, asked: &Asked, given: &Given) -
         one_at_a_time_from(&effort.few(), request, begin)?
     } else if asked.job == Job::Upper1M {
         let input = asked.job.input();
-        let job = client.introduce(&asked.job.submission(asked.isolation), &expected)?;
+        let job = introduce(&mut client, asked)?;
         let mut client = beside::Connection::open(daemon.socket())?;
         let request = || {
             given.note(&*client.run(&job, &input, &expected)?);
@@ -126,7 +135,7 @@ fn latency(daemon: &Daemon<'_>, effort: &Effort, asked: &Asked, given: &Given) -
         };
         one_at_a_time_from(effort, request, begin)?
     } else {
-        let job = client.introduce(&asked.job.submission(asked.isolation), &expected)?;
+        let job = introduce(&mut client, asked)?;
         let prepared = Prepared::new(&job, expected)?;
         let request = || {
             given.note(&*client.run_prepared(&prepared)?);

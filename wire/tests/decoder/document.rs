@@ -48,10 +48,15 @@ fn shapes() -> Shapes {
 fn document_lists_every_structure_field_by_field() {
     let (sections, shapes) = (sections(), shapes());
     assert!(shapes.structs.len() >= 10, "{:?}", shapes.structs.keys());
-    for (name, fields) in shapes.structs {
+    for (name, fields) in &shapes.structs {
         let section = sections.get(name).unwrap_or_else(|| panic!("no section on {name}"));
         let documented: Vec<_> = section.iter().flat_map(|row| quoted(row[0])).collect();
-        assert_eq!(documented, fields, "fields of {name}");
+        assert_eq!(&documented, fields, "fields of {name}");
+        for (field, row) in fields.iter().zip(section) {
+            let kind =
+                shapes.types.get(&(name, None, *field)).unwrap_or_else(|| panic!("{name}.{field} not seen"));
+            assert_eq!(row[1], kind, "type of {name}.{field}");
+        }
     }
 }
 
@@ -59,13 +64,20 @@ fn document_lists_every_structure_field_by_field() {
 fn document_lists_every_enumeration_tag_by_tag() {
     let (sections, shapes) = (sections(), shapes());
     assert!(shapes.enums.len() >= 10, "{:?}", shapes.enums.keys());
-    for (name, variants) in shapes.enums {
+    for (name, variants) in &shapes.enums {
         let section = sections.get(name).unwrap_or_else(|| panic!("no section on {name}"));
         assert_eq!(section.len(), variants.len(), "variants of {name}");
         for (tag, (row, variant)) in section.iter().zip(variants).enumerate() {
             assert_eq!((row[0], row[1]), (&*tag.to_string(), &*format!("`{variant}`")), "in {name}");
             let fields = shapes.variants.get(&(name, tag)).cloned().unwrap_or_default();
-            assert_eq!(quoted(row.get(2).copied().unwrap_or_default()), fields, "fields of {name} {variant}");
+            let listed = row.get(2).copied().unwrap_or_default();
+            assert_eq!(quoted(listed), fields, "fields of {name} {variant}");
+            for field in fields {
+                let kind = &shapes.types[&(*name, Some(tag), field)];
+                let (_, after) = listed.split_once(&format!("`{field}` ")).unwrap();
+                let documented = after.split([',', '(']).next().unwrap().trim();
+                assert_eq!(documented, kind, "type of {name} {variant}.{field}");
+            }
         }
     }
 }
@@ -100,7 +112,7 @@ fn document_examples_are_the_bytes_of_the_codec() {
         tenant: None,
         require: Vec::new(),
         traceparent: None,
-        request_id: None,
+        request_id: Some("r-1".into()),
         purpose: Purpose::Run,
     };
     let beside =

@@ -4,6 +4,7 @@
 //! Never: keeps anything of a job: whatever was made for one is gone before its report is sent.
 
 use std::os::fd::OwnedFd;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use stockade_sys::artifact::LoadedArtifact;
@@ -13,7 +14,8 @@ use wasmtime::{Engine, InstancePre};
 use wasmtime_wasi::p2::bindings::CommandPre;
 
 use super::entry::{self, Entry};
-use super::link::{choose_entry, command_may_be_entered, link_command, link_module, open};
+use super::link::{choose_entry, command_may_be_entered, link_command, link_engine, link_module, open};
+use super::script::{Image, Script};
 use super::stack::Stack;
 use super::{
     DEADLINE_MAX, Host, Interruption, Loaded, Program, Stdio, largest_memory_bytes, not_loaded, run, runtime,
@@ -33,13 +35,22 @@ pub(crate) struct Kept {
 }
 
 enum Held {
-    Core { pre: InstancePre<Host>, stack: Stack, usual_entry: Option<Entry> },
+    Core {
+        pre: InstancePre<Host>,
+        stack: Stack,
+        usual_entry: Option<Entry>,
+    },
     Component(CommandPre<Host>),
+    /// The JavaScript engine, and what setting it up left, once it was.
+    Engine(InstancePre<Host>, Arc<OnceLock<Image>>),
 }
 
 impl Held {
-    fn link(warm: &Warm, artifact: OwnedFd) -> Result<Self, Ending> {
+    fn link(warm: &Warm, order: &RunOrder, artifact: OwnedFd) -> Result<Self, Ending> {
         let variant = warm.variant(false);
+        if order.script.is_some() {
+            return Ok(Self::Engine(link_engine(variant, artifact)?, Arc::default()));
+        }
         match open(variant, artifact)? {
             LoadedArtifact::Module(module) => {
                 let stack = Stack::of(&module, warm.thread_has_room());
@@ -50,16 +61,24 @@ impl Held {
         }
     }
 
-    fn program(&self, order: &RunOrder) -> Result<Program, Ending> {
-        match self {
-            Self::Core { pre, stack, usual_entry } => {
+    fn program(&self, order: &RunOrder, deadline: Instant) -> Result<Program, Ending> {
+        match (self, &order.script) {
+            (Self::Engine(pre, image), Some(script)) => Ok(Program::Script {
+                engine: pre.clone(),
+                script: Script::new(order, script, deadline),
+                image: Some(Arc::clone(image)),
+            }),
+            (Self::Engine(..), None) | (Self::Core { .. } | Self::Component(_), Some(_)) => {
+                Err(Ending::SetupFailed("the job is not for what the worker that stays has".to_owned()))
+            }
+            (Self::Core { pre, stack, usual_entry }, None) => {
                 let entry = match usual_entry {
                     Some(entry) if order.entry.is_none() && order.arguments.is_empty() => entry.clone(),
                     _ => choose_entry(pre.module(), order)?,
                 };
                 Ok(Program::Core { pre: pre.clone(), entry, stack: *stack })
             }
-            Self::Component(pre) => {
+            (Self::Component(pre), None) => {
                 command_may_be_entered(order)?;
                 Ok(Program::Component(pre.clone()))
             }
@@ -68,7 +87,7 @@ impl Held {
 
     fn largest_memory_bytes(&self) -> u64 {
         largest_memory_bytes(match self {
-            Self::Core { pre, .. } => Some(pre.module().resources_required()),
+            Self::Core { pre, .. } | Self::Engine(pre, _) => Some(pre.module().resources_required()),
             Self::Component(pre) => pre.instance_pre().component().resources_required(),
         })
     }
@@ -84,7 +103,7 @@ impl Kept {
         if order.limits.fuel.is_some() {
             return Err(Ending::SetupFailed("a module that counts fuel does not stay".to_owned()));
         }
-        let held = Held::link(warm, artifact)?;
+        let held = Held::link(warm, order, artifact)?;
         let memory_bytes_max = order.limits.memory_bytes.min(warm.settings().memory_bytes_max);
         let largest_memory_bytes = held.largest_memory_bytes();
         if largest_memory_bytes > memory_bytes_max {
@@ -97,7 +116,7 @@ impl Kept {
     /// The engine whose epoch ends its guests.
     pub(crate) fn engine(&self) -> &Engine {
         match &self.held {
-            Held::Core { pre, .. } => pre.module().engine(),
+            Held::Core { pre, .. } | Held::Engine(pre, _) => pre.module().engine(),
             Held::Component(pre) => pre.engine(),
         }
     }
@@ -121,9 +140,9 @@ impl Kept {
             let message = "the job's limits are not those of the worker that stays";
             return Err(Ending::SetupFailed(message.to_owned()));
         }
-        let program = self.held.program(order)?;
         let wanted = Duration::from_micros(order.limits.deadline_us).min(DEADLINE_MAX);
         let deadline = received + wanted;
+        let program = self.held.program(order, deadline)?;
         let runtime = match program.stack() {
             Stack::Thread => None,
             Stack::Fiber => Some(runtime().map_err(|error| setup(&error))?),

@@ -218,7 +218,7 @@ impl Prepared {
         }
         let program = match (&order.script, usual_entry) {
             (Some(script), _) if engine => {
-                Program::Script { engine: pre, script: Script::new(order, script, deadline) }
+                Program::Script { engine: pre, script: Script::new(order, script, deadline), image: None }
             }
             (None, Some(entry)) if order.entry.is_none() && order.arguments.is_empty() => {
                 Program::Core { pre, entry, stack }

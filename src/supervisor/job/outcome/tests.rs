@@ -205,4 +205,12 @@ fn failure_after_a_refused_growth_is_out_of_memory() {
         let outcome = judge(&Evidence { report: Some(&report), ..evidence(Exit::Code(0)) });
         assert_eq!(outcome.verdict, verdict);
     }
+    let thrown =
+        ScriptError { name: "TypeError".to_owned(), message: "m".to_owned(), ..ScriptError::default() };
+    let ending = Ending::Script(ScriptFault::Thrown, Box::new(thrown));
+    let report = RunReport { growth_refused: true, ..report(ending) };
+    let outcome = judge(&Evidence { report: Some(&report), ..evidence(Exit::Code(0)) });
+    assert_eq!((outcome.verdict, outcome.reason.as_deref()), (Verdict::OutOfMemory, Some(MEMORY_LIMIT)));
+    let message = outcome.message.unwrap();
+    assert!(message.starts_with("TypeError: m: ") && message.contains("--memory"), "{message}");
 }

@@ -19,6 +19,9 @@ const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/rivals");
 /// The jobs that all are given.
 const JOBS: [Job; 2] = [Job::Noop, Job::Upper1K];
 
+/// And those that run JavaScript.
+const JOBS_OF_JAVASCRIPT: [Job; 3] = [Job::Noop, Job::Upper1K, Job::Transform];
+
 /// Clients of the closed loops.
 pub(crate) const CLIENTS: [u64; 2] = [1, 8];
 
@@ -114,7 +117,7 @@ pub fn rows() -> Vec<Planned> {
             },
         ));
     }
-    for job in JOBS {
+    for job in JOBS_OF_JAVASCRIPT {
         rows.push(Planned::new(id("bwrap-node", job), what("bwrap + Node", job), move |bench| {
             let bwrap = bench.tools.need("bwrap", bench.tools.bwrap())?;
             let node = bench.tools.need("node", bench.tools.node())?;
@@ -128,7 +131,8 @@ pub fn rows() -> Vec<Planned> {
         (Kind::Workerd, "workerd, HTTP over a Unix socket"),
         (Kind::WasmtimeServe, "wasmtime serve, HTTP over loopback"),
     ] {
-        rows.extend(JOBS.map(|job| {
+        let jobs = if kind == Kind::WasmtimeServe { JOBS.as_slice() } else { &JOBS_OF_JAVASCRIPT };
+        rows.extend(jobs.iter().map(|&job| {
             Planned::new(id(kind.id(), job), what(words, job), move |bench| served(bench, kind, job))
         }));
     }
@@ -148,8 +152,8 @@ fn served(bench: &crate::rows::Bench, kind: Kind, job: Job) -> Result<crate::row
     }
     let server = server::start(program, kind, job, &isolate)?;
     Ok(match kind.speech() {
-        Speech::Framed => server.measure(&bench.effort, job, kind.isolation(), || server.framed(job))?,
-        Speech::Http => server.measure(&bench.effort, job, kind.isolation(), || server.http(job))?,
+        Speech::Framed => server.measure(&bench.effort, kind.isolation(), || server.framed(job))?,
+        Speech::Http => server.measure(&bench.effort, kind.isolation(), || server.http(job))?,
     })
 }
 

@@ -56,7 +56,11 @@ pub(super) fn wasmtime(bwrap: &Path, wasmtime: &Path, job: Job) -> io::Result<(T
 
 /// The job's script in Node in bubblewrap.
 pub(super) fn node(bwrap: &Path, node: &Path, job: Job) -> CommandLine {
-    let script = if job == Job::Noop { "node_job_noop.js" } else { "node_job_upper.js" };
+    let script = match job {
+        Job::Noop => "node_job_noop.js",
+        Job::Transform => "node_job_transform.js",
+        _ => "node_job_upper.js",
+    };
     bubble(bwrap, [node.to_string_lossy().into_owned(), format!("{SOURCES}/{script}")])
 }
 

@@ -81,7 +81,7 @@ fn missing(result: &JobResult, layer: Layer) -> Option<&MissingLayer> {
 /// What `doctor` finds. It has an event loop of its own, so it needs a thread of its own.
 fn examined(config: Config) -> Examination {
     let executable = PathBuf::from(env!("CARGO_BIN_EXE_stockade-hostile"));
-    let startup = Startup { config, executable, own_files: Vec::new() };
+    let startup = Startup { executable, ..Startup::new(config) };
     std::thread::spawn(move || doctor::examine(&startup, "/no/such/socket".as_ref())).join().unwrap()
 }
 
@@ -97,11 +97,7 @@ fn found(examination: &Examination, layer: Layer) -> (bool, &str) {
 fn by_somebody() -> Startup {
     let mut config = config();
     config.cache.directory = None;
-    Startup {
-        config,
-        executable: PathBuf::from(env!("CARGO_BIN_EXE_stockade-hostile")),
-        own_files: Vec::new(),
-    }
+    Startup { executable: PathBuf::from(env!("CARGO_BIN_EXE_stockade-hostile")), ..Startup::new(config) }
 }
 
 #[test]

@@ -117,9 +117,20 @@ fn templates_are_never_more_than_allowed_and_the_least_used_gives_way() {
         config.pool.templates_max = 1;
         let rig = Rig::start_with(config).await;
         hold(&rig, HONEST).await;
+        let first = named(TEMPLATE);
+        assert_eq!(first.len(), 1, "{first:?}");
         let other = format!("{HONEST} ;; another");
-        eventually_async(&rig, &other, |before, now| now.starts_prepared > before.starts_prepared).await;
-        assert_eq!(named(TEMPLATE).len(), 1);
+        eventually_async(&rig, &other, |before, now| {
+            assert!(now.templates <= 1, "{now:?}");
+            now.starts_prepared > before.starts_prepared
+        })
+        .await;
+        // The first was told to go before the second was begun; its process may take longer to.
+        eventually("one template, another", || {
+            let there = named(TEMPLATE);
+            there.len() == 1 && there != first
+        })
+        .await;
         rig.end().await;
         assert!(children().is_empty());
     });
