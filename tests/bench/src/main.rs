@@ -92,6 +92,8 @@ fn main() -> ExitCode {
             .map_err(io::Error::other)
             .and_then(|rounds| floors::forks(kind, rounds))
             .map(|()| true),
+        ["echo"] => floors::echo_neighbour(false).map(|()| true),
+        ["echo", "onward"] => floors::echo_neighbour(true).map(|()| true),
         ["drive", program, isolation, clients, seconds] => load(program, isolation, clients, seconds),
         _ => bench(&Arguments::parse()),
     };
