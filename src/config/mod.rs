@@ -100,7 +100,7 @@ pub struct Pool {
     pub warm_max: usize,
     /// Most jobs that run at once.
     pub workers_max: usize,
-    /// How long the supervisor looks for the end of the only job that runs before it sleeps.
+    /// How long the supervisor looks for the end of a tenant worker's job, the only one that runs, before it sleeps.
     pub spin: Duration,
     /// Most compilations at once.
     pub compilers_max: usize,

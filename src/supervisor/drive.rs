@@ -28,10 +28,13 @@ use super::job::ladder::{Cause, Waits};
 use super::job::outcome::{self, Evidence};
 use super::pool::{Lent, Need, Pool, PoolError, Stay};
 use super::run::{self, RunEnd, StopRules};
-use super::worker::{WorkerError, micros_since};
+use super::worker::{Worker, WorkerError, micros_since};
 use super::{Core, Input, blank_result, digest_of, script};
 use crate::job_end::JobEnd;
 use crate::observe::Causes;
+
+/// Input of a job that is not expected to write more than its pipes hold, bytes.
+const SMALL_INPUT_BYTES: u64 = 16 << 10;
 
 /// Workers tried for one job when they die before they have their order.
 const ASSIGN_TRIES: u32 = 3;
@@ -148,6 +151,8 @@ struct Record {
     error: Option<ScriptError>,
     /// A tenant worker had it.
     shared: bool,
+    /// The worker that ran it and runs nothing else, reaped.
+    spent: Option<Worker>,
 }
 
 /// Leads `job` to its result. Never fails: whatever happens is an outcome.
@@ -179,6 +184,9 @@ pub(super) async fn drive(core: Rc<Core>, job: Rc<Job>, payload: Payload) {
     };
     let end = core.record_end(&job, end).await;
     core.finish(&job, end);
+    // Whoever waits for the result has it before the worker's descriptors are closed.
+    tokio::task::yield_now().await;
+    drop(record.spent);
 }
 
 /// The steps. An `Err` is the outcome of a job that had to stop on the way.
@@ -331,6 +339,7 @@ async fn execute(core: &Core, job: &Rc<Job>, work: Work, record: &mut Record) ->
                     grace: job.admitted.limits.grace,
                 },
                 cpu: job.admitted.limits.cpu,
+                small: work.input_bytes.is_some_and(|bytes| bytes <= SMALL_INPUT_BYTES),
                 spin: core.spin(),
             };
             for _ in 0..ASSIGN_TRIES {
@@ -343,8 +352,9 @@ async fn execute(core: &Core, job: &Rc<Job>, work: Work, record: &mut Record) ->
                     continue;
                 }
                 let outcome = conclude(&end, stay.as_mut(), record);
-                if let (Some(stay), Some(report)) = (stay.filter(|_| end.stays), &end.replies.report) {
-                    pool.give_back(worker, stay, report);
+                match (stay.filter(|_| end.stays), &end.replies.report) {
+                    (Some(stay), Some(report)) => pool.give_back(worker, stay, report),
+                    _ => record.spent = Some(worker),
                 }
                 return Ok(outcome);
             }

@@ -204,18 +204,18 @@ impl Streams {
                     told = Some(Cause::Deadline);
                 }
                 ready = self.output.readable(), if output => {
-                    output = ready.is_ok()
+                    output = is_watched(&ready, &mut told)
                         && read(&self.output, &mut turn, |bytes| cut |= !job.add_output(bytes));
                     if cut && told.is_none() {
                         told = Some(Cause::OutputLimit);
                     }
                 }
                 ready = self.stdout.readable(), if stdout => {
-                    stdout = ready.is_ok()
+                    stdout = is_watched(&ready, &mut told)
                         && read(&self.stdout, &mut turn, |bytes| job.log(LogStream::Stdout, bytes));
                 }
                 ready = self.stderr.readable(), if stderr => {
-                    stderr = ready.is_ok()
+                    stderr = is_watched(&ready, &mut told)
                         && read(&self.stderr, &mut turn, |bytes| job.log(LogStream::Stderr, bytes));
                 }
             }
@@ -228,6 +228,15 @@ impl Streams {
         }
         (told, cut)
     }
+}
+
+/// Whether a stream is; a job of which one is not has nobody who reads it.
+fn is_watched(ready: &std::io::Result<()>, told: &mut Option<Cause>) -> bool {
+    if let Err(error) = ready {
+        tracing::error!(%error, "a guest's pipe cannot be watched");
+        told.get_or_insert(Cause::Unwatched);
+    }
+    ready.is_ok()
 }
 
 /// Every layer, and why it is off.

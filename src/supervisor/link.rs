@@ -4,8 +4,10 @@
 //! Never: decides whether a message was allowed; who holds the link does.
 
 use std::cell::RefCell;
+use std::future::pending;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 
 use nix::errno::Errno;
 use serde::Serialize;
@@ -16,7 +18,7 @@ use stockade_wire::limits::LINK_MESSAGE_BYTES_MAX;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::readiness::watch;
+use super::readiness::{watch_shared, watch_writable};
 
 /// Why a message could not be exchanged.
 #[derive(Debug, thiserror::Error)]
@@ -36,9 +38,13 @@ pub(crate) enum ExchangeError {
 }
 
 /// One end of a link that sends `S` and receives `R`.
+///
+/// The runtime knows of it for what there is to receive, and not for room to send: there is room for what a peer is sent,
+/// and each message that one takes out would wake this process to be told so.
 #[derive(Debug)]
 pub(crate) struct Link<S, R> {
-    socket: AsyncFd<OwnedFd>,
+    socket: Rc<OwnedFd>,
+    watched: RefCell<Option<Rc<AsyncFd<Rc<OwnedFd>>>>>,
     says: PhantomData<fn(S)>,
     hears: PhantomData<fn() -> R>,
 }
@@ -50,8 +56,10 @@ impl<S: Serialize, R: DeserializeOwned> Link<S, R> {
     /// When the socket cannot be made non-blocking or registered.
     pub(crate) fn new(socket: OwnedFd) -> Result<Self, ExchangeError> {
         set_nonblocking(&socket).map_err(ExchangeError::Socket)?;
-        let socket = watch(socket).map_err(ExchangeError::Socket)?;
-        Ok(Self { socket, says: PhantomData, hears: PhantomData })
+        let socket = Rc::new(socket);
+        let watched = watch_shared(Rc::clone(&socket)).map_err(ExchangeError::Socket)?;
+        let watched = RefCell::new(Some(Rc::new(watched)));
+        Ok(Self { socket, watched, says: PhantomData, hears: PhantomData })
     }
 
     /// Sends one message with copies of `fds`. Waits while the peer's queue is full.
@@ -60,11 +68,26 @@ impl<S: Serialize, R: DeserializeOwned> Link<S, R> {
     /// When the peer is gone or the message too large.
     pub(crate) async fn send(&self, message: &S, fds: &[BorrowedFd<'_>]) -> Result<(), ExchangeError> {
         let packet = frame::encode(message, LINK_MESSAGE_BYTES_MAX)?;
-        self.socket
-            .async_io(Interest::WRITABLE, |socket| retryable(link::send(socket.as_fd(), &packet, fds)))
+        match link::send(self.socket.as_fd(), &packet, fds) {
+            Err(error) if error.would_block() => self.send_with_room(&packet, fds).await,
+            sent => Ok(sent?),
+        }
+    }
+
+    /// Through a descriptor of its own, which alone is watched for room.
+    async fn send_with_room(&self, packet: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), ExchangeError> {
+        let socket = self.socket.try_clone().and_then(watch_writable).map_err(ExchangeError::Socket)?;
+        socket
+            .async_io(Interest::WRITABLE, |socket| retryable(link::send(socket.as_fd(), packet, fds)))
             .await
             .map_err(ExchangeError::Socket)??;
         Ok(())
+    }
+
+    /// Has the runtime know of it no longer, of whose peer nothing more is waited for: its end alone would wake this process.
+    /// What it says all the same is there for [`Link::receive_now`], and [`Link::receive`] waits for ever.
+    pub(crate) fn unwatch(&self) {
+        self.watched.take();
     }
 
     /// Receives one message and exactly the descriptors it may carry at most; `None` when the peer is gone.
@@ -74,8 +97,8 @@ impl<S: Serialize, R: DeserializeOwned> Link<S, R> {
     /// When the packet is too large, carries too many descriptors or is no message; [`ExchangeError::Unread`] when
     /// the peer died with something of ours unread, after which there may be more to receive.
     pub(crate) async fn receive(&self, fds_max: usize) -> Result<Option<Message<R>>, ExchangeError> {
-        let packet = self
-            .socket
+        let Some(watched) = self.watched.borrow().clone() else { return pending().await };
+        let packet = watched
             .async_io(Interest::READABLE, |socket| receive_packet(socket.as_fd(), fds_max))
             .await
             .map_err(ExchangeError::Socket)?;
@@ -86,9 +109,11 @@ impl<S: Serialize, R: DeserializeOwned> Link<S, R> {
     /// for what comes from now on, and does not try first.
     pub(crate) fn is_empty_now(&self) {
         // Tokio knows what the kernel had told it by the last turn; an answer of "not ready" is how it is told better.
-        let _ = self.socket.try_io(Interest::READABLE, |_| -> std::io::Result<()> {
-            Err(std::io::ErrorKind::WouldBlock.into())
-        });
+        if let Some(watched) = self.watched.borrow().as_ref() {
+            let _ = watched.try_io(Interest::READABLE, |_| -> std::io::Result<()> {
+                Err(std::io::ErrorKind::WouldBlock.into())
+            });
+        }
     }
 
     /// Receives a message that is already there; `None` when there is none.

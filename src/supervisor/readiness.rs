@@ -31,6 +31,15 @@ pub(crate) fn watch_shared(fd: Rc<OwnedFd>) -> std::io::Result<AsyncFd<Rc<OwnedF
     AsyncFd::with_interest(fd, Interest::READABLE)
 }
 
+/// Registers `fd` with the current Tokio runtime for room to write, and nothing else.
+///
+/// # Errors
+/// As for [`watch`].
+#[expect(deprecated, reason = "as for `watch`")]
+pub(crate) fn watch_writable(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(fd, Interest::WRITABLE)
+}
+
 /// Registers `fd` with the current Tokio runtime for what the kernel marks as urgent (`POLLPRI`), and nothing else.
 ///
 /// # Errors

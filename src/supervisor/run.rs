@@ -18,9 +18,10 @@ use super::link::ExchangeError;
 use super::streams::{Turn, left, read, rest};
 use super::worker::Worker;
 
-/// A job that takes no longer has what it wrote read when it is over: its pipes hold 64 KiB each. Registering them with the
-/// runtime and taking them out again would cost it a tenth of what the supervisor does for it.
-const SHORT: Duration = Duration::from_micros(300);
+/// A small job that takes no longer has what it wrote read when it is over: its pipes hold 64 KiB each. Registering them with
+/// the runtime and taking them out again would cost it a tenth of what the supervisor does for it. The runtime's timers
+/// tick in milliseconds.
+const SHORT: Duration = Duration::from_millis(1);
 
 /// Least time between two looks at a worker's CPU time.
 const CPU_CHECK_MIN: Duration = Duration::from_millis(1);
@@ -68,6 +69,8 @@ pub(crate) struct StopRules {
     pub(crate) waits: Waits,
     /// CPU time it may use, counted from the order.
     pub(crate) cpu: Option<Duration>,
+    /// It is not expected to write more than its pipes hold.
+    pub(crate) small: bool,
     /// How long the runtime looks for the worker's answer again and again before it sleeps.
     pub(crate) spin: Duration,
 }
@@ -249,7 +252,7 @@ impl<'a> Course<'a> {
             // Where the clock cannot be read, at once.
             cpu_check: rules.cpu.map(|limit| cpu_before.map_or(started, |_| started + limit)),
             // A worker that stays is registered with the runtime once for all its jobs.
-            watch_from: (!stays).then(|| started + SHORT),
+            watch_from: (rules.small && !stays).then(|| started + SHORT),
             output_cut: false,
             order_unread: false,
             stays,
@@ -268,7 +271,8 @@ impl<'a> Course<'a> {
             }
             let due = earliest(earliest(ladder::due(self.rung), self.cpu_check), self.watch_from);
             let watching = self.watch_from.is_none();
-            let spinning = self.started.elapsed() < self.rules.spin;
+            // For a fresh process another is being made meanwhile, which wants the processor.
+            let spinning = self.stays && self.started.elapsed() < self.rules.spin;
             if due.is_some_and(|due| due <= Instant::now()) {
                 self.tick();
                 continue;
@@ -286,13 +290,13 @@ impl<'a> Course<'a> {
                 }
                 message = worker.link.receive(0), if self.open.link => self.message(message),
                 ready = worker.output.readable(), if watching && self.open.output => {
-                    self.open.output = ready.is_ok() && self.output();
+                    self.open.output = self.is_watched(ready) && self.output();
                 }
                 ready = worker.stdout.readable(), if watching && self.open.stdout => {
-                    self.open.stdout = ready.is_ok() && self.log(LogStream::Stdout);
+                    self.open.stdout = self.is_watched(ready) && self.log(LogStream::Stdout);
                 }
                 ready = worker.stderr.readable(), if watching && self.open.stderr => {
-                    self.open.stderr = ready.is_ok() && self.log(LogStream::Stderr);
+                    self.open.stderr = self.is_watched(ready) && self.log(LogStream::Stderr);
                 }
                 () = sleep_until(due), if due.is_some() => self.tick(),
                 // The runtime looks at its descriptors in between, and does not sleep.
@@ -300,6 +304,15 @@ impl<'a> Course<'a> {
             }
             self.turn.pass_on().await;
         }
+    }
+
+    /// A job whose pipes cannot be watched could wait for them to be read until its time is up.
+    fn is_watched(&mut self, ready: std::io::Result<()>) -> bool {
+        if let Err(error) = &ready {
+            tracing::error!(%error, pid = self.worker.pid(), "a worker's pipe cannot be watched");
+            self.event(Event::Stop(Cause::Unwatched));
+        }
+        ready.is_ok()
     }
 
     /// What the worker wrote before it replied is still in its pipes. Whether that was all.
@@ -368,6 +381,10 @@ impl<'a> Course<'a> {
                     self.event(Event::Stop(Cause::Protocol));
                 } else if !said_before && self.replies.report.is_some() {
                     self.replied = Some(Instant::now());
+                    if !self.stays {
+                        // Its exit is what is waited for now; the link's end comes before, and would be told on its own.
+                        self.worker.link.unwatch();
+                    }
                     if let Some(value) = self.replies.returned.take() {
                         self.output_cut |= !self.job.add_output(&value);
                     }

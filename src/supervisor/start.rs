@@ -280,6 +280,8 @@ async fn pool_of(
             namespaces: config.jail.namespaces,
             other_ids: has_other_ids(),
             require: config.jail.require.iter().copied().collect(),
+            // Where nothing is held ready there are a few forks and no more.
+            huge_pages: config.pool.templates_max > 0,
         },
         forks_max: config.pool.zygote_forks_max,
         filters_around: filters_around().map_err(|error| StartError::Worker(Box::new(error)))?,

@@ -149,7 +149,7 @@ pub(crate) struct Worker {
     /// Its job's module is there already: a template forked it, or it stays.
     pub(crate) has_module: bool,
     /// The program's own pages, which every worker of its zygote has resident from its birth.
-    text_bytes: u64,
+    pub(crate) text_bytes: u64,
     child: Child,
 }
 
@@ -203,17 +203,17 @@ impl Worker {
             rlimits: birth.rlimits,
         };
         let child = zygote.fork(order, theirs, birth.ahead).await?;
-        Self::locked(birth, ours, child, zygote).await
+        Self::locked(birth, ours, (child, zygote.text_bytes()), zygote).await
     }
 
-    /// Takes over a child that was just forked: waits until it reports that it is locked, and checks it from outside.
+    /// Takes over a child that was just forked, with so much of the program on huge pages: waits until it reports that it is locked, and checks it from outside.
     ///
     /// # Errors
     /// As for [`Worker::born`].
     pub(crate) async fn locked(
         birth: &Birth,
         ours: Ends,
-        child: Child,
+        (child, text_bytes): (Child, u64),
         zygote: &Zygote,
     ) -> Result<Self, WorkerError> {
         let Ends { link, output, stdout, stderr } = ours;
@@ -230,7 +230,7 @@ impl Worker {
         };
         inspect(child.pid(), &expected, &report)?;
         let child = in_leaf(child).await?;
-        let (has_module, text_bytes) = (birth.with_module, zygote.text_bytes());
+        let has_module = birth.with_module;
         Ok(Self { link, output, stdout, stderr, report, has_module, text_bytes, child })
     }
 

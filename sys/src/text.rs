@@ -6,10 +6,13 @@
 //! A fork copies no page tables of a mapped file: every page of code that the child runs is a fault, and every one that
 //! the kernel maps around it is taken down again when the child ends. Measured on x86-64 in a virtual machine, that was
 //! a third of a short job's whole CPU time. Pages of a process's own are inherited by a fork as they are, and as huge
-//! pages there are a dozen of them to inherit instead of five thousand. The executable is linked so that no two of its
-//! segments share a huge page's addresses (`build.rs`): each can be rounded up to whole ones. Anonymous memory at the same addresses with
-//! the same bytes and the same protection is the same program; debuggers and profilers that look the addresses up
-//! by file find no file, though.
+//! pages there are a dozen of them to inherit instead of five thousand. Anonymous memory at the same addresses with the same
+//! bytes and the same protection is the same program; debuggers and profilers that look the addresses up by file find no
+//! file, though.
+//!
+//! What is moved are the whole huge pages inside each segment, and not what lies at its ends, unless the linker gave the
+//! segment its huge pages for itself. The product is not linked so: its base would have to be aligned, and of the 28
+//! bits of its address that the kernel draws, 19 would be left.
 
 use std::ffi::c_void;
 use std::num::NonZeroUsize;
@@ -34,9 +37,12 @@ pub enum TextError {
     /// The list of mappings cannot be read.
     #[error("the list of this process's mappings cannot be read")]
     List(#[source] std::io::Error),
-    /// Every mapping of the program shares its huge pages' addresses with another.
-    #[error("the program is not linked for huge pages")]
-    Shared,
+    /// There is no whole huge page in it.
+    #[error("the program is smaller than a huge page")]
+    Small,
+    /// Every fork would be charged for pages that it shares.
+    #[error("the kernel commits memory strictly (vm.overcommit_memory is 2)")]
+    Committed,
     /// A call was refused. Nothing has changed.
     #[error("{call} for huge pages failed")]
     Refused {
@@ -55,33 +61,36 @@ pub enum TextError {
 /// it here and now.
 ///
 /// # Errors
-/// When the kernel has no huge pages, or forbids executable memory that is no file's. The program runs on as before.
+/// When the kernel has no huge pages to give, or forbids executable memory that is no file's, or counts memory that is shared
+/// for everybody who shares it. The program runs on as before.
 pub fn onto_huge_pages(_solo: &SingleThreaded) -> Result<usize, TextError> {
     let maps = std::fs::read_to_string("/proc/self/maps").map_err(TextError::List)?;
+    if std::fs::read_to_string("/proc/sys/vm/overcommit_memory").is_ok_and(|mode| mode.trim() == "2") {
+        return Err(TextError::Committed);
+    }
     let parts = parts(&maps, onto_huge_pages as fn(&SingleThreaded) -> _ as usize);
     if parts.is_empty() {
-        return Err(TextError::Shared);
+        return Err(TextError::Small);
     }
-    let mut moved = 0;
-    for part in parts {
-        moved += part.whole.len();
-        replace(&part)?;
-    }
-    Ok(moved)
+    // All or nothing: what can fail is done before the first is moved.
+    let copies = parts.iter().map(copy).collect::<Result<Vec<_>, _>>()?;
+    let bytes = parts.iter().map(|part| part.whole.len()).sum();
+    parts.iter().zip(copies).try_for_each(|(part, copy)| replace(part, copy))?;
+    Ok(bytes)
 }
 
-/// One mapping that is to be moved.
+/// Whole huge pages that are to be moved.
 #[derive(Debug, PartialEq, Eq)]
 struct Part {
-    /// What is mapped.
+    /// What is mapped there.
     held: Range<usize>,
-    /// The huge pages around it. There is nothing else in them.
+    /// The huge pages. There is nothing else in them.
     whole: Range<usize>,
     rights: ProtFlags,
 }
 
-/// The mappings, of the file that is mapped at address `inside`, which can only be read or run, and which have their huge pages
-/// for themselves.
+/// The huge pages that hold only one mapping each, which can be read or run and is of the file that is mapped at address
+/// `inside`.
 fn parts(maps: &str, inside: usize) -> Vec<Part> {
     let lines: Vec<Mapping<'_>> = maps.lines().filter_map(mapping).collect();
     let own = lines.iter().find(|line| line.range.contains(&inside));
@@ -100,9 +109,14 @@ fn parts(maps: &str, inside: usize) -> Vec<Part> {
         .filter(|line| line.file == file)
         .filter_map(|line| {
             let (held, rights) = (line.range.clone(), rights(line.rights)?);
-            let start = held.start - held.start % HUGE_BYTES;
-            let whole = start..held.end.checked_next_multiple_of(HUGE_BYTES)?;
-            alone(&whole, &held).then_some(Part { held, whole, rights })
+            let around =
+                held.start - held.start % HUGE_BYTES..held.end.checked_next_multiple_of(HUGE_BYTES)?;
+            if alone(&around, &held) {
+                return Some(Part { held, whole: around, rights });
+            }
+            let start = held.start.checked_next_multiple_of(HUGE_BYTES)?;
+            let within = start..held.end - held.end % HUGE_BYTES;
+            (start < within.end).then(|| Part { held: within.clone(), whole: within, rights })
         })
         .collect()
 }
@@ -125,8 +139,8 @@ fn mapping(line: &str) -> Option<Mapping<'_>> {
     Some(Mapping { range, rights, file })
 }
 
-/// Puts a copy of a part, on huge pages and with its rights, in its place.
-fn replace(part: &Part) -> Result<(), TextError> {
+/// A copy of a part, on huge pages and with its rights.
+fn copy(part: &Part) -> Result<Room, TextError> {
     let refused = |call| move |errno| TextError::Refused { call, errno };
     let Part { held, whole, rights } = part;
     let room = Room::new(whole.len())?;
@@ -135,7 +149,7 @@ fn replace(part: &Part) -> Result<(), TextError> {
     unsafe { madvise(copy, whole.len(), MmapAdvise::MADV_HUGEPAGE) }.map_err(refused("madvise"))?;
     // SAFETY: `held` begins in `whole`, which is as long as the aligned part.
     let place = unsafe { copy.byte_add(held.start - whole.start) };
-    // SAFETY: `held` is a mapping that /proc says is readable, which nothing unmaps: there is one thread, and it is here.
+    // SAFETY: `held` is mapped and readable, as /proc says, and nothing unmaps it: there is one thread, and it is here.
     // The room is writable, long enough, and just mapped, so they do not overlap.
     unsafe {
         std::ptr::copy_nonoverlapping(held.start as *const u8, place.as_ptr().cast::<u8>(), held.len());
@@ -146,10 +160,16 @@ fn replace(part: &Part) -> Result<(), TextError> {
     Errno::result(collapsed).map_err(refused("madvise(MADV_COLLAPSE)"))?;
     // SAFETY: the room is ours and nothing refers to it.
     unsafe { mprotect(copy, whole.len(), *rights) }.map_err(refused("mprotect"))?;
+    Ok(room)
+}
+
+/// Puts a part's copy in its place.
+fn replace(part: &Part, room: Room) -> Result<(), TextError> {
+    let (whole, copy) = (&part.whole, room.aligned);
     let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-    // SAFETY: `mremap` moves the room's pages to `whole` and unmaps what was there, in one call. That was `held` alone, whose
-    // bytes are at their addresses again with the same rights, so that code that runs from there, this function's too,
-    // and references into it stay valid. The call's own code is the C library's, which is another file.
+    // SAFETY: `mremap` moves the room's pages to `whole` and unmaps what was there, in one call. That was the part's `held`
+    // alone, whose bytes are at their addresses again with the same rights, so that code that runs from there, this
+    // function's and, linked statically, the call's own too, and references into it stay valid.
     let there =
         unsafe { libc::mremap(copy.as_ptr(), whole.len(), whole.len(), flags, whole.start as *mut c_void) };
     if there == libc::MAP_FAILED {
@@ -237,10 +257,10 @@ mod tests {
     }
 
     #[test]
-    fn segment_that_shares_a_huge_page_stays_where_it_is() {
-        // As they are linked by default: side by side.
-        let maps = MAPS.replace("55d000633000-", "55d000434000-");
-        assert_eq!(wholes(&maps, 0x55d0_0070_0000), [(0x55d0_0180_0000, 0x55d0_01a0_0000, false)]);
+    fn segments_that_lie_side_by_side_are_moved_without_their_ends() {
+        let maps = MAPS.replace("55d000633000-", "55d000434000-").replace("55d001711000 r", "55d001910000 r");
+        let moved = [(0x55d0_0000_0000, 0x55d0_0040_0000, false), (0x55d0_0060_0000, 0x55d0_0180_0000, true)];
+        assert_eq!(wholes(&maps, 0x55d0_0070_0000), moved);
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub struct ZygoteConfig {
     pub other_ids: bool,
     /// Layers whose absence is a refusal.
     pub require: Vec<Layer>,
+    /// Put the program on huge pages, which takes some ten milliseconds: it is to fork often.
+    pub huge_pages: bool,
 }
 
 /// What to do about namespaces.

@@ -136,8 +136,12 @@ fn get_warm(control: &OwnedFd, buffer: &mut [u8]) -> Result<Option<(Zygote, Warm
         .map_err(|source| ZygoteError::File { file: "/dev/null", source })?;
     // After the namespaces: the maps of a process that is not dumpable belong to root.
     prctl::set_dumpable(false).map_err(kernel("prctl(PR_SET_DUMPABLE)"))?;
-    // Where there are no huge pages, forks take longer, and nothing else is different.
-    let text_bytes = text::onto_huge_pages(&SingleThreaded::probe()?).unwrap_or_default() as u64;
+    let text_bytes = if config.huge_pages {
+        // Where there are none, forks take longer, and nothing else is different.
+        text::onto_huge_pages(&SingleThreaded::probe()?).unwrap_or_default() as u64
+    } else {
+        0
+    };
     let settings = EngineSettings { memory_bytes_max: config.memory_bytes_max, instances: INSTANCES };
     let warm = engine::warm(&settings)?;
     let data_baseline_bytes = data_bytes()?;

@@ -30,6 +30,8 @@ pub(crate) enum Cause {
     CpuTime,
     /// Its CPU time is limited and cannot be read.
     CpuClock,
+    /// What it writes cannot be waited for.
+    Unwatched,
     /// Somebody asked for it.
     Cancelled,
     /// It wrote more output than allowed.
@@ -178,10 +180,11 @@ mod tests {
     use super::*;
 
     const WAITS: Waits = Waits { head_start: Duration::from_millis(2), grace: Duration::from_millis(100) };
-    const CAUSES: [Cause; 7] = [
+    const CAUSES: [Cause; 8] = [
         Cause::Deadline,
         Cause::CpuTime,
         Cause::CpuClock,
+        Cause::Unwatched,
         Cause::Cancelled,
         Cause::OutputLimit,
         Cause::Protocol,

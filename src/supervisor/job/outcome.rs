@@ -244,6 +244,10 @@ fn stopped(cause: Cause, stage: Stage, protocol: Option<&str>) -> Outcome {
                     .to_owned();
             (Verdict::Internal, "cpu_clock", Blame::Platform, true, message)
         }
+        Cause::Unwatched => {
+            let message = "the kernel did not let the supervisor wait for what the job writes; the daemon's log says why";
+            (Verdict::Internal, "streams", Blame::Platform, true, message.to_owned())
+        }
         Cause::Cancelled => {
             (Verdict::Cancelled, "cancelled", Blame::Operator, false, "the job was cancelled".to_owned())
         }

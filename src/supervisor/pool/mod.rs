@@ -206,7 +206,7 @@ impl Pool {
         self.circuit.borrow().open_for(now).max(zygote.filter(|left| !left.is_zero()))
     }
 
-    /// A locked worker for a job: one that has its module, else an idle one, or one forked for it when the job has
+    /// A locked worker for a job: one that has its module, for which it waits where a template forks such, else an idle one, or one forked for it when the job has
     /// directories, since a jail cannot be widened once it is entered. Idle ones are replaced in the background.
     ///
     /// # Errors

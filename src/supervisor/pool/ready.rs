@@ -1,7 +1,7 @@
 //! Workers that stand ready for any job.
 //!
 //! Owns: the idle workers, how many there are to be, and the order in which forks are asked for.
-//! Never: gives a worker to two jobs; lets a job wait for a fork while one stands ready.
+//! Never: gives a worker to two jobs; lets a job that comes here wait for a fork while one stands ready.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

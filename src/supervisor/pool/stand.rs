@@ -141,8 +141,14 @@ impl Stand {
     pub(super) fn forks(&self, forking: bool) {
         self.forking.set(forking);
         if !forking {
+            self.coming.set(0);
             self.waiting.borrow_mut().clear();
         }
+    }
+
+    /// The template forks no more; whoever waits still gets what it has forked.
+    pub(super) fn forks_no_more(&self) {
+        self.forking.set(false);
     }
 
     /// Gives a worker to the job that has waited the longest, or has it stand ready.
@@ -150,11 +156,14 @@ impl Stand {
         loop {
             let Some(job) = self.waiting.borrow_mut().pop_front() else { break };
             match job.send(worker) {
-                Ok(()) => return,
+                Ok(()) => return self.answer(Ok(())),
                 Err(back) => worker = back,
             }
         }
         self.ready.borrow_mut().push_back(worker);
+        if self.len() >= self.demand.borrow().least() {
+            self.answer(Ok(()));
+        }
     }
 
     /// Notes that a portion of workers is complete, which was begun at `since`.

@@ -80,6 +80,11 @@ impl Template {
         self.initialised
     }
 
+    /// What it and its forks have resident of the program itself, see [`Worker::text_bytes`].
+    pub(super) const fn text_bytes(&self) -> u64 {
+        self.worker.text_bytes
+    }
+
     /// Has it fork a worker with these descriptors. Not to be cancelled midway: the child would be known to nobody.
     pub(super) async fn fork(
         &self,

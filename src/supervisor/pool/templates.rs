@@ -1,7 +1,7 @@
 //! Modules held ready: a template for each, and the workers it forked ahead of need.
 //!
 //! Owns: the templates, what deserves one, and when each forks.
-//! Never: gives one caller's template to another; lets a job wait for one.
+//! Never: gives one caller's template to another; lets a job wait until a template is made.
 //!
 //! A template serves one caller and one module. It has never seen a job, but it has parsed what a compiler that read
 //! hostile bytes made of them; whatever came of that stays between that caller and its module. The JavaScript engine is
@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use stockade_wire::worker::{PrepareOrder, Role};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::timeout;
 
 use super::demand::Bounds;
 use super::heat::Heat;
@@ -32,6 +33,10 @@ use crate::supervisor::zygote::{ZygoteError, closed};
 
 /// A template that was used this recently is not given up for another.
 const SETTLED: Duration = Duration::from_secs(1);
+
+/// Longest time that a job waits for its template. Its turn comes sooner, unless the template hangs: as many jobs as run at
+/// once are before it at most, and a fork takes less than a millisecond.
+const NEXT_FORK_WAIT: Duration = Duration::from_millis(50);
 
 /// Forks of one template that lock themselves at once. More would wait for each other for processors.
 const LOCKING_AT_ONCE: usize = 4;
@@ -163,8 +168,8 @@ impl Templates {
 }
 
 impl Pool {
-    /// A worker that has the module from its birth: one that stands ready, or where there is a template, the next it forks.
-    /// That takes less than a blank worker takes to load the module. Otherwise the use is counted, and may make the
+    /// A worker that has the module from its birth: one that stands ready, or where there is a template, the next that it has
+    /// to spare. Under a load that it cannot keep up with, blank workers would take the time that forking needs. Otherwise the use is counted, and may make the
     /// module one that is held ready from then on.
     pub(super) async fn take_prepared(self: &Rc<Self>, need: &Need<'_>, now: Instant) -> Option<Worker> {
         let (key, artifact) = need.module?;
@@ -181,7 +186,8 @@ impl Pool {
             let coming = stand.wait()?;
             // Not kept: with the stand goes whoever waits for it.
             drop(stand);
-            return coming.await.ok();
+            // Who gets none in time is no worse off than before there was a template.
+            return timeout(NEXT_FORK_WAIT, coming).await.ok()?.ok();
         }
         let hot = {
             let mut heat = self.templates.heat.borrow_mut();
@@ -293,6 +299,7 @@ impl Pool {
         held: &Held,
         closing: &mut watch::Receiver<bool>,
     ) -> Result<(), PoolError> {
+        let group = self.zygote.group();
         let template = tokio::select! {
             biased;
             () = closed(closing) => return Ok(()),
@@ -301,8 +308,8 @@ impl Pool {
         stand.initialised.set(template.is_initialised());
         stand.forks(true);
         let mut locking = JoinSet::new();
-        let (mut portion, mut since) = (0, Instant::now());
-        for _ in 0..self.config.pool.zygote_forks_max {
+        let (mut portion, mut since, mut forks) = (0, Instant::now(), 0);
+        while forks < self.config.pool.zygote_forks_max {
             while portion == 0 || locking.len() >= LOCKING_AT_ONCE {
                 stand.expect(locking.len());
                 tokio::select! {
@@ -310,7 +317,8 @@ impl Pool {
                     Some(locked) = locking.join_next() => self.stand_up(stand, locked)?,
                     missing = self.wait_for_need(stand, &template, closing), if portion == 0 => {
                         let Some(missing) = missing? else { return Ok(()) };
-                        (portion, since) = (missing, Instant::now());
+                        portion = missing;
+                        since = if locking.is_empty() { Instant::now() } else { since };
                     }
                 }
                 if portion == 0 && locking.is_empty() {
@@ -320,11 +328,19 @@ impl Pool {
             if *closing.borrow() {
                 return Ok(());
             }
-            let (ours, child) = self.branch(&template, uid).await?;
-            locking.spawn_local(Rc::clone(self).locked_branch(uid, ours, child));
             stand.expect(locking.len());
-            portion = portion.saturating_sub(1);
+            let awaited = stand.waiting() > locking.len();
+            if !awaited && !self.ready.admits_prepared(self.templates.prepared()) {
+                // Others have taken the room since the portion was begun.
+                portion = 0;
+                continue;
+            }
+            let (ours, child) = self.branch(&template, (uid, group)).await?;
+            let locked = Rc::clone(self).locked_branch(uid, ours, child, template.text_bytes());
+            locking.spawn_local(locked);
+            (portion, forks) = (portion.saturating_sub(1), forks + 1);
         }
+        stand.forks_no_more();
         while let Some(locked) = locking.join_next().await {
             self.stand_up(stand, locked)?;
         }
@@ -396,10 +412,13 @@ impl Pool {
     }
 
     /// Forks a worker from a template. It is not locked yet.
-    async fn branch(&self, template: &Template, uid: u32) -> Result<(Ends, Child), PoolError> {
+    async fn branch(
+        &self,
+        template: &Template,
+        (uid, group): (u32, u32),
+    ) -> Result<(Ends, Child), PoolError> {
         self.forks.set(self.forks.get() + 1);
         let (ours, theirs) = Ends::make(&self.birth_of_branch(uid).leaf, self.tree.as_ref())?;
-        let group = self.zygote.group();
         let forked = template.fork(theirs, &self.graveyard).await;
         if forked.is_err() {
             // It may have forked all the same, and not lived to tell.
@@ -408,9 +427,15 @@ impl Pool {
         Ok((ours, forked.map_err(WorkerError::from)?))
     }
 
-    async fn locked_branch(self: Rc<Self>, uid: u32, ours: Ends, child: Child) -> Result<Worker, PoolError> {
+    async fn locked_branch(
+        self: Rc<Self>,
+        uid: u32,
+        ours: Ends,
+        child: Child,
+        text_bytes: u64,
+    ) -> Result<Worker, PoolError> {
         let birth = self.birth_of_branch(uid);
-        Ok(self.no_weaker(Worker::locked(&birth, ours, child, &self.zygote).await?)?)
+        Ok(self.no_weaker(Worker::locked(&birth, ours, (child, text_bytes), &self.zygote).await?)?)
     }
 
     fn birth_of_branch(&self, uid: u32) -> Birth {

@@ -103,6 +103,7 @@ fn every_cause_and_stage_keeps_its_verdict_whatever_was_said() {
         (Cause::Deadline, Verdict::TimedOut),
         (Cause::CpuTime, Verdict::TimedOut),
         (Cause::CpuClock, Verdict::Internal),
+        (Cause::Unwatched, Verdict::Internal),
         (Cause::Cancelled, Verdict::Cancelled),
         (Cause::Drain, Verdict::Cancelled),
         (Cause::OutputLimit, Verdict::OutputLimit),

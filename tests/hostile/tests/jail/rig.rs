@@ -48,6 +48,7 @@ pub(crate) fn configuration() -> ZygoteConfig {
         namespaces: NamespacePolicy::Auto,
         other_ids: nix::unistd::geteuid().is_root(),
         require: vec![Layer::Seccomp, Layer::NoNewPrivs, Layer::Rlimits, Layer::Capabilities],
+        huge_pages: false,
     }
 }
 
