@@ -2,6 +2,8 @@
 //!
 //! In a process of one thread that ends with it: what it does to the process cannot be undone.
 
+#![expect(clippy::unwrap_used, reason = "a test, as which clippy does not know it without the harness")]
+
 use std::fs::File;
 use std::hash::{DefaultHasher, Hasher};
 use std::os::unix::fs::FileExt;
