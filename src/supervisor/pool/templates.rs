@@ -183,6 +183,11 @@ impl Pool {
             if let Some(worker) = stand.take(now) {
                 return Some(worker);
             }
+            // Whoever would share a process found its tenant's all busy. A place that waits is one that they are kept from; but a
+            // blank worker takes longer to set the JavaScript engine up than any fork takes to come.
+            if need.tenant.is_some() && !need.engine {
+                return None;
+            }
             let coming = stand.wait()?;
             // Not kept: with the stand goes whoever waits for it.
             drop(stand);
