@@ -112,6 +112,7 @@ fn pool(of: &Typed<'_>) -> Result<Pool, ConfigError> {
         warm: of.count("pool.warm")?,
         warm_max: of.count("pool.warm_max")?,
         workers_max: of.count("pool.workers_max")?,
+        unawaited_bytes_max: of.size("pool.unawaited_bytes_max")?,
         spin: of.duration("pool.spin")?,
         compilers_max: of.count("pool.compilers_max")?,
         templates_max: of.count("pool.templates_max")?,

@@ -100,6 +100,8 @@ pub struct Pool {
     pub warm_max: usize,
     /// Most jobs that run at once.
     pub workers_max: usize,
+    /// Most memory, bytes, that a process may have held whose end a job's result does not wait for.
+    pub unawaited_bytes_max: u64,
     /// How long the supervisor looks for the end of a tenant worker's job, the only one that runs, before it sleeps.
     pub spin: Duration,
     /// Most compilations at once.

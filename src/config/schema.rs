@@ -80,6 +80,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     set("pool.warm", count(0, 1024)),
     set("pool.warm_max", count(0, 4096)),
     set("pool.workers_max", count(1, 4096)),
+    live("pool.unawaited_bytes_max", size(0, TIB)),
     live("pool.spin", time(0, MS)),
     set("pool.compilers_max", count(1, 64)),
     set("pool.templates_max", count(0, 1024)),

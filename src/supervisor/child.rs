@@ -20,13 +20,20 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::time::ClockId;
 use nix::unistd::Pid;
-use stockade_sys::pidfd::{self, Ended};
+use stockade_sys::pidfd::{self, Ended, Exit};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
 use super::cgroup::{CgroupError, Leaf};
+use super::places::Place;
 use super::readiness::watch;
 use crate::observe::Causes;
+
+const SIGKILL: i32 = Signal::SIGKILL as i32;
+
+/// How much more of its memory may have been resident at the end of a process than it said shortly before, bytes: the
+/// kernel counts pages for each processor, and adds them up now and then.
+const UNSAID_BYTES_MAX: u64 = 1 << 20;
 
 /// Leaves that wait to be empty; beyond, they are left to the next start.
 const LINGERING_MAX: usize = 256;
@@ -38,7 +45,29 @@ pub(crate) struct Child {
     leaf: Option<Leaf>,
     /// Of its CPU time, once that was asked for.
     cpu_clock: Cell<Option<ClockId>>,
+    said: Option<Said>,
+    place: Option<Place>,
     graveyard: Rc<Graveyard>,
+}
+
+/// What a child said of itself, for which the kernel's word comes when it is reaped.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Said {
+    /// Peak resident set, bytes.
+    pub(crate) resident_peak_bytes: u64,
+}
+
+impl Said {
+    /// How the kernel contradicts it, if it does, for a child that had nothing left to do but exit.
+    fn contradicted(self, ended: &Ended) -> Option<&'static str> {
+        match ended.exit {
+            // The second is how one is ended that is left alone.
+            Exit::Code(0) | Exit::Signal(SIGKILL) => {}
+            Exit::Code(_) | Exit::Signal(_) => return Some("it did not end as it should have"),
+        }
+        let most = self.resident_peak_bytes.saturating_add(UNSAID_BYTES_MAX);
+        (ended.resident_peak_bytes > most).then_some("it held more memory than it had said")
+    }
 }
 
 impl Child {
@@ -61,6 +90,8 @@ impl Child {
             pidfd: Some(pidfd),
             leaf,
             cpu_clock: Cell::new(None),
+            said: None,
+            place: None,
             graveyard: Rc::clone(graveyard),
         })
     }
@@ -144,13 +175,25 @@ impl Child {
         self.graveyard.reaped(self.pid);
         ended
     }
+
+    /// Whether it is reaped.
+    pub(crate) fn is_reaped(&self) -> bool {
+        self.pidfd.is_none()
+    }
+
+    /// Drops it before it is reaped: `place` is free again when it is, and the log tells it if the kernel contradicts what
+    /// was `said` then.
+    pub(crate) fn leave(&mut self, said: Option<Said>, place: Option<Place>) {
+        (self.said, self.place) = (said, place);
+    }
 }
 
 impl Drop for Child {
     fn drop(&mut self) {
         self.signal(Signal::SIGKILL);
         if let Some(pidfd) = self.pidfd.take() {
-            self.graveyard.bury(Buried { pid: self.pid, pidfd, leaf: self.leaf.take() });
+            let (leaf, said, place) = (self.leaf.take(), self.said, self.place.take());
+            self.graveyard.bury(Buried { pid: self.pid, pidfd, leaf, said, place });
         }
     }
 }
@@ -194,6 +237,8 @@ struct Buried {
     pid: u32,
     pidfd: AsyncFd<OwnedFd>,
     leaf: Option<Leaf>,
+    said: Option<Said>,
+    place: Option<Place>,
 }
 
 impl Graveyard {
@@ -303,6 +348,8 @@ impl Graveyard {
                 self.remove(leaf);
             }
             self.reaped(one.pid);
+            // Whoever waits for it finds room in the leaf's group too.
+            drop(one.place);
         }
         // The only one who knows of it is this task: nothing will be buried any more.
         let over = self.unreaped.borrow().is_empty() && Rc::strong_count(self) == 1;
@@ -320,7 +367,10 @@ impl Buried {
                 // The runtime is ending, and this task with it.
                 Poll::Ready(Err(_)) => return reap(&self.pidfd, self.pid).is_some(),
             };
-            if reap(&self.pidfd, self.pid).is_some() {
+            if let Some(ended) = reap(&self.pidfd, self.pid) {
+                if let Some(contradiction) = self.said.zip(ended).and_then(|(said, ended)| said.contradicted(&ended)) {
+                    tracing::warn!(pid = self.pid, ?ended, said = ?self.said, "a worker's result was given out, and {contradiction}");
+                }
                 return true;
             }
             ready.clear_ready();

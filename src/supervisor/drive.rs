@@ -16,7 +16,7 @@ use stockade_wire::client::{Refusal, RefusalReason, Statistics};
 use stockade_wire::job::{
     Bill, Digest, Isolation, JobResult, ModuleSource, Outcome, Phase, Purpose, ScriptError, Walls,
 };
-use stockade_wire::worker::{RunLimits, RunOrder};
+use stockade_wire::worker::{RunLimits, RunOrder, Usage};
 
 use super::admission;
 use super::artifact::{Artifact, Artifacts, Compile, Key, Landed, Module, Wanted};
@@ -26,6 +26,7 @@ use super::in_process::InProcess;
 use super::job::Job;
 use super::job::ladder::{Cause, Waits};
 use super::job::outcome::{self, Evidence};
+use super::places::Place;
 use super::pool::{Lent, Need, Pool, PoolError, Stay};
 use super::run::{self, RunEnd, StopRules};
 use super::worker::{Worker, WorkerError, micros_since};
@@ -151,8 +152,12 @@ struct Record {
     error: Option<ScriptError>,
     /// A tenant worker had it.
     shared: bool,
-    /// The worker that ran it and runs nothing else, reaped.
+    /// The worker that ran it and runs nothing else.
     spent: Option<Worker>,
+    /// The job's, which goes to whoever is next when that worker is reaped.
+    place: Option<Place>,
+    /// What that worker said that it used, in place of what the kernel says of one that is reaped.
+    said: Option<Usage>,
 }
 
 /// Leads `job` to its result. Never fails: whatever happens is an outcome.
@@ -186,7 +191,9 @@ pub(super) async fn drive(core: Rc<Core>, job: Rc<Job>, payload: Payload) {
     core.finish(&job, end);
     // Whoever waits for the result has it before the worker's descriptors are closed.
     tokio::task::yield_now().await;
-    drop(record.spent);
+    if let Some(worker) = record.spent {
+        worker.leave(record.said, record.place);
+    }
 }
 
 /// The steps. An `Err` is the outcome of a job that had to stop on the way.
@@ -237,7 +244,7 @@ async fn attempt(
         Err(error) => Err(outcome::internal("input", format!("no memory for the input: {error}"))),
     };
     core.counters.borrow_mut().running -= 1;
-    drop(place);
+    record.place = record.spent.as_ref().is_some_and(|worker| !worker.is_reaped()).then_some(place);
     outcome
 }
 
@@ -341,6 +348,7 @@ async fn execute(core: &Core, job: &Rc<Job>, work: Work, record: &mut Record) ->
                 cpu: job.admitted.limits.cpu,
                 small: work.input_bytes.is_some_and(|bytes| bytes <= SMALL_INPUT_BYTES),
                 spin: core.spin(),
+                unawaited_bytes_max: core.config().pool.unawaited_bytes_max,
             };
             for _ in 0..ASSIGN_TRIES {
                 let Some(Lent { mut worker, mut stay }) = assigned(pool, job, &work, record).await? else {
@@ -450,7 +458,9 @@ fn conclude(end: &RunEnd, stay: Option<&mut Stay>, record: &mut Record) -> Outco
     let leaf = end.leaf.as_ref();
     match stay {
         Some(stay) => bill_share(end, stay, &mut record.bill),
-        None => bill_process(end, &mut record.bill),
+        None => {
+            record.said = bill_process(end, &mut record.bill);
+        }
     }
     if let Some(report) = &replies.report {
         note_report(report, record);
@@ -477,8 +487,18 @@ fn conclude(end: &RunEnd, stay: Option<&mut Stay>, record: &mut Record) -> Outco
     outcome
 }
 
-/// Bills a job for all that its process used.
-fn bill_process(end: &RunEnd, bill: &mut Bill) {
+/// Bills a job for all that its process used. What the process said of itself, where it was not waited for: the kernel's
+/// word on that comes too late.
+fn bill_process(end: &RunEnd, bill: &mut Bill) -> Option<Usage> {
+    let said = end.replies.report.as_ref().and_then(|report| report.usage).filter(|_| end.lives);
+    if let Some(said) = said {
+        (bill.cpu_user_us, bill.cpu_system_us) = match end.cpu.and_then(micros) {
+            Some(used_us) => split(used_us, said).unzip(),
+            None => (None, None),
+        };
+        bill.page_faults = Some(said.page_faults);
+        bill.memory_peak_bytes = Some(said.resident_peak_bytes.saturating_sub(end.text_bytes));
+    }
     if let Some(ended) = &end.ended {
         bill.cpu_user_us = micros(ended.cpu_user);
         bill.cpu_system_us = micros(ended.cpu_system);
@@ -491,7 +511,19 @@ fn bill_process(end: &RunEnd, bill: &mut Bill) {
         bill.cpu_user_us = leaf.cpu_user_us.or(bill.cpu_user_us);
         bill.cpu_system_us = leaf.cpu_system_us.or(bill.cpu_system_us);
     }
-    bill.teardown_us = end.replied.map(|replied| micros_since(replied, end.exited));
+    if !end.lives {
+        bill.teardown_us = end.replied.map(|replied| micros_since(replied, end.exited));
+    }
+    said
+}
+
+/// CPU time that the kernel counted, as user's and system's in the proportion that the process gave. `None` when it gave
+/// none.
+fn split(used_us: u64, said: Usage) -> Option<(u64, u64)> {
+    let all = u128::from(said.cpu_user_us) + u128::from(said.cpu_system_us);
+    let system = (u128::from(used_us) * u128::from(said.cpu_system_us)).checked_div(all)?;
+    let system_us = u64::try_from(system).ok()?;
+    Some((used_us.checked_sub(system_us)?, system_us))
 }
 
 /// Bills a job for its share of what its process used. The kernel counts a living process's CPU time exactly, user and

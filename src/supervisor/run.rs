@@ -31,11 +31,11 @@ const CPU_CHECK_MIN: Duration = Duration::from_millis(1);
 pub(crate) struct RunEnd {
     /// What the kernel said of the process; `None` when it lives, or could not be reaped.
     pub(crate) ended: Option<Ended>,
-    /// It has replied and lives: a tenant worker.
+    /// It has replied, and was not waited for: a tenant worker, or one that is about to exit.
     pub(crate) lives: bool,
     /// It may be given another job, as far as can be seen from outside.
     pub(crate) stays: bool,
-    /// CPU time of the process since its birth, from the kernel. Only of a tenant worker.
+    /// CPU time of the process since its birth, from the kernel.
     pub(crate) cpu: Option<Duration>,
     /// What the leaf said, where there was one.
     pub(crate) leaf: Option<LeafUsage>,
@@ -53,6 +53,8 @@ pub(crate) struct RunEnd {
     pub(crate) replied: Option<Instant>,
     /// When the worker was seen to have exited, or to be done.
     pub(crate) exited: Instant,
+    /// The program's own pages, which are in the worker's resident set and not its own.
+    pub(crate) text_bytes: u64,
 }
 
 impl RunEnd {
@@ -73,6 +75,9 @@ pub(crate) struct StopRules {
     pub(crate) small: bool,
     /// How long the runtime looks for the worker's answer again and again before it sleeps.
     pub(crate) spin: Duration,
+    /// A process that held no more than this, bytes, is not waited for once it has replied. The kernel takes its memory
+    /// back while its result is under way: what that costs is little then, and nobody's to be billed.
+    pub(crate) unawaited_bytes_max: u64,
 }
 
 /// Everything a worker may say after its order, each at most once, and what else it said.
@@ -158,11 +163,16 @@ pub(crate) async fn assign(
     worker.link.send(&order, &given).await
 }
 
-/// Follows a worker that has its order until it has exited and is reaped; one that `stays` until it has replied.
+/// Follows a worker that has its order until it has exited and is reaped. One that `stays` is followed until it has replied,
+/// and so is one of which nothing but its exit is to be expected then.
 pub(crate) async fn follow(worker: &mut Worker, job: &Job, rules: StopRules, stays: bool) -> RunEnd {
     let mut course = Course::new(worker, job, rules, stays);
-    let ending = course.watch().await;
+    let mut ending = course.watch().await;
     let drained = ending == Watched::Replied && course.drain_living();
+    if ending == Watched::Replied && !stays && !(drained && course.is_undisturbed()) {
+        course.awaited = true;
+        ending = course.watch().await;
+    }
     let Course { rung, replies, replied, started, output_cut, order_unread, .. } = course;
     let exited = Instant::now();
     let (ended, leaf, cpu) = match ending {
@@ -172,7 +182,8 @@ pub(crate) async fn follow(worker: &mut Worker, job: &Job, rules: StopRules, sta
             worker.remove_leaf();
             (ended, leaf, ended.map(|ended| ended.cpu_user.saturating_add(ended.cpu_system)))
         }
-        Watched::Replied => (None, None, worker.cpu_time()),
+        Watched::Replied if stays => (None, None, worker.cpu_time()),
+        Watched::Replied => (None, worker.leaf_usage(), worker.cpu_time()),
     };
     let told = match rung {
         Rung::Gone { after } => after,
@@ -180,7 +191,7 @@ pub(crate) async fn follow(worker: &mut Worker, job: &Job, rules: StopRules, sta
         Rung::Leaving { after, .. } => after,
     };
     let undisturbed = told.is_none() && replies.broken.is_none() && !output_cut;
-    let stays = drained && undisturbed;
+    let stays = stays && drained && undisturbed;
     RunEnd {
         ended,
         lives: ending == Watched::Replied,
@@ -194,6 +205,7 @@ pub(crate) async fn follow(worker: &mut Worker, job: &Job, rules: StopRules, sta
         started,
         replied,
         exited,
+        text_bytes: worker.text_bytes,
     }
 }
 
@@ -223,6 +235,8 @@ struct Course<'a> {
     order_unread: bool,
     /// It is over with the worker's reply.
     stays: bool,
+    /// It is not over before the worker's exit, whatever it replied.
+    awaited: bool,
     turn: Turn,
     open: Open,
 }
@@ -256,6 +270,7 @@ impl<'a> Course<'a> {
             output_cut: false,
             order_unread: false,
             stays,
+            awaited: false,
             turn: Turn::new(),
             open: Open { link: true, output: true, stdout: true, stderr: true, stop: true },
         }
@@ -266,7 +281,7 @@ impl<'a> Course<'a> {
     async fn watch(&mut self) -> Watched {
         let worker = self.worker;
         loop {
-            if self.stays && self.replies.report.is_some() {
+            if self.is_over_with_its_reply() {
                 return Watched::Replied;
             }
             let due = earliest(earliest(ladder::due(self.rung), self.cpu_check), self.watch_from);
@@ -304,6 +319,19 @@ impl<'a> Course<'a> {
             }
             self.turn.pass_on().await;
         }
+    }
+
+    /// Whether there is a reply, and no need to see more of the worker.
+    fn is_over_with_its_reply(&self) -> bool {
+        let Some(report) = self.replies.report.as_ref().filter(|_| !self.awaited) else { return false };
+        let held_bytes = report.usage.map(|usage| self.worker.own_bytes(usage.resident_peak_bytes));
+        self.stays || held_bytes.is_some_and(|held| held <= self.rules.unawaited_bytes_max)
+    }
+
+    /// Whether nobody has stopped the worker, and it has kept to what it may do.
+    fn is_undisturbed(&self) -> bool {
+        let told = !matches!(self.rung, Rung::Running { .. } | Rung::Leaving { after: None, .. });
+        !told && self.replies.broken.is_none() && self.replies.forbidden.is_none() && !self.output_cut
     }
 
     /// A job whose pipes cannot be watched could wait for them to be read until its time is up.
@@ -462,6 +490,7 @@ mod tests {
             run_us: 0,
             mdwe: true,
             command: true,
+            usage: None,
         })
     }
 

@@ -13,15 +13,16 @@ use stockade_sys::link as packets;
 use stockade_sys::pidfd::Ended;
 use stockade_wire::job::{DirectoryGrant, Layer, MissingLayer};
 use stockade_wire::limits::GUEST_TEXT_BYTES_MAX;
-use stockade_wire::worker::{FromWorker, JailReport, Role, ToWorker};
+use stockade_wire::worker::{FromWorker, JailReport, Role, ToWorker, Usage};
 use stockade_wire::zygote::{ForkOrder, Identity, ProcessLimits};
 use tokio::time::timeout;
 
 use super::cgroup::{CgroupError, Controller, Leaf, LeafLimits, LeafUsage, Tree, move_into};
-use super::child::{Child, as_pid};
+use super::child::{Child, Said, as_pid};
 use super::guest_pipe::GuestPipe;
 use super::inspect::{Expected, InspectError, NAMED_LIMITS, inspect};
 use super::link::{ExchangeError, Link};
+use super::places::Place;
 use super::pool::TemplateError;
 use super::zygote::{WorkerEnds, Zygote, ZygoteError};
 use crate::observe::Causes;
@@ -305,10 +306,24 @@ impl Worker {
     /// Reaps it. To be called once [`Worker::exited`] has returned. Its peak is without the program's own pages.
     pub(crate) fn reap(&mut self) -> Option<Ended> {
         let ended = self.child.reap()?;
-        Some(Ended {
-            resident_peak_bytes: ended.resident_peak_bytes.saturating_sub(self.text_bytes),
-            ..ended
-        })
+        Some(Ended { resident_peak_bytes: self.own_bytes(ended.resident_peak_bytes), ..ended })
+    }
+
+    /// What of so many resident bytes is not the program's own pages.
+    pub(crate) fn own_bytes(&self, resident_bytes: u64) -> u64 {
+        resident_bytes.saturating_sub(self.text_bytes)
+    }
+
+    /// Whether [`Worker::reap`] has been called, with success.
+    pub(crate) fn is_reaped(&self) -> bool {
+        self.child.is_reaped()
+    }
+
+    /// Leaves a worker that has replied to its end, which is SIGKILL where it does not exit by itself at once. Its place is
+    /// free again when it is reaped, and it is held against what it said of itself then.
+    pub(crate) fn leave(mut self, said: Option<Usage>, place: Option<Place>) {
+        let said = said.map(|usage| Said { resident_peak_bytes: usage.resident_peak_bytes });
+        self.child.leave(said, place);
     }
 }
 

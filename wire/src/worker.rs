@@ -304,6 +304,21 @@ pub struct RunReport {
     pub mdwe: bool,
     /// Whether the standard output was the job's output (a command) or a log (a function).
     pub command: bool,
+    /// What the kernel told the worker that it had used when it replied; `None` where it runs further jobs.
+    pub usage: Option<Usage>,
+}
+
+/// What a process has used since its birth, as `getrusage(2)` has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// CPU time in user mode, µs.
+    pub cpu_user_us: u64,
+    /// CPU time in the kernel, µs.
+    pub cpu_system_us: u64,
+    /// Peak resident set, bytes.
+    pub resident_peak_bytes: u64,
+    /// Page faults, minor and major.
+    pub page_faults: u64,
 }
 
 /// How a run ended.

@@ -15,4 +15,5 @@ pub mod run;
 pub mod survey;
 mod template;
 mod tenant;
+mod usage;
 pub mod zygote;

@@ -36,6 +36,7 @@ use crate::jail::{self, BoundingSet, Locked, Namespaces, Plan, Refusal, WorkerFd
 use crate::run::{self, Confinement, Loaded, Prepared, Stdio};
 use crate::template::{self, Grounds};
 use crate::tenant::{self, First};
+use crate::usage;
 
 /// Exit status of a worker that could not lock itself; it has sent [`FromWorker::LockFailed`] or
 /// [`FromWorker::NotGranted`] if it could.
@@ -284,7 +285,12 @@ pub(crate) fn run_prepared(
         (Err(report), _) => report,
         (_, Err(error)) => set_up_failed(&error),
     };
-    reply(link, &FromWorker::Finished(report));
+    finish(link, report)
+}
+
+/// Replies, and ends the process.
+fn finish(link: Link, report: RunReport) -> ! {
+    reply(link, &FromWorker::Finished(RunReport { usage: usage::so_far(), ..report }));
     exit_now(0)
 }
 
@@ -423,8 +429,7 @@ fn run_order(locked: Locked, order: RunOrder, fds: RunFds, warm: &Warm) -> Infal
         Ok(loaded) => run_sealed(locked, loaded, stdio, &order),
         Err(report) => report,
     };
-    reply(link, &FromWorker::Finished(report));
-    exit_now(0)
+    finish(link, report)
 }
 
 fn run_sealed(locked: Locked, loaded: Loaded, stdio: Stdio, order: &RunOrder) -> RunReport {
@@ -454,6 +459,7 @@ pub(crate) fn set_up_failed(error: &dyn std::error::Error) -> RunReport {
         run_us: 0,
         mdwe: false,
         command: false,
+        usage: None,
     }
 }
 

@@ -179,6 +179,7 @@ mod tests {
                 run_us: 0,
                 mdwe: true,
                 command: true,
+                usage: None,
             };
             assert_eq!(is_harmless(&report), harmless, "{ending:?}");
         }

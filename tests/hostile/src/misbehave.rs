@@ -494,5 +494,6 @@ const fn report(ending: Ending) -> RunReport {
         run_us: 1,
         mdwe: true,
         command: true,
+        usage: None,
     }
 }

@@ -245,6 +245,7 @@ pub(crate) fn not_loaded(ending: Ending, order: &RunOrder, received: Instant) ->
         run_us: 0,
         mdwe: false,
         command: false,
+        usage: None,
     }
 }
 
@@ -269,6 +270,7 @@ fn run(loaded: Loaded, interruption: Interruption, given: (Stdio, Grants), order
         run_us: 0,
         mdwe: false,
         command: loaded.program.is_command(),
+        usage: None,
     };
     perform(loaded, &interruption, given, order, &mut report);
     report

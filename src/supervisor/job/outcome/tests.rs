@@ -12,6 +12,7 @@ fn report(ending: Ending) -> RunReport {
         run_us: 1,
         mdwe: true,
         command: true,
+        usage: None,
     }
 }
 
