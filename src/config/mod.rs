@@ -100,7 +100,7 @@ pub struct Pool {
     pub warm_max: usize,
     /// Most jobs that run at once.
     pub workers_max: usize,
-    /// Most memory, bytes, that a process may have held whose end a job's result does not wait for.
+    /// Memory, bytes, from which on a process that took it for its job is waited for before the result is given out.
     pub unawaited_bytes_max: u64,
     /// How long the supervisor looks for the end of a tenant worker's job, the only one that runs, before it sleeps.
     pub spin: Duration,

@@ -75,8 +75,8 @@ pub(crate) struct StopRules {
     pub(crate) small: bool,
     /// How long the runtime looks for the worker's answer again and again before it sleeps.
     pub(crate) spin: Duration,
-    /// A process that held no more than this, bytes, is not waited for once it has replied. The kernel takes its memory
-    /// back while its result is under way: what that costs is little then, and nobody's to be billed.
+    /// A process that took less memory than this for its job, bytes, is not waited for once it has replied. The kernel
+    /// takes it back while the result is under way: what that costs is little then, and not billed. 0: all are waited for.
     pub(crate) unawaited_bytes_max: u64,
 }
 
@@ -324,8 +324,10 @@ impl<'a> Course<'a> {
     /// Whether there is a reply, and no need to see more of the worker.
     fn is_over_with_its_reply(&self) -> bool {
         let Some(report) = self.replies.report.as_ref().filter(|_| !self.awaited) else { return false };
-        let held_bytes = report.usage.map(|usage| self.worker.own_bytes(usage.resident_peak_bytes));
-        self.stays || held_bytes.is_some_and(|held| held <= self.rules.unawaited_bytes_max)
+        self.stays || report.usage.is_some_and(|usage| {
+            let taken_bytes = usage.resident_peak_bytes.saturating_sub(self.worker.born_bytes);
+            taken_bytes < self.rules.unawaited_bytes_max
+        })
     }
 
     /// Whether nobody has stopped the worker, and it has kept to what it may do.

@@ -151,6 +151,8 @@ pub(crate) struct Worker {
     pub(crate) has_module: bool,
     /// The program's own pages, which every worker of its zygote has resident from its birth.
     pub(crate) text_bytes: u64,
+    /// What it had resident when it was looked at, before its job.
+    pub(crate) born_bytes: u64,
     child: Child,
 }
 
@@ -229,10 +231,10 @@ impl Worker {
             zygote: zygote.report(),
             filters_around: zygote.filters_around(),
         };
-        inspect(child.pid(), &expected, &report)?;
+        let born_bytes = inspect(child.pid(), &expected, &report)?.resident_bytes;
         let child = in_leaf(child).await?;
         let has_module = birth.with_module;
-        Ok(Self { link, output, stdout, stderr, report, has_module, text_bytes, child })
+        Ok(Self { link, output, stdout, stderr, report, has_module, text_bytes, born_bytes, child })
     }
 
     /// Its process id.
@@ -306,12 +308,10 @@ impl Worker {
     /// Reaps it. To be called once [`Worker::exited`] has returned. Its peak is without the program's own pages.
     pub(crate) fn reap(&mut self) -> Option<Ended> {
         let ended = self.child.reap()?;
-        Some(Ended { resident_peak_bytes: self.own_bytes(ended.resident_peak_bytes), ..ended })
-    }
-
-    /// What of so many resident bytes is not the program's own pages.
-    pub(crate) fn own_bytes(&self, resident_bytes: u64) -> u64 {
-        resident_bytes.saturating_sub(self.text_bytes)
+        Some(Ended {
+            resident_peak_bytes: ended.resident_peak_bytes.saturating_sub(self.text_bytes),
+            ..ended
+        })
     }
 
     /// Whether [`Worker::reap`] has been called, with success.

@@ -98,12 +98,23 @@ pub(crate) struct Expected<'a> {
     pub(crate) filters_around: u32,
 }
 
+/// What else was seen of a worker that is what it should be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Inspected {
+    /// Its resident set, bytes.
+    pub(crate) resident_bytes: u64,
+}
+
 /// Looks at a worker that has not been reaped, through `/proc/PID`, and checks it and its report. A few short reads.
 ///
 /// # Errors
 /// When the kernel says the worker is not locked, when the report is not true, or when nothing can be learnt.
-pub(crate) fn inspect(pid: u32, expected: &Expected<'_>, report: &JailReport) -> Result<(), InspectError> {
-    let looked = Sight::of(pid).and_then(|sight| check(&sight, expected, report));
+pub(crate) fn inspect(pid: u32, expected: &Expected<'_>, report: &JailReport) -> Result<Inspected, InspectError> {
+    let looked = Sight::of(pid).and_then(|sight| {
+        check(&sight, expected, report)?;
+        let resident_kib = Status::of(&sight.status).number("VmRSS")?;
+        Ok(Inspected { resident_bytes: resident_kib.saturating_mul(1024) })
+    });
     looked.map_err(|error| if is_ending(pid) { InspectError::Ended } else { error })
 }
 
