@@ -368,7 +368,9 @@ impl Buried {
                 Poll::Ready(Err(_)) => return reap(&self.pidfd, self.pid).is_some(),
             };
             if let Some(ended) = reap(&self.pidfd, self.pid) {
-                if let Some(contradiction) = self.said.zip(ended).and_then(|(said, ended)| said.contradicted(&ended)) {
+                if let Some(contradiction) =
+                    self.said.zip(ended).and_then(|(said, ended)| said.contradicted(&ended))
+                {
                     tracing::warn!(pid = self.pid, ?ended, said = ?self.said, "a worker's result was given out, and {contradiction}");
                 }
                 return true;
@@ -382,4 +384,32 @@ impl Buried {
 pub(crate) fn as_pid(pid: u32) -> Pid {
     // The kernel's own limit on pids, 2²², is far below where this would matter; 0 names no other process.
     Pid::from_raw(i32::try_from(pid).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_child_said_is_contradicted_by_a_bad_end_and_by_memory_it_kept_quiet_about() {
+        let said = Said { resident_peak_bytes: 5 << 20 };
+        let ended = |exit, resident_peak_bytes| Ended {
+            exit,
+            cpu_user: Duration::ZERO,
+            cpu_system: Duration::ZERO,
+            resident_peak_bytes,
+            page_faults: 0,
+        };
+        for (exit, peak, believed) in [
+            (Exit::Code(0), 5 << 20, true),
+            (Exit::Code(0), 0, true),
+            (Exit::Code(0), (5 << 20) + UNSAID_BYTES_MAX, true),
+            (Exit::Code(0), (5 << 20) + UNSAID_BYTES_MAX + 1, false),
+            (Exit::Signal(SIGKILL), 5 << 20, true),
+            (Exit::Code(1), 5 << 20, false),
+            (Exit::Signal(Signal::SIGSYS as i32), 5 << 20, false),
+        ] {
+            assert_eq!(said.contradicted(&ended(exit, peak)).is_none(), believed, "{exit:?} {peak}");
+        }
+    }
 }

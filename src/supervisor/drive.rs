@@ -492,10 +492,9 @@ fn conclude(end: &RunEnd, stay: Option<&mut Stay>, record: &mut Record) -> Outco
 fn bill_process(end: &RunEnd, bill: &mut Bill) -> Option<Usage> {
     let said = end.replies.report.as_ref().and_then(|report| report.usage).filter(|_| end.lives);
     if let Some(said) = said {
-        (bill.cpu_user_us, bill.cpu_system_us) = match end.cpu.and_then(micros) {
-            Some(used_us) => split(used_us, said).unzip(),
-            None => (None, None),
-        };
+        let used_us = end.cpu.and_then(micros);
+        let (user_us, system_us) = used_us.and_then(|used_us| split(used_us, said)).unzip();
+        (bill.cpu_user_us, bill.cpu_system_us) = (user_us.or(used_us), system_us);
         bill.page_faults = Some(said.page_faults);
         bill.memory_peak_bytes = Some(said.resident_peak_bytes.saturating_sub(end.text_bytes));
     }
@@ -544,4 +543,25 @@ fn note_report(report: &stockade_wire::worker::RunReport, record: &mut Record) {
     record.bill.wasm_memory_peak_bytes = Some(report.wasm_memory_peak_bytes);
     record.bill.host_calls = Some(0);
     record.walls.mdwe = report.mdwe;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_time_is_split_as_the_process_said_and_adds_up_to_what_the_kernel_counted() {
+        let said = |cpu_user_us, cpu_system_us| Usage {
+            cpu_user_us,
+            cpu_system_us,
+            resident_peak_bytes: 0,
+            page_faults: 0,
+        };
+        assert_eq!(split(100, said(30, 10)), Some((75, 25)));
+        assert_eq!(split(101, said(1, 1)), Some((51, 50)));
+        assert_eq!(split(100, said(0, 7)), Some((0, 100)));
+        assert_eq!(split(0, said(3, 7)), Some((0, 0)));
+        assert_eq!(split(u64::MAX, said(u64::MAX, u64::MAX)), Some((u64::MAX / 2 + 1, u64::MAX / 2)));
+        assert_eq!(split(100, said(0, 0)), None, "of nothing nothing is known");
+    }
 }

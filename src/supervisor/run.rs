@@ -324,10 +324,11 @@ impl<'a> Course<'a> {
     /// Whether there is a reply, and no need to see more of the worker.
     fn is_over_with_its_reply(&self) -> bool {
         let Some(report) = self.replies.report.as_ref().filter(|_| !self.awaited) else { return false };
-        self.stays || report.usage.is_some_and(|usage| {
-            let taken_bytes = usage.resident_peak_bytes.saturating_sub(self.worker.born_bytes);
-            taken_bytes < self.rules.unawaited_bytes_max
-        })
+        self.stays
+            || report.usage.is_some_and(|usage| {
+                let taken_bytes = usage.resident_peak_bytes.saturating_sub(self.worker.born_bytes);
+                taken_bytes < self.rules.unawaited_bytes_max
+            })
     }
 
     /// Whether nobody has stopped the worker, and it has kept to what it may do.
@@ -347,9 +348,11 @@ impl<'a> Course<'a> {
 
     /// What the worker wrote before it replied is still in its pipes. Whether that was all.
     fn drain_living(&mut self) -> bool {
-        left(&self.worker.output, |bytes| self.output_cut |= !self.job.add_output(bytes))
-            && left(&self.worker.stdout, |bytes| self.job.log(LogStream::Stdout, bytes))
-            && left(&self.worker.stderr, |bytes| self.job.log(LogStream::Stderr, bytes))
+        // One that is to exit may have closed them.
+        let may_close = !self.stays;
+        left(&self.worker.output, may_close, |bytes| self.output_cut |= !self.job.add_output(bytes))
+            && left(&self.worker.stdout, may_close, |bytes| self.job.log(LogStream::Stdout, bytes))
+            && left(&self.worker.stderr, may_close, |bytes| self.job.log(LogStream::Stderr, bytes))
     }
 
     /// What the worker wrote before it died is still in its pipes and on its link; each holds a bounded amount.

@@ -85,11 +85,12 @@ pub(super) fn rest(pipe: &GuestPipe, mut take: impl FnMut(&[u8])) {
 }
 
 /// Reads what a writer that lives left in its pipe before it said that it was done: no more than a pipe holds. `false`
-/// when there is more all the same, or the pipe fails. `take` must not read a pipe.
+/// when there is more all the same, when the pipe fails, or when it is closed and that `may_close` is not so. `take` must not
+/// read a pipe.
 ///
 /// Tokio knows of what was written before a message that it knows of: the kernel's events come in their order. So an
 /// empty pipe costs no system call here.
-pub(super) fn left(pipe: &GuestPipe, mut take: impl FnMut(&[u8])) -> bool {
+pub(super) fn left(pipe: &GuestPipe, may_close: bool, mut take: impl FnMut(&[u8])) -> bool {
     let mut room = PIPE_BYTES_MAX;
     BUFFER.with_borrow_mut(|buffer| {
         loop {
@@ -99,6 +100,7 @@ pub(super) fn left(pipe: &GuestPipe, mut take: impl FnMut(&[u8])) -> bool {
                     take(buffer.get(..length).unwrap_or_default());
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return true,
+                Ok(0) => return may_close,
                 Ok(_) | Err(_) => return false,
             }
         }

@@ -96,11 +96,14 @@ fn unknown(bill: &Value) -> Vec<&str> {
 fn figures_that_could_not_be_measured_are_null() {
     let place = Place::new(Mode::Jailed);
     // Standard input is handed over as it is: nobody counts what the guest reads of it.
-    assert_eq!(unknown(&place.run(&[], &guest("nothing")).result["bill"]), ["fuel", "input_bytes"]);
+    let unasked = ["fuel", "input_bytes", "teardown_us"];
+    assert_eq!(unknown(&place.run(&[], &guest("nothing")).result["bill"]), unasked);
     let file = place.file("input", "");
     let input = ["--input", file.to_str().unwrap()];
     let metered = [&input[..], &["--fuel", "1000"]].concat();
-    assert!(unknown(&place.run(&metered, &guest("nothing")).result["bill"]).is_empty());
+    assert_eq!(unknown(&place.run(&metered, &guest("nothing")).result["bill"]), ["teardown_us"]);
+    let awaited = Place::new(Mode::Jailed).set("POOL_UNAWAITED_BYTES_MAX", "0");
+    assert!(unknown(&awaited.run(&metered, &guest("nothing")).result["bill"]).is_empty());
     let invalid = place.run(&input, &place.file("broken.wat", "(module (func"));
     let never_ran = unknown(&invalid.result["bill"]).len();
     assert_eq!(never_ran, 12, "wall, queue, compile, output and log are known: {}", invalid.result["bill"]);

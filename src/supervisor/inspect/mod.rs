@@ -109,7 +109,11 @@ pub(crate) struct Inspected {
 ///
 /// # Errors
 /// When the kernel says the worker is not locked, when the report is not true, or when nothing can be learnt.
-pub(crate) fn inspect(pid: u32, expected: &Expected<'_>, report: &JailReport) -> Result<Inspected, InspectError> {
+pub(crate) fn inspect(
+    pid: u32,
+    expected: &Expected<'_>,
+    report: &JailReport,
+) -> Result<Inspected, InspectError> {
     let looked = Sight::of(pid).and_then(|sight| {
         check(&sight, expected, report)?;
         let resident_kib = Status::of(&sight.status).number("VmRSS")?;

@@ -12,6 +12,7 @@
 //! | `exit-7` | exits with status 7, having said nothing |
 //! | `reply-twice` | reports success twice |
 //! | `reply-then-spin` | reports success and does not exit |
+//! | `reply-with-usage-then-spin` | the same, and says that it used next to nothing, as one that is about to exit does |
 //! | `reply-late:MS` | ignores SIGTERM, is sealed, reports success after that time, spins, and says so 800 ms later |
 //! | `wrong-kind` | reports a compilation |
 //! | `locked-again` | reports a second lock |
@@ -77,7 +78,7 @@ use stockade_sys::solo::SingleThreaded;
 use stockade_wire::job::{Layer, MissingLayer};
 use stockade_wire::limits::{GUEST_TEXT_BYTES_MAX, LINK_MESSAGE_BYTES_MAX};
 use stockade_wire::worker::{
-    CompileOrder, CompileReport, Ending, FromWorker, GuestKind, JailReport, Role, RunOrder, RunReport,
+    CompileOrder, CompileReport, Ending, FromWorker, GuestKind, JailReport, Role, RunOrder, RunReport, Usage,
 };
 use stockade_worker::engine::Warm;
 use stockade_worker::jail::Locked;
@@ -325,6 +326,12 @@ fn act_on_link(entry: &str) -> Option<Act> {
         },
         "reply-then-spin" => |fds| {
             say(fds.link, &success());
+            spin()
+        },
+        "reply-with-usage-then-spin" => |fds| {
+            let usage = Usage { cpu_user_us: 1, cpu_system_us: 1, resident_peak_bytes: 0, page_faults: 1 };
+            let report = RunReport { usage: Some(usage), ..report(Ending::Exited(0)) };
+            say(fds.link, &FromWorker::Finished(report));
             spin()
         },
         "wrong-kind" => |fds| {

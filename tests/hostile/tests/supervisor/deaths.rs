@@ -133,6 +133,29 @@ fn worker_killed_after_its_reply_did_not_complete_its_job() {
     });
 }
 
+#[test]
+fn worker_that_is_to_exit_and_does_not_is_killed_and_holds_its_place_until_then() {
+    alone(async || {
+        let mut config = config();
+        config.pool.warm = 0;
+        config.pool.workers_max = 1;
+        let rig = Rig::start_with(config).await;
+        for _ in 0..3 {
+            // Each needs the place of the one before.
+            let result = rig.run(hostile("reply-with-usage-then-spin")).await;
+            assert_eq!(result.outcome.verdict, Verdict::Completed, "{:?}", result.outcome);
+            assert!(workers().len() <= 1, "the place of a process is free when it is gone");
+            assert_eq!(result.bill.teardown_us, None, "its end was not waited for");
+            assert_eq!(result.bill.page_faults, Some(1));
+            let cpu_us = result.bill.cpu_user_us.unwrap() + result.bill.cpu_system_us.unwrap();
+            assert!(cpu_us > 2, "of its CPU time the kernel is believed: {:?}", result.bill);
+        }
+        eventually("the last to be gone", || workers().is_empty() && zombies().is_empty()).await;
+        assert_one_record_each(&rig);
+        rig.end().await;
+    });
+}
+
 /// User CPU time, in the kernel's ticks.
 fn ticks_of(pid: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
