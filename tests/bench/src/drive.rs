@@ -11,8 +11,9 @@ use stockade_wire::job::Isolation;
 
 use crate::client::{Connection, Prepared};
 use crate::daemon::Home;
+use crate::floors::echo;
 use crate::jobs::Job;
-use crate::load::{closed_loop, round};
+use crate::load::{Effort, closed_loop, one_at_a_time, round};
 use crate::procfs::own_cpu_time;
 use crate::stockade::DEFAULTS;
 
@@ -44,10 +45,18 @@ pub fn drive(program: &Path, isolation: Isolation, clients: u64, seconds: u64) -
     let each = |time: Duration| round(time.as_secs_f64() * 1e6 / jobs.max(1.0));
     let supervisor = each(own_cpu_time(daemon.pid()).saturating_sub(own));
     let all = each(daemon.cpu_time().saturating_sub(all));
+    let effort = Effort { one_at_a_time: Duration::from_secs(seconds), ..Effort::FULL };
+    let apart = one_at_a_time(&effort, || client.run_prepared(&prepared).map(drop))?;
+    let echo = echo(&effort.few(), 2)?;
     Ok(format!(
-        "{clients} clients: {} jobs a second, median {} µs, p99 {} µs; CPU a job {all} µs, of which the supervisor {supervisor} µs\n",
+        "{clients} clients: {} jobs a second, median {} µs, p99 {} µs; CPU a job {all} µs, of which the supervisor {supervisor} µs; \
+         one client, {:?} apart: median {} µs, p99 {} µs; two-hop echo the same way {} µs\n",
         seen.per_second,
         seen.p50_us.unwrap_or_default(),
-        seen.p99_us.unwrap_or_default()
+        seen.p99_us.unwrap_or_default(),
+        effort.pause,
+        apart.p50().unwrap_or_default(),
+        apart.p99().unwrap_or_default(),
+        echo.p50().unwrap_or_default()
     ))
 }

@@ -25,6 +25,9 @@ pub struct Effort {
     pub sustained: Duration,
     /// Requests that are made before anything is measured.
     pub warm_up: usize,
+    /// Between an answer and the next request, one at a time: whoever asks has something else to do, and what stands ready
+    /// can be replaced. Clients in a closed loop make no pause.
+    pub pause: Duration,
 }
 
 impl Effort {
@@ -36,6 +39,7 @@ impl Effort {
         paced: Duration::from_secs(5),
         sustained: Duration::from_secs(60),
         warm_up: 200,
+        pause: Duration::from_millis(2),
     };
 
     /// To see that it works.
@@ -46,6 +50,7 @@ impl Effort {
         paced: Duration::from_millis(200),
         sustained: Duration::from_millis(1_100),
         warm_up: 5,
+        pause: Duration::ZERO,
     };
 
     /// The same with no sustained load.
@@ -67,7 +72,7 @@ impl Effort {
     }
 }
 
-/// Makes `request` one at a time, after warming up.
+/// Makes `request` one at a time, after warming up, with a pause before each.
 ///
 /// # Errors
 /// What a request failed with.
@@ -95,6 +100,7 @@ pub fn one_at_a_time_from(
     let mut samples = Samples::default();
     let began = Instant::now();
     while !effort.enough(samples.len(), began) {
+        std::thread::sleep(effort.pause);
         let since = Instant::now();
         request()?;
         samples.push(since.elapsed());
