@@ -1,10 +1,14 @@
 //! Builds the JavaScript engine for WebAssembly.
 //!
-//! Owns: which files become the engine, and when it is built again.
+//! Owns: which files become the engine, and when it is built again: compiled, linked, and set up once for all.
 //! Never: downloads anything itself (cargo does, for the pinned crate), compiles anything for this machine.
 
 #[path = "build/compile.rs"]
 mod compile;
+#[path = "build/module.rs"]
+mod module;
+#[path = "build/snapshot.rs"]
+mod snapshot;
 #[path = "build/source.rs"]
 mod source;
 #[path = "build/toolchain.rs"]
@@ -52,7 +56,7 @@ fn build() -> Result<(), String> {
         objects.add(&guest.join(file))?;
     }
     objects.add(&scripts)?;
-    let engine = objects.link(&source)?;
+    let engine = snapshot::take(&objects.link(&source)?, &out)?;
     println!("cargo::rustc-env=STOCKADE_JS_ENGINE={}", engine.display());
     println!("cargo::rustc-env=STOCKADE_JS_ENGINE_VERSION={}", source.version()?);
     Ok(())

@@ -144,11 +144,11 @@ fn key_file(made: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn is_made_with(made: &Path, key: u64) -> bool {
+pub(crate) fn is_made_with(made: &Path, key: u64) -> bool {
     made.is_file() && fs::read_to_string(key_file(made)).is_ok_and(|found| found == key.to_string())
 }
 
-fn mark_made_with(made: &Path, key: u64) -> Result<(), String> {
+pub(crate) fn mark_made_with(made: &Path, key: u64) -> Result<(), String> {
     let path = key_file(made);
     fs::write(&path, key.to_string()).map_err(|error| format!("cannot write {}: {error}", path.display()))
 }

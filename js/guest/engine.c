@@ -1,7 +1,8 @@
 /* One job of one JavaScript engine, from request to reply.
  *
  *   _initialize ─ js_init ─┬─ js_reserve ─ js_run ─ reply
- *                          └ everything up to here is the same for every job, and can be done ahead of it
+ *                          └ everything up to here is the same for every job, and happens when the engine is built:
+ *                            see build/snapshot.rs. What a job must have of its own is made in js_run.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -86,7 +87,10 @@ int32_t js_init(void)
     if (!load_scripts())
         return 4;
     JS_RunGC(runtime);
-    reserve = host_memory_reserve(RESERVE_BYTES);
+    JSMemoryUsage usage;
+    JS_ComputeMemoryUsage(runtime, &usage);
+    JS_SetGCThreshold(runtime, (size_t)usage.malloc_size + GARBAGE_BYTES);
+    reserve = malloc(RESERVE_BYTES);
     return reserve ? 0 : 5;
 }
 

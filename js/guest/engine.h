@@ -20,6 +20,10 @@
 /* Memory kept back so that a script that has used up all there is can still be told about, bytes. */
 #define RESERVE_BYTES (64 << 10)
 
+/* What a job may allocate before garbage is looked for the first time, bytes: most are over by then. To look for garbage is
+ * to write to every object there is, those that every job begins with too. */
+#define GARBAGE_BYTES (1 << 20)
+
 #define EXPORT(name) __attribute__((export_name(name)))
 #define IMPORT(name) __attribute__((import_module("stockade_js"), import_name(name)))
 
@@ -134,7 +138,6 @@ JSValue failure_frames(JSContext *c, JSValueConst this, int argc, JSValueConst *
 /* host.c: memory, time, chance. */
 extern const JSMallocFunctions host_memory;
 extern bool host_memory_refused;
-void *host_memory_reserve(size_t bytes);
 void host_random_begin(void);
 JSValue host_math_random(JSContext *c, JSValueConst this, int argc, JSValueConst *argv);
 

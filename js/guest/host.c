@@ -51,15 +51,6 @@ const JSMallocFunctions host_memory = {
     .js_malloc_usable_size = memory_usable_size,
 };
 
-/* A block that is really there: pages that were never written to would still have to be had. */
-void *host_memory_reserve(size_t bytes)
-{
-    void *block = malloc(bytes);
-    if (block)
-        memset(block, 1, bytes);
-    return block;
-}
-
 /* Time. The crate's stand-in for a libc's clocks asks for this function, which it would import from the host. */
 
 double __rquickjs_host_now_us(void);

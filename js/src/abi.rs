@@ -27,12 +27,8 @@ pub const NAME_BYTES_MAX: usize = 255;
 pub mod export {
     /// The linear memory.
     pub const MEMORY: &str = "memory";
-    /// `() -> ()`: constructors; first.
-    pub const INITIALIZE: &str = "_initialize";
     /// `() -> u32`: [`super::VERSION`].
     pub const ABI: &str = "js_abi";
-    /// `() -> i32`: makes the engine; 0 is success.
-    pub const INIT: &str = "js_init";
     /// `(length: u32) -> address: u32`: room for a request; 0 is none.
     pub const RESERVE: &str = "js_reserve";
     /// `(address: u32, length: u32) -> address: u32`: runs the job of the request there, and returns its reply.

@@ -3,9 +3,11 @@
 //! QuickJS-ng is compiled by `build.rs` from the source that a pinned crate carries, with our own C and JavaScript in
 //! `guest/` around it. It never becomes native code of this machine's but through Wasmtime, in a worker.
 //!
+//! Setting it up (the language's own objects, and what our scripts put beside them) is the same for every job, and so is
+//! done when it is built: an instance begins as that left it, which is bytes of its memory and nothing else.
+//!
 //! ```text
 //! host                                      engine (one instance, one job)
-//!   │ ── _initialize, js_init ─────────────▶ │  the same for every job: may happen ahead of it, in a template
 //!   │ ── js_reserve(length) ───────────────▶ │  room for the request
 //!   │ ── js_run(address, length) ──────────▶ │
 //!   │ ◀──────── call · random · clock · sleep │  all it can ask for
@@ -19,7 +21,7 @@ pub mod excerpt;
 pub mod reply;
 pub mod request;
 
-/// The engine, a core module that imports the four functions of [`abi::import`] and nothing else.
+/// The engine, set up: a core module that imports the four functions of [`abi::import`] and nothing else.
 pub const ENGINE_WASM: &[u8] = include_bytes!(env!("STOCKADE_JS_ENGINE"));
 
 /// Version of QuickJS-ng in it.

@@ -309,7 +309,7 @@ fn script_that_is_debugged_tells_when_how_long_and_how_much() {
 fn engine_offered_as_a_module_gets_none_of_an_engines_rights() {
     let place = place(Mode::Jailed);
     let engine = place.file("engine.wasm", stockade_js::ENGINE_WASM);
-    let ended = place.run(&["--entry", "js_init"], &engine);
+    let ended = place.run(&["--entry", "js_abi"], &engine);
     assert_eq!(ended.short(), "invalid_module unknown_import - guest 126", "{}", ended.result);
 }
 

@@ -86,7 +86,7 @@ pub struct CompileOrder {
 pub struct PrepareOrder {
     /// A function the module must export; `None`: any module will do.
     pub entry: Option<String>,
-    /// It is the JavaScript engine, of our own making, which is set up before there is a job.
+    /// It is the JavaScript engine, of our own making, whose instances begin set up.
     pub engine: bool,
     /// Time a module that says that it may be initialised ahead has for that, µs; 0: it is not.
     pub initialise_us: u64,

@@ -65,12 +65,7 @@ pub(crate) fn serve(
         Ok(stem) => stem,
         Err(error) => give_up(link, error.to_string()),
     };
-    if order.engine {
-        let set_up = stem.bar().map_err(|error| error.to_string());
-        if let Err(why) = set_up.and_then(|barred| prepared.set_up_engine(&barred)) {
-            give_up(link, why);
-        }
-    } else if order.initialise_us > 0 && prepared.has_initialiser() {
+    if !order.engine && order.initialise_us > 0 && prepared.has_initialiser() {
         match stem.bar() {
             Ok(barred) => prepared.initialise(&barred, &order, grounds.behaviour.keep),
             Err(error) => give_up(link, error.to_string()),

@@ -185,9 +185,7 @@ impl Live {
         let instance = linker(engine).instantiate(&mut store, module).unwrap();
         let memory = instance.get_memory(&mut store, export::MEMORY).unwrap();
         let mut live = Self { store, instance, memory };
-        live.call::<(), ()>(export::INITIALIZE, ()).unwrap();
         assert_eq!(live.call::<(), u32>(export::ABI, ()).unwrap(), abi::VERSION);
-        assert_eq!(live.call::<(), i32>(export::INIT, ()).unwrap(), 0);
         live
     }
 

@@ -4,7 +4,6 @@
 //! Never: keeps anything of a job: whatever was made for one is gone before its report is sent.
 
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use stockade_sys::artifact::LoadedArtifact;
@@ -15,7 +14,7 @@ use wasmtime_wasi::p2::bindings::CommandPre;
 
 use super::entry::{self, Entry};
 use super::link::{choose_entry, command_may_be_entered, link_command, link_engine, link_module, open};
-use super::script::{Image, Script};
+use super::script::Script;
 use super::stack::Stack;
 use super::{
     DEADLINE_MAX, Host, Interruption, Loaded, Program, Stdio, largest_memory_bytes, not_loaded, run, runtime,
@@ -41,15 +40,15 @@ enum Held {
         usual_entry: Option<Entry>,
     },
     Component(CommandPre<Host>),
-    /// The JavaScript engine, and what setting it up left, once it was.
-    Engine(InstancePre<Host>, Arc<OnceLock<Image>>),
+    /// The JavaScript engine.
+    Engine(InstancePre<Host>),
 }
 
 impl Held {
     fn link(warm: &Warm, order: &RunOrder, artifact: OwnedFd) -> Result<Self, Ending> {
         let variant = warm.variant(false);
         if order.script.is_some() {
-            return Ok(Self::Engine(link_engine(variant, artifact)?, Arc::default()));
+            return Ok(Self::Engine(link_engine(variant, artifact)?));
         }
         match open(variant, artifact)? {
             LoadedArtifact::Module(module) => {
@@ -63,12 +62,10 @@ impl Held {
 
     fn program(&self, order: &RunOrder, deadline: Instant) -> Result<Program, Ending> {
         match (self, &order.script) {
-            (Self::Engine(pre, image), Some(script)) => Ok(Program::Script {
-                engine: pre.clone(),
-                script: Script::new(order, script, deadline),
-                image: Some(Arc::clone(image)),
-            }),
-            (Self::Engine(..), None) | (Self::Core { .. } | Self::Component(_), Some(_)) => {
+            (Self::Engine(pre), Some(script)) => {
+                Ok(Program::Script { engine: pre.clone(), script: Script::new(order, script, deadline) })
+            }
+            (Self::Engine(_), None) | (Self::Core { .. } | Self::Component(_), Some(_)) => {
                 Err(Ending::SetupFailed("the job is not for what the worker that stays has".to_owned()))
             }
             (Self::Core { pre, stack, usual_entry }, None) => {
@@ -87,7 +84,7 @@ impl Held {
 
     fn largest_memory_bytes(&self) -> u64 {
         largest_memory_bytes(match self {
-            Self::Core { pre, .. } | Self::Engine(pre, _) => Some(pre.module().resources_required()),
+            Self::Core { pre, .. } | Self::Engine(pre) => Some(pre.module().resources_required()),
             Self::Component(pre) => pre.instance_pre().component().resources_required(),
         })
     }
@@ -116,7 +113,7 @@ impl Kept {
     /// The engine whose epoch ends its guests.
     pub(crate) fn engine(&self) -> &Engine {
         match &self.held {
-            Held::Core { pre, .. } | Held::Engine(pre, _) => pre.module().engine(),
+            Held::Core { pre, .. } | Held::Engine(pre) => pre.module().engine(),
             Held::Component(pre) => pre.engine(),
         }
     }

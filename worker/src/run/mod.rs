@@ -30,7 +30,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use stockade_sys::epoch::{self, EpochError};
@@ -60,7 +60,7 @@ use host::Streams;
 use ledger::Ledger;
 use link::link;
 use prepared::{Existing, Live};
-use script::{Given, Image, Script, Side};
+use script::{Given, Script, Side};
 use stack::{Stack, at_once};
 
 /// A deadline further away than this is as good as none.
@@ -131,8 +131,6 @@ enum Program {
     Script {
         engine: InstancePre<Host>,
         script: Script,
-        /// Where the image of the set-up is kept in a process that runs further scripts.
-        image: Option<Arc<OnceLock<Image>>>,
     },
 }
 
@@ -502,22 +500,17 @@ async fn drive(
             let result = command.wasi_cli_run().call_run(store).await?;
             Ok(Ending::Exited(i32::from(result.is_err())))
         }
-        Program::Script { engine, script, image } => {
-            let existing = match existing {
-                Some(existing) => existing,
-                None => {
-                    Existing { instance: engine.instantiate_async(&mut *store).await?, initialised: false }
-                }
+        Program::Script { engine, script } => {
+            let instance = match existing {
+                Some(existing) => existing.instance,
+                None => program.stack().instantiate(engine, &mut *store).await?,
             };
             store.data_mut().ledger.instantiated();
-            if !existing.initialised {
-                set_up_engine(store, existing.instance, image.as_deref()).await?;
-            }
             *instantiated = Some(Instant::now());
             let (source, input) = (exchange.source.take(), exchange.input.take());
             match (source, exchange.output.as_mut()) {
                 (Some(source), Some(output)) => {
-                    script.run(store, existing.instance, Given { source, input, output }).await
+                    script.run(store, instance, Given { source, input, output }).await
                 }
                 _ => Ok(Ending::SetupFailed("a script came without its source".to_owned())),
             }
@@ -537,23 +530,6 @@ async fn drive(
                 function::initialize(store, *stack, instance).await?;
             }
             enter(entry, store, (*stack, instance), exchange).await
-        }
-    }
-}
-
-/// Sets an engine up, or makes it one that is, where a job before this one left the image of that.
-async fn set_up_engine(
-    store: &mut Store<Host>,
-    instance: Instance,
-    image: Option<&OnceLock<Image>>,
-) -> wasmtime::Result<()> {
-    let Some(place) = image else { return script::set_up(store, instance).await };
-    match place.get() {
-        Some(image) => image.put_into(store, instance),
-        None => {
-            // Jobs of a process come one after the other: nobody else has put one there meanwhile.
-            let _ = place.set(Image::of_set_up(store, instance).await?);
-            Ok(())
         }
     }
 }

@@ -17,7 +17,7 @@ use super::function;
 use super::host::Streams;
 use super::ledger::Ledger;
 use super::link::{choose_entry, link_engine};
-use super::script::{self, Script, Side};
+use super::script::{Script, Side};
 use super::stack::Stack;
 use super::{DEADLINE_MAX, Host, Loaded, Program, largest_memory_bytes, not_loaded, runtime, setup};
 use crate::engine::Warm;
@@ -100,7 +100,7 @@ impl Prepared {
         let largest_memory_bytes = largest_memory_bytes(Some(pre.module().resources_required()));
         let runtime = runtime().map_err(|error| error.to_string())?;
         epoch::install(pre.module().engine()).map_err(|error| error.to_string())?;
-        Ok(Self {
+        let mut prepared = Self {
             pre,
             runtime,
             memory_bytes_max: warm.settings().memory_bytes_max,
@@ -109,26 +109,9 @@ impl Prepared {
             engine: true,
             usual_entry: None,
             live: None,
-        })
-    }
-
-    /// Sets the JavaScript engine up, for every fork: our own code, without a script.
-    ///
-    /// # Errors
-    /// With what is to be said about it.
-    pub(crate) fn set_up_engine(&mut self, _barred: &Barred<'_>) -> Result<(), String> {
-        let (pre, stack) = (&self.pre, self.stack);
-        let mut store = Live::store(pre, self.memory_bytes_max, self.largest_memory_bytes);
-        // Nothing moves the epoch on before there is a job.
-        store.set_epoch_deadline(1);
-        let set_up = async {
-            let instance = stack.instantiate(pre, &mut store).await?;
-            store.data_mut().ledger.instantiated();
-            script::set_up(&mut store, instance).await.map(|()| instance)
         };
-        let instance = self.runtime.block_on(set_up).map_err(|error| format!("{error:#}"))?;
-        self.live = Some(Live::of(store, Existing { instance, initialised: true }, pre));
-        Ok(())
+        prepared.instantiate();
+        Ok(prepared)
     }
 
     fn instantiate(&mut self) {
@@ -218,7 +201,7 @@ impl Prepared {
         }
         let program = match (&order.script, usual_entry) {
             (Some(script), _) if engine => {
-                Program::Script { engine: pre, script: Script::new(order, script, deadline), image: None }
+                Program::Script { engine: pre, script: Script::new(order, script, deadline) }
             }
             (None, Some(entry)) if order.entry.is_none() && order.arguments.is_empty() => {
                 Program::Core { pre, entry, stack }

@@ -27,9 +27,6 @@ use super::{Host, Sink, poll};
 /// What a script is called in its errors when its own name cannot be: see [`RequestError::BadName`].
 const NAMELESS: &str = "script.js";
 
-/// Grain in which an [`Image`] tells what changed, bytes.
-const IMAGE_PAGE_BYTES: usize = 4 << 10;
-
 /// A longer sleep is as good as none: every job's deadline is before its end.
 const SLEEP_MAX: Duration = Duration::from_hours(24 * 365);
 
@@ -97,7 +94,7 @@ impl Script {
         Self { name: order.name.clone(), entry: order.entry.clone(), order: script.clone(), deadline }
     }
 
-    /// Runs it in an engine that is set up.
+    /// Runs it in an engine that has run nothing yet. Its instances begin set up.
     pub(super) async fn run(
         &self,
         store: &mut Store<Host>,
@@ -197,69 +194,6 @@ impl Script {
             return Ok(Err(unasked(&error)));
         }
         Ok(Ok((address, length)))
-    }
-}
-
-/// Sets an engine up. Nothing of a job is needed for it.
-///
-/// # Errors
-/// When it traps, or is not the engine this was built with.
-pub(super) async fn set_up(store: &mut Store<Host>, instance: Instance) -> wasmtime::Result<()> {
-    let () = call(store, instance, export::INITIALIZE, ()).await?;
-    let abi: u32 = call(store, instance, export::ABI, ()).await?;
-    let status: i32 = call(store, instance, export::INIT, ()).await?;
-    if abi != stockade_js::abi::VERSION || status != 0 {
-        let what = format!("the JavaScript engine has interface {abi} and its set-up ended with {status}");
-        return Err(wasmtime::Error::msg(what));
-    }
-    Ok(())
-}
-
-/// What setting an engine up leaves in its memory, to be put into another instance of it instead.
-///
-/// The memory is all there is to it: the engine's one global that changes is the stack's pointer, which is back where it was
-/// when a call returns, and its table never changes.
-#[derive(Debug)]
-pub(super) struct Image {
-    memory_bytes: usize,
-    /// Parts that differ from a new instance's memory, with their addresses.
-    parts: Vec<(usize, Box<[u8]>)>,
-}
-
-impl Image {
-    /// Sets `instance`, which is new, up, and takes the image of it.
-    ///
-    /// # Errors
-    /// As [`set_up`].
-    pub(super) async fn of_set_up(store: &mut Store<Host>, instance: Instance) -> wasmtime::Result<Self> {
-        let memory = memory(store, instance)?;
-        let before = memory.data(&*store).to_vec();
-        set_up(store, instance).await?;
-        let after = memory.data(&*store);
-        let nothing = vec![0; after.len().saturating_sub(before.len())];
-        let before = [before, nothing].concat();
-        let pages = after.chunks(IMAGE_PAGE_BYTES).zip(before.chunks(IMAGE_PAGE_BYTES)).enumerate();
-        let changed = pages.filter(|(_, (after, before))| after != before);
-        let parts = changed.map(|(page, (after, _))| (page * IMAGE_PAGE_BYTES, after.into())).collect();
-        Ok(Self { memory_bytes: after.len(), parts })
-    }
-
-    /// Puts it into `instance`, which is new, as if that had been set up.
-    ///
-    /// # Errors
-    /// When the job may not have as much memory.
-    pub(super) fn put_into(&self, store: &mut Store<Host>, instance: Instance) -> wasmtime::Result<()> {
-        let memory = memory(store, instance)?;
-        let missing = self.memory_bytes.saturating_sub(memory.data_size(&*store));
-        memory.grow(&mut *store, missing.div_ceil(super::WASM_PAGE_BYTES as usize) as u64)?;
-        let bytes = memory.data_mut(&mut *store);
-        for (start, part) in &self.parts {
-            let place = bytes.get_mut(*start..start.saturating_add(part.len()));
-            place
-                .ok_or_else(|| wasmtime::Error::msg("the engine's memory is too small"))?
-                .copy_from_slice(part);
-        }
-        Ok(())
     }
 }
 
