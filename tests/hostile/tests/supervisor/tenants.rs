@@ -338,6 +338,14 @@ fn taking(name: &str) -> Submission {
     shared(limited(job, PATIENCE, Duration::from_secs(1)))
 }
 
+/// CPU time of a process in user mode, in the kernel's ticks.
+fn cpu_ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // Its name, which comes before, is in parentheses and may hold anything.
+    let figures = stat.rsplit_once(") ").unwrap().1;
+    figures.split(' ').nth(11).unwrap().parse().unwrap()
+}
+
 /// A tenant has `workers` at most, and a job waits for one as long as it takes.
 fn waiting(workers: usize) -> Config {
     rare(|config| {
@@ -422,6 +430,8 @@ fn jobs_that_wait_for_a_worker_that_dies_or_is_not_fit_any_more_are_served() {
             if name == "spins" {
                 let workers = named("stockade:run");
                 assert_eq!(workers.len(), 1);
+                // One that has not read its order yet costs its job nothing.
+                eventually("it to spin", || cpu_ticks(workers[0]) > 10).await;
                 signal(workers[0], Signal::SIGKILL);
             }
             assert_eq!(rig.result(&busy).await.outcome.verdict, verdict, "{name}");
