@@ -182,12 +182,16 @@ mod tests {
     fn one_that_is_given_goes_to_whoever_of_its_kind_has_waited_longest_and_else_is_idle() {
         timed(async || {
             let exchange = Exchange::new();
-            let (mut a1, mut b1, mut a2) = (waiting(&exchange, &'a'), waiting(&exchange, &'b'), waiting(&exchange, &'a'));
+            let (mut a1, mut b1, mut a2) =
+                (waiting(&exchange, &'a'), waiting(&exchange, &'b'), waiting(&exchange, &'a'));
             for one in [1, 2, 3] {
                 exchange.give('a', one);
             }
             assert_eq!((look(&mut a1), look(&mut a2)), (Poll::Ready(Some(1)), Poll::Ready(Some(2))));
-            assert_eq!((look(&mut b1), exchange.take(&'b'), exchange.take(&'a')), (Poll::Pending, None, Some(3)));
+            assert_eq!(
+                (look(&mut b1), exchange.take(&'b'), exchange.take(&'a')),
+                (Poll::Pending, None, Some(3))
+            );
             assert_eq!((exchange.waiting(&'a'), exchange.waiting(&'b')), (0, 1));
         });
     }
@@ -264,6 +268,8 @@ mod tests {
         assert_eq!(exchange.remove_least(|key, one| (*key == 'a').then_some(*one)), Some(3));
         assert_eq!(exchange.remove_least(|_, _| None::<u32>), None);
         assert_eq!(exchange.weed(|one| *one != 4), [4]);
-        assert!(exchange.has_idle(|key, one| (*key, *one) == ('b', 1)) && !exchange.has_idle(|_, one| *one == 4));
+        assert!(
+            exchange.has_idle(|key, one| (*key, *one) == ('b', 1)) && !exchange.has_idle(|_, one| *one == 4)
+        );
     }
 }

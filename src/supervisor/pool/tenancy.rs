@@ -14,7 +14,7 @@ use crate::config;
 const SOON_PART: u32 = 20;
 
 /// Jobs from one sample of a process's memory to the next.
-const SAMPLE_JOBS: u64 = 16;
+const SAMPLE_JOBS: u64 = 64;
 
 /// The life of one tenant worker.
 #[derive(Debug)]

@@ -236,7 +236,9 @@ impl Tenants {
     /// idle for long enough to be given up.
     fn take(&self, sharing: &Rc<Sharing>, now: Instant, limits: &config::Pool) -> Option<Lent> {
         // One that is not fit for use is dropped here, which kills and buries it.
-        std::iter::from_fn(|| self.resters.take(sharing)).find(|one| one.is_fit(now, limits)).map(Resting::lent)
+        std::iter::from_fn(|| self.resters.take(sharing))
+            .find(|one| one.is_fit(now, limits))
+            .map(Resting::lent)
     }
 
     /// What becomes of a job that found none.
@@ -268,7 +270,8 @@ impl Tenants {
 
     /// Ends the idle one of that user which was used longest ago.
     fn give_up_one_of(&self, uid: u32) -> Option<()> {
-        let used = |sharing: &Rc<Sharing>, one: &Resting| (sharing.uid == uid).then(|| one.stay.tenancy.used());
+        let used =
+            |sharing: &Rc<Sharing>, one: &Resting| (sharing.uid == uid).then(|| one.stay.tenancy.used());
         self.resters.remove_least(used).map(drop)
     }
 

@@ -106,9 +106,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn course_of_any_standing_waits_only_where_there_is_a_worker_and_makes_no_more_than_are_useful_or_waited_for() {
+    fn course_of_any_standing_waits_only_where_there_is_a_worker_and_makes_no_more_than_are_useful_or_waited_for()
+     {
         for useful in 0..=4 {
-            for (workers, waiting) in (0..=6).flat_map(|workers| (0..=6).map(move |waiting| (workers, waiting))) {
+            for (workers, waiting) in
+                (0..=6).flat_map(|workers| (0..=6).map(move |waiting| (workers, waiting)))
+            {
                 for coming in 0..=workers {
                     let found = course(Standing { workers, coming, waiting }, useful);
                     assert_eq!(found == Course::Own, workers == 0);
@@ -147,8 +150,14 @@ mod tests {
         Next(char),
     }
 
-    const STEPS: [Step; 6] =
-        [Step::Arrive('a'), Step::Arrive('b'), Step::LeaveFirst, Step::LeaveLast, Step::Next('a'), Step::Next('b')];
+    const STEPS: [Step; 6] = [
+        Step::Arrive('a'),
+        Step::Arrive('b'),
+        Step::LeaveFirst,
+        Step::LeaveLast,
+        Step::Next('a'),
+        Step::Next('b'),
+    ];
 
     #[test]
     fn queue_of_any_history_serves_each_in_order_and_loses_nobody() {
@@ -164,7 +173,8 @@ mod tests {
                         model.push((key, ticket));
                     }
                     step @ (Step::LeaveFirst | Step::LeaveLast) => {
-                        let place = if matches!(step, Step::LeaveFirst) { 0 } else { model.len().saturating_sub(1) };
+                        let place =
+                            if matches!(step, Step::LeaveFirst) { 0 } else { model.len().saturating_sub(1) };
                         if place < model.len() {
                             let (key, ticket) = model.remove(place);
                             assert!(queue.leave(&key, ticket).is_some());
