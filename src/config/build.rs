@@ -140,6 +140,7 @@ fn pool(of: &Typed<'_>) -> Result<Pool, ConfigError> {
         tenant_jobs_max: of.number("pool.tenant_jobs_max")?,
         tenant_age: of.duration("pool.tenant_age")?,
         tenant_idle: of.duration("pool.tenant_idle")?,
+        tenant_wait: of.duration("pool.tenant_wait")?,
         lock_timeout: of.duration("pool.lock_timeout")?,
         zygote_forks_max: of.number("pool.zygote_forks_max")?,
         restart_burst: of.small("pool.restart_burst")?,

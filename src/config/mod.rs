@@ -141,6 +141,8 @@ pub struct Pool {
     pub tenant_age: Duration,
     /// Time after which a tenant worker nobody asked for is given up.
     pub tenant_idle: Duration,
+    /// How long a job waits for a worker of its tenant's that another job has.
+    pub tenant_wait: Duration,
     /// Time a worker has from its fork to its report that it is locked.
     pub lock_timeout: Duration,
     /// Forks after which the zygote is exec'd afresh, for a new address layout.

@@ -19,7 +19,6 @@ use stockade_wire::client::{FromDaemon, ToDaemon};
 use stockade_wire::job::Submission;
 use stockade_wire::limits::{HELLO_FRAME_BYTES_MAX, LOG_CHUNK_BYTES_MAX, NAME_BYTES_MAX};
 use stockade_wire::{CLIENT_PROTOCOL_VERSION, CLIENT_PROTOCOL_VERSION_WITHOUT_DESCRIPTORS};
-use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -30,6 +29,7 @@ use super::census::{Census, Seat};
 use super::inbound::{Inbound, InboundError, Received};
 use super::jobs::{FollowLogs, Jobs};
 use super::outbound::{self, Gone, Outbound};
+use super::wire_end::WireEnd;
 use crate::config::Clients;
 use crate::host::HostSampler;
 use crate::job_end::JobEnd;
@@ -75,13 +75,12 @@ enum Ending {
 }
 
 /// Serves one client until either side ends the connection. Its jobs do not end with it.
-pub(super) async fn attend<J: Jobs>(shared: Rc<Shared<J>>, stream: UnixStream, caller: Caller, seat: Seat) {
-    let (read, write) = stream.into_split();
+pub(super) async fn attend<J: Jobs>(shared: Rc<Shared<J>>, socket: WireEnd, caller: Caller, seat: Seat) {
     let patience = shared.limits.frame_timeout;
-    let (outbound, queue) = outbound::queue(shared.limits.outbound_bytes_max);
-    let inbound = Inbound::new(read, seat, patience);
+    let (outbound, queue) = outbound::queue(socket.clone(), shared.limits.outbound_bytes_max);
+    let inbound = Inbound::new(socket, seat, patience);
     let connection = Connection { shared, caller, outbound, requests: JoinSet::new() };
-    let writing = queue.write_to(write, patience);
+    let writing = queue.write_out(patience);
     tokio::pin!(writing);
     tokio::select! {
         biased;
@@ -237,7 +236,7 @@ impl<J: Jobs> Connection<J> {
                 if let Err(refusal) = self.shared.jobs.recorded(&self.caller, &job).await {
                     return Ok(self.send(FromDaemon::Refused { request, refusal }).await?);
                 }
-                // Accepted goes out first: answers leave in the order in which they ask for room.
+                // Accepted goes out first: answers leave in the order in which they are passed on.
                 let accepted = FromDaemon::Accepted { request, job };
                 if wait {
                     self.outbound.send_ahead(&accepted).await?;

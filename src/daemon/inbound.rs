@@ -8,20 +8,17 @@
 //! since the header says what there has to be room for: a byte that is read without room loses its descriptors.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use stockade_sys::rights;
 use stockade_wire::client::ToDaemon;
 use stockade_wire::codec;
 use stockade_wire::frame::{self, FrameError, HEADER_BYTES, Header};
-use tokio::io::Interest;
-use tokio::net::UnixStream;
-use tokio::net::unix::OwnedReadHalf;
 use tokio::time::timeout;
 
 use super::census::{Reservation, Seat};
+use super::wire_end::WireEnd;
 
 /// What is read at once, bytes; most requests fit.
 const READ_BYTES: usize = 32 << 10;
@@ -57,7 +54,7 @@ pub(super) type Received = (ToDaemon, Vec<OwnedFd>);
 
 /// The reading side of one connection.
 pub(super) struct Inbound {
-    socket: OwnedReadHalf,
+    socket: WireEnd,
     seat: Seat,
     frame_timeout: Duration,
     /// What was read and not taken yet: from `taken` up to `filled`.
@@ -69,7 +66,7 @@ pub(super) struct Inbound {
 }
 
 impl Inbound {
-    pub(super) fn new(socket: OwnedReadHalf, seat: Seat, frame_timeout: Duration) -> Self {
+    pub(super) fn new(socket: WireEnd, seat: Seat, frame_timeout: Duration) -> Self {
         let buffer = vec![0; READ_BYTES].into_boxed_slice();
         Self { socket, seat, frame_timeout, buffer, taken: 0, filled: 0, with_fds: false }
     }
@@ -109,15 +106,10 @@ impl Inbound {
 
     /// Whether the client has closed the connection altogether, not just its sending half.
     pub(super) fn hung_up(&self) -> bool {
-        let socket: BorrowedFd<'_> = self.stream().as_fd();
-        let mut asked = [PollFd::new(socket, PollFlags::empty())];
+        let mut asked = [PollFd::new(self.socket.as_fd(), PollFlags::empty())];
         // POLLHUP is reported unasked, and on a Unix socket only once both directions are closed.
         let answered = poll(&mut asked, PollTimeout::ZERO).is_ok_and(|count| count > 0);
         answered && asked.iter().any(|fd| fd.any().unwrap_or(false))
-    }
-
-    fn stream(&self) -> &UnixStream {
-        self.socket.as_ref()
     }
 
     /// Reads once if nothing is there to be taken: at most `most` bytes, and with room for `room` descriptors, where
@@ -126,24 +118,14 @@ impl Inbound {
         if self.taken < self.filled {
             return Ok(Vec::new());
         }
-        let (socket, buffer) = (self.socket.as_ref(), &mut self.buffer);
         (self.taken, self.filled) = (0, 0);
         if !self.with_fds {
-            loop {
-                socket.readable().await.map_err(InboundError::Read)?;
-                match socket.try_read(buffer) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    read => {
-                        self.filled = read.map_err(InboundError::Read)?;
-                        return Ok(Vec::new());
-                    }
-                }
-            }
+            self.filled = self.socket.read(&mut self.buffer).await.map_err(InboundError::Read)?;
+            return Ok(Vec::new());
         }
-        let length = most.min(buffer.len());
-        let part = buffer.get_mut(..length).unwrap_or_default();
-        let receive = || Ok(rights::receive(socket.as_fd(), part, room)?);
-        let received = socket.async_io(Interest::READABLE, receive).await.map_err(InboundError::Read)?;
+        let length = most.min(self.buffer.len());
+        let part = self.buffer.get_mut(..length).unwrap_or_default();
+        let received = self.socket.receive(part, room).await.map_err(InboundError::Read)?;
         if received.more_fds {
             return Err(InboundError::UnannouncedFds);
         }

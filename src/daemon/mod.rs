@@ -19,6 +19,7 @@ mod outbound;
 mod signals;
 mod socket;
 mod watchdog;
+mod wire_end;
 
 use std::cell::RefCell;
 use std::io;
@@ -42,6 +43,7 @@ pub use self::watchdog::watch;
 
 use self::census::Census;
 use self::connection::{Shared, attend};
+use self::wire_end::WireEnd;
 use crate::config::Clients;
 use crate::host::HostSampler;
 use crate::observe::Causes;
@@ -145,9 +147,10 @@ fn welcome<J: Jobs>(shared: &Rc<Shared<J>>, stream: UnixStream, connections: &mu
         Err(error) => return tracing::warn!(%error, "closing a client that the kernel does not name"),
     };
     match shared.census.admit(caller.uid) {
-        Ok(seat) => {
-            connections.spawn_local(attend(Rc::clone(shared), stream, caller, seat));
-        }
+        Ok(seat) => match WireEnd::new(stream) {
+            Ok(socket) => drop(connections.spawn_local(attend(Rc::clone(shared), socket, caller, seat))),
+            Err(error) => tracing::warn!(%error, "closing a client whose connection cannot be watched"),
+        },
         Err(full) => {
             tracing::debug!(uid = caller.uid, pid = caller.pid, "{full}");
             let refusal = FromDaemon::Protocol { message: full.to_string() };

@@ -189,9 +189,9 @@ pub(super) async fn drive(core: Rc<Core>, job: Rc<Job>, payload: Payload) {
     };
     let end = core.record_end(&job, end).await;
     core.finish(&job, end);
-    // Whoever waits for the result has it before the worker's descriptors are closed.
-    tokio::task::yield_now().await;
     if let Some(worker) = record.spent {
+        // Whoever waits for the result has it before the worker's descriptors are closed.
+        tokio::task::yield_now().await;
         worker.leave(record.said, record.place);
     }
 }
@@ -410,7 +410,12 @@ async fn assigned(
     };
     let mut lent = taken.map_err(|error| no_worker(&error))?;
     let reused = lent.stay.as_ref().is_some_and(Stay::is_used);
-    record.bill.fork_us = Some(if reused { 0 } else { micros_since(since, Instant::now()) });
+    let waited_us = micros_since(since, Instant::now());
+    record.bill.fork_us = Some(if reused { 0 } else { waited_us });
+    if reused {
+        // For another job's end.
+        record.bill.queue_us = record.bill.queue_us.map(|queued_us| queued_us.saturating_add(waited_us));
+    }
     record.shared = lent.stay.is_some();
     record.walls = Walls { fresh_process: !record.shared, ..pool.walls(&lent.worker) };
     job.enter(Phase::Running);

@@ -35,7 +35,7 @@ pub mod module_kind;
 mod places;
 mod pool;
 mod pressure;
-mod readiness;
+pub(crate) mod readiness;
 mod run;
 mod script;
 mod start;
@@ -67,6 +67,8 @@ pub use self::follow::{LogFollower, LogPiece, OutputFollower};
 pub use self::in_process::InProcessError;
 pub use self::job::Caller;
 pub use self::job::outcome::{denied, refusal_code, syscall_name};
+#[cfg(test)]
+pub(crate) use self::job::sample_result;
 pub use self::journal::{JournalError, JournalLock};
 pub use self::pool::descriptors_needed;
 pub use self::pressure::{NoPressure, choose as choose_pressure_file};

@@ -7,6 +7,8 @@
 //! non-canonical form to accept, and the format can be written down in a page (`docs/wire.md`).
 
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
+use bincode::enc::write::Writer;
+use bincode::error::EncodeError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -19,6 +21,9 @@ type Fixed<const MAX: usize> = Configuration<LittleEndian, Fixint, Limit<MAX>>;
 const SMALL: usize = 4 << 10;
 const MEDIUM: usize = 128 << 10;
 const LARGE: usize = 4 << 20;
+
+/// Room that is made for a message before its length is known, bytes: most results of small jobs fit.
+const USUAL_BYTES: usize = 1 << 10;
 
 const fn config<const MAX: usize>() -> Fixed<MAX> {
     bincode::config::standard().with_fixed_int_encoding().with_limit::<MAX>()
@@ -33,7 +38,7 @@ fn decode_within<T: DeserializeOwned, const MAX: usize>(body: &[u8]) -> Result<(
 pub enum CodecError {
     /// The message is larger than any frame may be.
     #[error("message cannot be encoded within {FRAME_BODY_BYTES_MAX} bytes")]
-    Encode(#[source] bincode::error::EncodeError),
+    Encode(#[source] EncodeError),
     /// The bytes are not a message of the expected type.
     #[error("frame body is not a message of the expected type")]
     Decode(#[source] bincode::error::DecodeError),
@@ -50,7 +55,30 @@ pub enum CodecError {
 /// # Errors
 /// When the encoded form would be larger than [`FRAME_BODY_BYTES_MAX`].
 pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, CodecError> {
-    bincode::serde::encode_to_vec(message, config::<FRAME_BODY_BYTES_MAX>()).map_err(CodecError::Encode)
+    encode_after(&[], message)
+}
+
+/// The same behind `prefix`, in one piece of memory.
+///
+/// # Errors
+/// As for [`encode`].
+pub fn encode_after<T: Serialize>(prefix: &[u8], message: &T) -> Result<Vec<u8>, CodecError> {
+    let mut bytes = Vec::with_capacity(USUAL_BYTES);
+    bytes.extend_from_slice(prefix);
+    let mut grown = Grown(bytes);
+    bincode::serde::encode_into_writer(message, &mut grown, config::<FRAME_BODY_BYTES_MAX>())
+        .map_err(CodecError::Encode)?;
+    Ok(grown.0)
+}
+
+/// What is written to, with room for most messages from the start: one that grows from nothing is moved eight times.
+struct Grown(Vec<u8>);
+
+impl Writer for Grown {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
 }
 
 /// Decodes exactly one message from all of `body`. Does not block.

@@ -117,15 +117,15 @@ pub fn encode_with<T: Serialize>(message: &T, max: usize, fds: usize) -> Result<
 /// # Errors
 /// When the message encodes to more than `max` bytes.
 pub fn encode<T: Serialize>(message: &T, max: usize) -> Result<Vec<u8>, FrameError> {
-    let body = codec::encode(message)?;
-    let announced = body.len();
+    let mut frame = codec::encode_after(&[0; HEADER_BYTES], message)?;
+    let announced = frame.len().saturating_sub(HEADER_BYTES);
     let length = u32::try_from(announced)
         .ok()
         .filter(|_| announced <= max)
         .ok_or(FrameError::TooLarge { announced, max })?;
-    let mut frame = Vec::with_capacity(HEADER_BYTES + announced);
-    frame.extend_from_slice(&length.to_le_bytes());
-    frame.extend_from_slice(&body);
+    if let Some(header) = frame.first_chunk_mut::<HEADER_BYTES>() {
+        *header = length.to_le_bytes();
+    }
     Ok(frame)
 }
 

@@ -45,7 +45,7 @@ use crate::config;
 use crate::observe::Causes;
 
 /// What an artifact was made from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Key {
     /// Of the module as it was submitted.
     pub(crate) digest: Digest,

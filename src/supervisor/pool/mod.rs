@@ -7,6 +7,7 @@ mod circuit;
 mod compile;
 mod demand;
 mod descriptors;
+mod exchange;
 mod growth;
 mod heat;
 mod memory;
@@ -18,6 +19,7 @@ mod templates;
 mod tenancy;
 mod tenants;
 mod trial;
+mod waiting;
 
 pub use self::descriptors::needed as descriptors_needed;
 pub(crate) use self::template::TemplateError;

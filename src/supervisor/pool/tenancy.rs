@@ -10,8 +10,11 @@ use stockade_wire::worker::{Ending, LinkFault, RunReport, ScriptFault, TrapCode}
 use super::growth::Growth;
 use crate::config;
 
+/// The part of its time, at the end, in which a worker is about to be over.
+const SOON_PART: u32 = 20;
+
 /// Jobs from one sample of a process's memory to the next.
-const SAMPLE_JOBS: u64 = 16;
+const SAMPLE_JOBS: u64 = 64;
 
 /// The life of one tenant worker.
 #[derive(Debug)]
@@ -56,6 +59,13 @@ impl Tenancy {
         let since = |then: Instant| now.saturating_duration_since(then);
         let (age, idle): (Duration, Duration) = (since(self.born), since(self.used));
         self.jobs >= limits.tenant_jobs_max || age >= limits.tenant_age || idle >= limits.tenant_idle
+    }
+
+    /// Whether it is in the last twentieth of its jobs or its age, and another may as well be made now.
+    pub(super) fn is_over_soon(&self, now: Instant, limits: &config::Pool) -> bool {
+        let (jobs, age) = (limits.tenant_jobs_max, limits.tenant_age);
+        self.jobs >= jobs - jobs / u64::from(SOON_PART)
+            || now.saturating_duration_since(self.born) >= age - age / SOON_PART
     }
 }
 
@@ -123,6 +133,23 @@ mod tests {
         assert!(!old.is_over(t + 99 * second, &limits));
         let _ = old.ran(t + 100 * second);
         assert!(old.is_over(t + 100 * second, &limits), "its age");
+    }
+
+    #[test]
+    fn worker_is_over_soon_in_the_last_twentieth_of_its_jobs_or_its_age() {
+        let (t, second) = (Instant::now(), Duration::from_secs(1));
+        let limits = config::Pool { tenant_jobs_max: 100, tenant_idle: second * 1000, ..limits() };
+        let mut tenancy = Tenancy::begun(t);
+        let soon: Vec<u64> = (1..=100)
+            .filter(|_| {
+                let _ = tenancy.ran(t);
+                tenancy.is_over_soon(t, &limits)
+            })
+            .collect();
+        assert_eq!(soon, (95..=100).collect::<Vec<_>>());
+        let young = Tenancy::begun(t);
+        assert!(!young.is_over_soon(t + second * 94, &limits));
+        assert!(young.is_over_soon(t + second * 95, &limits) && !young.is_over(t + second * 95, &limits));
     }
 
     #[test]
