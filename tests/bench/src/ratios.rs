@@ -110,6 +110,15 @@ fn of_scripts(found: &Found<'_>) -> Vec<Ratio> {
             found.figures("stockade.fresh.js-transform").and_then(|figures| figures.worker_private_kib),
             Wanted::AtMost(1536.0),
         ),
+        ratio(
+            "js-interpreter-to-jit",
+            "JavaScript that computes: fresh / a fresh isolate of V8, which compiles it, medians",
+            over(
+                found.p50("stockade.fresh.js-compute"),
+                found.p50("rival.isolated-vm-fresh.js-compute"),
+            ),
+            Wanted::Nothing,
+        ),
     ]
 }
 
