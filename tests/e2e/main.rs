@@ -28,6 +28,7 @@ mod bill;
 mod cpu_profile;
 mod crowd;
 mod daemon;
+mod documents;
 mod grants;
 mod guests;
 mod inprocess;
