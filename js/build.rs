@@ -27,7 +27,7 @@ const SCRIPTS: [&str; 8] =
     ["primordials.js", "inspect.js", "console.js", "text.js", "host.js", "url.js", "clone.js", "job.js"];
 
 /// Our own half of the engine.
-const SHIM: [&str; 5] = ["engine.c", "failure.c", "host.c", "natives.c", "waiting.c"];
+const SHIM: [&str; 6] = ["engine.c", "failure.c", "host.c", "natives.c", "profile.c", "waiting.c"];
 
 fn main() -> ExitCode {
     match build() {

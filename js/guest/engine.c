@@ -16,6 +16,7 @@ struct ours ours;
 
 static struct reply reply;
 static bool debugs;
+static bool profiles;
 static void *reserve;
 bool import_refused;
 
@@ -114,8 +115,9 @@ static bool read_request(struct request *request, const uint8_t *bytes, uint32_t
     if (!bytes || length < heading || number_at(bytes) != ABI_VERSION)
         return false;
     uint32_t form = number_at(bytes + sizeof(uint32_t));
-    request->form = form & ~(uint32_t)FORM_DEBUG;
+    request->form = form & ~(uint32_t)(FORM_DEBUG | FORM_PROFILE);
     debugs = form & FORM_DEBUG;
+    profiles = form & FORM_PROFILE;
     uint64_t at = heading;
     for (int part = 0; part < PARTS; part++) {
         uint64_t part_length = number_at(bytes + (2 + part) * sizeof(uint32_t));
@@ -332,12 +334,19 @@ static void run_module(const struct request *request, JSValue compiled)
     conclude(waiting_settle(result, &never), never, file);
 }
 
+/* Whether a source may be a module: nothing else imports or exports. */
+static bool has_module_words(const struct text *source)
+{
+    return memmem(source->start, source->length, "import", 6) || memmem(source->start, source->length, "export", 6);
+}
+
 /* Says why a source does not compile. Of a script that would be a module, that it is one. */
 static void not_compiled(const struct request *request)
 {
     const struct text *file = &request->parts[PART_NAME];
     failure_describe(&reply, import_refused ? ENDED_IMPORT_REFUSED : ENDED_SYNTAX, file);
-    if (request->form != FORM_SCRIPT || reply.ending != ENDED_SYNTAX)
+    if (request->form != FORM_SCRIPT || reply.ending != ENDED_SYNTAX ||
+        !has_module_words(&request->parts[PART_SOURCE]))
         return;
     JSValue compiled = compile(request, JS_EVAL_TYPE_MODULE);
     if (!JS_IsException(compiled)) {
@@ -381,6 +390,10 @@ const struct reply *js_run(const uint8_t *bytes, uint32_t length)
     host_memory_refused = false;
     if (debugs)
         keep_deep_stacks();
+    if (profiles && !profile_begin()) {
+        failure_say(&reply, ENDED_BAD_REQUEST, "Error", "this engine's stack cannot be looked at: there is no profile to be had");
+        return &reply;
+    }
     pass(PHASE_READY);
     run(&request);
     pass(PHASE_ENDED);

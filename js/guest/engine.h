@@ -9,7 +9,7 @@
 #include "quickjs.h"
 
 /* Changes with anything below that both sides must know. */
-#define ABI_VERSION 1
+#define ABI_VERSION 2
 
 /* Stack a script may use of the C code that runs it, bytes; the linker gives the C code four times as much. */
 #define STACK_BYTES (256 << 10)
@@ -42,7 +42,7 @@ IMPORT("sleep") void host_sleep(double ms);
 
 enum clock { CLOCK_OF_THE_WALL = 0, CLOCK_THAT_ONLY_GOES_ON = 1 };
 
-enum operation { OPERATION_LOG = 1, OPERATION_ENVIRONMENT = 2, OPERATION_PHASE = 3 };
+enum operation { OPERATION_LOG = 1, OPERATION_ENVIRONMENT = 2, OPERATION_PHASE = 3, OPERATION_LOOK = 4 };
 
 /* Where a job is, for OPERATION_PHASE. */
 enum phase { PHASE_READY = 0, PHASE_COMPILED = 1, PHASE_RAN = 2, PHASE_ENDED = 3 };
@@ -51,6 +51,12 @@ enum form { FORM_SCRIPT = 0, FORM_MODULE = 1, FORM_CHECK_SCRIPT = 2, FORM_CHECK_
 
 /* Beside the form: the host is told of each phase, and stacks are as deep as they can be. */
 #define FORM_DEBUG 0x100
+
+/* Beside the form: the host is told where the script is, again and again. */
+#define FORM_PROFILE 0x200
+
+/* What the script was doing, for OPERATION_LOOK: what is on its stack, or on the innermost part of it, or waiting. */
+enum look { LOOK_STACK = 0, LOOK_STACK_CUT = 1, LOOK_IDLE = 2 };
 
 /* Most frames of a stack when somebody debugs; the engine keeps no more. */
 #define DEBUG_FRAMES_MAX 64
@@ -143,6 +149,11 @@ JSValue host_math_random(JSContext *c, JSValueConst this, int argc, JSValueConst
 
 /* natives.c: what our JavaScript is built on. */
 JSValue natives_object(JSContext *c);
+
+/* profile.c: begins to look, which cannot be ended; whether that was possible. */
+bool profile_begin(void);
+/* Tells the host what has just been done, if anybody asked. */
+void profile_mark(enum look kind);
 
 /* waiting.c: promises, microtasks, timers. */
 void waiting_install(void);

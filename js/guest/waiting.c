@@ -65,8 +65,11 @@ int waiting_run(JSValueConst promise, bool timers)
         double ms = milliseconds_to_wait();
         if (ms < 0)
             return 0;
-        if (ms > 0)
+        if (ms > 0) {
+            profile_mark(LOOK_STACK);
             host_sleep(ms);
+            profile_mark(LOOK_IDLE);
+        }
         JSValue done = JS_Call(context, ours.run_timer, JS_UNDEFINED, 0, NULL);
         if (JS_IsException(done))
             return -1;

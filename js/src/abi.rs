@@ -4,7 +4,7 @@
 //! Never: trusts that the other side agrees: [`VERSION`] is compared at run time.
 
 /// Version of the interface: [`export::ABI`] returns it.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Stack a script may use of the C code that runs it, bytes: half of what it takes to overflow this is a script's
 /// `RangeError`, not a trap.
@@ -16,6 +16,9 @@ pub const WASM_STACK_BYTES: usize = 32 * STACK_BYTES;
 
 /// Beside a request's form: somebody debugs it.
 pub(crate) const FORM_DEBUG: u32 = 0x100;
+
+/// Beside a request's form: the host is told where the script is, again and again.
+pub(crate) const FORM_PROFILE: u32 = 0x200;
 
 /// Most bytes of a script or module.
 pub const SOURCE_BYTES_MAX: usize = 4 << 20;

@@ -3,6 +3,8 @@
 //! Owns: the requests that come through [`crate::abi::import::CALL`], their bounds, and the form of the replies.
 //! Never: does what is asked: who holds the job's grants decides.
 
+use crate::profile::Look;
+
 /// Most bytes of one request.
 pub const REQUEST_BYTES_MAX: usize = 1 << 20;
 
@@ -35,6 +37,9 @@ pub enum Call<'a> {
     /// The job has come to a phase, and the engine holds so many bytes. Only of a request with
     /// [`Request::debug`](crate::request::Request::debug).
     Phase(Phase, u32),
+    /// What the script is doing: the reply is [`next_look`]. Only of a request with
+    /// [`Request::profile`](crate::request::Request::profile).
+    Look(Look<'a>),
 }
 
 /// Where a job is.
@@ -104,9 +109,16 @@ pub fn read(operation: u32, request: &[u8]) -> Result<Call<'_>, DoorError> {
             let held = <[u8; 4]>::try_from(held).map_err(|_| DoorError::Malformed(operation))?;
             Ok(Call::Phase(phase, u32::from_le_bytes(held)))
         }
+        (4, look) => Look::read(look).map(Call::Look).ok_or(DoorError::Malformed(operation)),
         (1..=3, _) => Err(DoorError::Malformed(operation)),
         (unknown, _) => Err(DoorError::Unknown(unknown)),
     }
+}
+
+/// The reply to [`Call::Look`]: how long it is until the next one is wanted.
+#[must_use]
+pub fn next_look(after: std::time::Duration) -> Vec<u8> {
+    u32::try_from(after.as_micros()).unwrap_or(u32::MAX).to_le_bytes().to_vec()
 }
 
 /// The reply to [`Call::Environment`]: each name and each value closed by a zero. What holds one is left out, as it would
@@ -146,7 +158,10 @@ mod tests {
         for malformed in [&b""[..], b"\x04\0\0\0\0\0\0\0", b"\0\x01\0\0\0\0\0\0", b"\0\0\0\0\0\0\0"] {
             assert_eq!(read(3, malformed), Err(DoorError::Malformed(3)), "{malformed:?}");
         }
+        assert!(matches!(read(4, b"\x02\0\0\0"), Ok(Call::Look(_))));
+        assert_eq!(read(4, b"\x03\0\0\0"), Err(DoorError::Malformed(4)));
         assert_eq!(read(0, b""), Err(DoorError::Unknown(0)));
+        assert_eq!(read(5, b""), Err(DoorError::Unknown(5)));
         let long = vec![0; REQUEST_BYTES_MAX + 1];
         assert_eq!(read(1, &long), Err(DoorError::TooLong { bytes: long.len() }));
     }

@@ -18,6 +18,7 @@
 pub mod abi;
 pub mod door;
 pub mod excerpt;
+pub mod profile;
 pub mod reply;
 pub mod request;
 

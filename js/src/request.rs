@@ -62,6 +62,8 @@ pub struct Request<'a> {
     pub context: Context<'a>,
     /// The host is to be told of each phase, see [`crate::door::Phase`], and stacks are to be as deep as they can be.
     pub debug: bool,
+    /// The host is to be told where the script is, again and again, see [`crate::profile`].
+    pub profile: bool,
 }
 
 /// Why a request cannot be made.
@@ -158,6 +160,7 @@ impl Request<'_> {
             return Err(RequestError::Nul { part: "entry" });
         }
         let form = if self.debug { form | abi::FORM_DEBUG } else { form };
+        let form = if self.profile { form | abi::FORM_PROFILE } else { form };
         let parts = [self.name, self.source, entry, self.input, context];
         let bytes = parts
             .iter()
@@ -219,6 +222,7 @@ mod tests {
             input: "[]",
             context: Context { job: "j", tenant: "t", deadline_ms: Some(7), ..Context::default() },
             debug: false,
+            profile: false,
         }
     }
 
@@ -230,7 +234,7 @@ mod tests {
         let mut bytes = vec![0xff; encoded.bytes() as usize];
         encoded.write(&mut bytes).unwrap();
         let mut expected = Vec::new();
-        for number in [1u32, 1, 4, 1, 1, 2, 26] {
+        for number in [2u32, 1, 4, 1, 1, 2, 26] {
             expected.extend(number.to_le_bytes());
         }
         expected.extend(b"a.js\x001\0f\0[]\0job\0j\0tenant\0t\0deadline\x007\0\0");

@@ -190,7 +190,7 @@ pub struct RunArgs {
 #[derive(Debug, Clone, Args)]
 pub struct SubmitArgs {
     /// Print the job's id and do not wait for its end
-    #[arg(long, conflicts_with_all = ["json", "bill"])]
+    #[arg(long, conflicts_with_all = ["json", "bill", "cpu_profile"])]
     pub detach: bool,
     /// Have exactly one final record of the job, whatever crashes; `stockade result` asks for it
     #[arg(long)]
@@ -232,7 +232,7 @@ impl ReportArgs {
     /// How the end of `job` is told: whoever debugs it wants the bill.
     #[must_use]
     pub const fn of(self, job: &JobArgs) -> Self {
-        Self { bill: self.bill || job.debug, ..self }
+        Self { bill: self.bill || job.debug || job.cpu_profile.is_some(), ..self }
     }
 }
 
@@ -288,6 +288,9 @@ pub struct JobArgs {
     /// Say when each line of a script's log was written, what took how long and how much memory, and print the bill
     #[arg(long, help_heading = "What is told")]
     pub debug: bool,
+    /// As --debug, and write where a script's time went to FILE, a .cpuprofile for developer tools
+    #[arg(long, value_name = "FILE", help_heading = "What is told")]
+    pub cpu_profile: Option<PathBuf>,
     /// A name within your own identity that keeps jobs apart
     #[arg(long, value_name = "NAME", help_heading = "Isolation")]
     pub tenant: Option<String>,

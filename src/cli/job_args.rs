@@ -214,7 +214,11 @@ impl JobArgs {
             require: self.require.iter().copied().collect::<BTreeSet<_>>().into_iter().collect(),
             traceparent: None,
             request_id: self.request_id.clone(),
-            purpose: if self.debug { Purpose::Debug } else { Purpose::Run },
+            purpose: match (&self.cpu_profile, self.debug) {
+                (Some(_), _) => Purpose::Profile,
+                (None, true) => Purpose::Debug,
+                (None, false) => Purpose::Run,
+            },
         })
     }
 

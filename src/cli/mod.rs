@@ -9,6 +9,7 @@ mod cancel;
 mod check;
 pub mod completions;
 pub mod config_check;
+mod cpu_profile;
 pub mod doctor;
 pub mod exit;
 pub mod explain;

@@ -21,6 +21,8 @@ pub(super) enum RemoteError {
     #[error(transparent)]
     Args(#[from] super::ArgsError),
     #[error(transparent)]
+    Profile(#[from] super::cpu_profile::CpuProfileError),
+    #[error(transparent)]
     Signals(#[from] SignalError),
     #[error("the answer cannot be written as JSON")]
     Json(#[from] serde_json::Error),

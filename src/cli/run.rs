@@ -11,13 +11,15 @@ use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::{SFlag, fstat};
-use stockade_wire::job::{JobResult, Phase};
+use stockade_wire::job::{JobResult, LogStream, Phase};
 use tokio::runtime::{Builder, LocalOptions};
 
 use super::args::{ReportArgs, RunArgs};
+use super::cpu_profile::{CpuProfileError, ProfileFile};
 use super::output::Output;
 use super::run_logs::LogText;
 use super::signals::{InheritedSignalsError, begin_afresh};
+use super::submit::end_line;
 use super::{ArgsError, Colour, bill, exit, refused, render, script_text};
 use crate::config::{Config, PressureFile};
 use crate::daemon::{SignalError, StopSignals};
@@ -48,6 +50,8 @@ enum RunError {
     Input(#[source] std::io::Error),
     #[error("what the guest wrote cannot be passed on, so its job was not let go on")]
     Write(#[source] std::io::Error),
+    #[error(transparent)]
+    Profile(#[from] CpuProfileError),
     #[error("the job's result is gone")]
     Lost,
     #[error("the job's output cannot be read")]
@@ -113,6 +117,7 @@ async fn run_one(config: Config, RunArgs { report: told, job: args }: &RunArgs) 
     let module_bytes = module.len();
     // To show where in it an error is.
     let source = module_kind::is_script(&module).then(|| module.clone());
+    let profile = ProfileFile::wanted(args, source.is_some())?;
     // A named file is read whole; standard input stays a stream, as long as it may be.
     let (bytes, beside) = match &args.input {
         Some(path) if path.as_os_str() != "-" => (args.read_input()?, Beside::default()),
@@ -132,7 +137,8 @@ async fn run_one(config: Config, RunArgs { report: told, job: args }: &RunArgs) 
             return Ok(report(&refused::result(&refusal, args), *told, None)?);
         }
     };
-    let watched = Watched { supervisor: &supervisor, caller, id: &id, json: told.json };
+    let profiles = profile.is_some();
+    let watched = Watched { supervisor: &supervisor, caller, id: &id, json: told.json, profiles };
     let name = args.module_name();
     let (shown, result) = tokio::select! {
         end = watched.to_the_end(&name, module_bytes) => end,
@@ -141,7 +147,12 @@ async fn run_one(config: Config, RunArgs { report: told, job: args }: &RunArgs) 
     supervisor.end().await;
     let end = result.ok_or(RunError::Lost)?;
     // All of the output has been shown, unless the object is to hold it.
-    let result = &if told.json { end.whole().map_err(RunError::Output)? } else { end.result.clone() };
+    let mut result = if told.json { end.whole().map_err(RunError::Output)? } else { end.result.clone() };
+    if let Some(line) = profile.and_then(|file| file.keep(&mut result)) {
+        let _ = write!(std::io::stderr(), "{line}");
+    }
+    let result = &result;
+    let shown = shown.and_then(|()| end_line(source.is_some() && !told.json && end.output_bytes() > 0));
     match shown {
         Ok(()) => Ok(report(result, *told, source.as_deref())?),
         // That the job was cancelled then is no news to whoever went away.
@@ -160,6 +171,8 @@ struct Watched<'a> {
     id: &'a str,
     /// Nothing is shown before the result.
     json: bool,
+    /// What its standard output's log holds is a profile.
+    profiles: bool,
 }
 
 impl Watched<'_> {
@@ -200,6 +213,9 @@ impl Watched<'_> {
         let Some(mut logs) = self.supervisor.logs(&self.caller, self.id) else { return Ok(()) };
         let mut text = LogText::new(std::io::stderr().is_terminal());
         while let Some(piece) = logs.next().await {
+            if self.profiles && piece.stream == LogStream::Stdout {
+                continue;
+            }
             write_off_thread(text.next(piece), std::io::stderr).await?;
         }
         write_off_thread(text.finish(), std::io::stderr).await

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::args::{ReportArgs, SubmitArgs};
+use super::cpu_profile::ProfileFile;
 use super::output::Output;
 use super::remote::RemoteError;
 use super::run::{on_this_thread, report};
@@ -48,6 +49,7 @@ async fn try_submit(path: &Path, args: &SubmitArgs) -> Result<u8, RemoteError> {
     // Before the input, which may be typed by hand: that nobody listens is better known first.
     let mut client = Client::connect(path).await?;
     let source = module_kind::is_script(&module).then(|| module.clone());
+    let profile = ProfileFile::wanted(&args.job, source.is_some())?;
     let told = args.report.of(&args.job);
     let submission = args.job.submission(module, args.job.read_input()?)?;
     if args.check
@@ -77,7 +79,12 @@ async fn try_submit(path: &Path, args: &SubmitArgs) -> Result<u8, RemoteError> {
     };
     let ended = result_or_end(&mut client, &ticket, &mut signals).await;
     match ended.map_err(|error| of_durable(error, args.durable, &ticket))? {
-        Some(end) => show(&end, told, source.as_deref()),
+        Some(mut end) => {
+            if let Some(line) = profile.and_then(|file| file.keep(&mut end.result)) {
+                let _ = write!(std::io::stderr(), "{line}");
+            }
+            show(&end, told, source.as_deref())
+        }
         None => Ok(exit::KILLED),
     }
 }
@@ -136,8 +143,8 @@ pub(super) fn show(end: &JobEnd, args: ReportArgs, source: Option<&[u8]>) -> Res
         return Ok(report(&end.whole().map_err(RemoteError::Output)?, args, source)?);
     }
     let result = &end.result;
-    let shown = show_output(end)?;
     show_logs(result);
+    let shown = show_output(end)?.and_then(|()| end_line(source.is_some() && end.output_bytes() > 0));
     let status = report(result, args, source)?;
     match shown {
         Ok(()) => Ok(status),
@@ -158,6 +165,15 @@ fn show_output(end: &JobEnd) -> Result<std::io::Result<()>, RemoteError> {
         }
     };
     Ok(shown.and_then(|()| stdout.flush()))
+}
+
+/// Ends the line that a script's value is, where a person reads it: the value itself has no end of line.
+pub(super) fn end_line(of_script: bool) -> std::io::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match of_script && stdout.is_terminal() {
+        true => stdout.write_all(b"\n").and_then(|()| stdout.flush()),
+        false => Ok(()),
+    }
 }
 
 /// What the guest printed besides its output, to standard error. Without a reader there is nobody to tell.

@@ -25,8 +25,10 @@ macro_rules! in_both_modes {
 mod bad_scripts;
 mod beside;
 mod bill;
+mod cpu_profile;
 mod crowd;
 mod daemon;
+mod documents;
 mod grants;
 mod guests;
 mod inprocess;

@@ -56,6 +56,8 @@ pub enum Purpose {
     Debug,
     /// Say whether it can be run, and run none of it: a module is compiled, a script's syntax looked at.
     Check,
+    /// As [`Purpose::Debug`], and have a script looked at while it runs: its CPU profile is its standard output's log.
+    Profile,
 }
 
 /// Where the module's bytes come from.

@@ -86,6 +86,21 @@ fn rejection_that_nobody_looks_at_ends_the_job() {
 }
 
 #[test]
+fn script_that_is_none_is_told_to_be_a_module_only_if_it_may_be_meant_as_one() {
+    for (source, is_module) in [
+        ("export const a = 1", true),
+        ("import.meta.url", true),
+        ("let undefined = 1", false),
+        ("let a = ;", false),
+    ] {
+        let outcome = script(source);
+        assert_eq!(outcome.fault(), Fault::Syntax, "{source}");
+        let message = &outcome.failure().message;
+        assert_eq!(message.contains("this is a module"), is_module, "{source}: {message}");
+    }
+}
+
+#[test]
 fn thrown_value_that_is_no_error_is_shown() {
     for (source, message) in [
         ("throw 'text'", "text"),

@@ -11,6 +11,7 @@
 mod errors;
 mod hostile;
 mod platform;
+mod profile;
 mod results;
 mod rig;
 mod url;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use stockade_js::abi::{self, export, import};
 use stockade_js::door::{self, Call, Level, Phase};
+use stockade_js::profile::{CpuProfile, Looks};
 use stockade_js::reply::{self, Failure, Fault, Reply};
 use stockade_js::request::{Context, Form, Request};
 use wasmtime::{
@@ -27,6 +28,7 @@ pub(crate) struct Outcome {
     pub(crate) growth_refused: bool,
     /// How long it slept, which took no time.
     pub(crate) slept_ms: f64,
+    pub(crate) profile: CpuProfile,
 }
 
 #[derive(Debug)]
@@ -74,7 +76,8 @@ pub(crate) struct Job<'a> {
 impl<'a> Job<'a> {
     pub(crate) fn new(source: &'a str, form: Form<'a>) -> Self {
         let context = Context { job: "J", request: Some("R"), tenant: "T", ..Context::default() };
-        let request = Request { name: "script.js", source, form, input: "", context, debug: false };
+        let request =
+            Request { name: "script.js", source, form, input: "", context, debug: false, profile: false };
         Self {
             request,
             memory_bytes_max: 64 << 20,
@@ -122,6 +125,7 @@ impl<'a> Job<'a> {
             phases: host.phases,
             growth_refused: host.growth_refused,
             slept_ms: host.slept_us / 1000.0,
+            profile: host.looks.profile(host.began.map_or(Duration::ZERO, |began| began.elapsed())),
         }
     }
 }
@@ -149,6 +153,8 @@ struct Host {
     log: Vec<(Level, String)>,
     phases: Vec<(Phase, u32)>,
     reply: Vec<u8>,
+    looks: Looks,
+    began: Option<Instant>,
     slept_us: f64,
     chance: u64,
 }
@@ -267,8 +273,11 @@ fn linker(engine: &Engine) -> Linker<Host> {
         .unwrap();
     linker
         .func_wrap(import::MODULE, import::CLOCK, |caller: Caller<'_, Host>, clock: u32| {
+            let host = caller.data();
             let since = if clock == abi::CLOCK_WALL { WALL_US } else { 1e6 };
-            since + caller.data().slept_us
+            // Time stands still, but for who is looked at.
+            let passed = host.began.map_or(0.0, |began| began.elapsed().as_secs_f64() * 1e6);
+            since + host.slept_us + passed
         })
         .unwrap();
     linker
@@ -310,6 +319,10 @@ fn call(
             }
             Ok(Call::Environment) => host.reply = door::environment(&host.environment).unwrap(),
             Ok(Call::Phase(phase, held_bytes)) => host.phases.push((phase, held_bytes)),
+            Ok(Call::Look(look)) => {
+                let at = host.began.get_or_insert_with(Instant::now).elapsed();
+                host.reply = door::next_look(host.looks.take(look, at));
+            }
             Err(_) => return door::REFUSED,
         }
     }

@@ -12,13 +12,14 @@ const [kind, job, socket] = process.argv.slice(2);
 const scripts = {
   noop: () => '""',
   upper: () => 'input.toUpperCase()',
-  transform: () => `JSON.stringify((${transform()})(JSON.parse(input)))`,
+  transform: () => `JSON.stringify((${source('transform.js')})(JSON.parse(input)))`,
+  compute: () => `JSON.stringify((${source('compute.js')})(JSON.parse(input)))`,
 };
 const script = scripts[job]();
 
-function transform() {
+function source(name) {
   // On a line of its own the comment in front of it would do no harm, but it may have none in front of it here.
-  return fs.readFileSync(path.join(__dirname, 'transform.js'), 'utf8').replace(/^\/\/.*\n/, '');
+  return fs.readFileSync(path.join(__dirname, name), 'utf8').replace(/^\/\/.*\n/, '');
 }
 
 const kinds = {

@@ -25,6 +25,9 @@ const GLANCE: Duration = Duration::from_millis(10);
 /// The name that idle run workers go by.
 const RUN_WORKER: &str = "stockade:run";
 
+/// The name of the file that a worker has mapped whose module is loaded.
+const ARTIFACT: &str = "stockade-artifact";
+
 /// Settings that every daemon of the bench has, beside where it is.
 const SETTINGS: [(&str, &str); 2] = [("LOG_FILTER", "warn"), ("CLIENTS_CONNECTIONS_PER_UID_MAX", "128")];
 
@@ -129,15 +132,17 @@ impl Daemon<'_> {
         procfs::children(self.pid()).into_iter().filter(|pid| procfs::name(*pid) == RUN_WORKER).collect()
     }
 
-    /// Private memory and proportional share of an idle worker, KiB: the median of all.
+    /// What an idle worker takes.
     #[must_use]
-    pub fn idle_worker_kib(&self) -> (Option<f64>, Option<f64>) {
+    pub fn idle_worker(&self) -> IdleWorker {
         let workers = self.run_workers();
-        // A worker that ended in between has nothing.
-        let of = |figure: fn(u32) -> u64| {
-            median(workers.iter().map(|pid| figure(*pid) as f64).filter(|kib| *kib > 0.0))
-        };
-        (of(procfs::private_kib), of(procfs::proportional_kib))
+        let ready: Vec<u32> =
+            workers.iter().copied().filter(|pid| procfs::has_code_of(*pid, ARTIFACT)).collect();
+        IdleWorker {
+            private_kib: kib_of(&workers, procfs::private_kib),
+            pss_kib: kib_of(&workers, procfs::proportional_kib),
+            ready_private_kib: kib_of(&ready, procfs::private_kib),
+        }
     }
 
     /// Waits until as many workers stand ready with their module.
@@ -153,6 +158,22 @@ impl Daemon<'_> {
         }
         Ok(())
     }
+}
+
+/// Memory of an idle worker, KiB: medians.
+#[derive(Debug, Clone, Copy)]
+pub struct IdleWorker {
+    /// What no other process has; of all idle workers.
+    pub private_kib: Option<f64>,
+    /// Proportional share; of all idle workers.
+    pub pss_kib: Option<f64>,
+    /// What no other process has; of those alone that stand ready with a module, as a template's forks do.
+    pub ready_private_kib: Option<f64>,
+}
+
+/// The median of a figure; a worker that ended in between has none.
+fn kib_of(workers: &[u32], figure: fn(u32) -> u64) -> Option<f64> {
+    median(workers.iter().map(|pid| figure(*pid) as f64).filter(|kib| *kib > 0.0))
 }
 
 impl Drop for Daemon<'_> {

@@ -19,6 +19,12 @@ pub const SPIN: &str = include_str!("../rivals/spin.wat");
 /// An expression of JavaScript: a function from an order to its sums.
 pub const TRANSFORM: &str = include_str!("../rivals/transform.js");
 
+/// An expression of JavaScript: a function that computes, and asks its host for nothing.
+pub const COMPUTE: &str = include_str!("../rivals/compute.js");
+
+/// What [`COMPUTE`] is given.
+const COMPUTE_ROUNDS: u64 = 500_000;
+
 /// Lines of the order that [`TRANSFORM`] is given: about 1 KiB of them.
 const ORDER_LINES: u64 = 23;
 
@@ -41,6 +47,8 @@ pub enum Job {
     Cold,
     /// [`TRANSFORM`] on 1 KiB of JSON.
     Transform,
+    /// [`COMPUTE`].
+    Compute,
 }
 
 impl Job {
@@ -54,6 +62,7 @@ impl Job {
             Self::Spin => "spin",
             Self::Cold => "cold",
             Self::Transform => "js-transform",
+            Self::Compute => "js-compute",
         }
     }
 
@@ -67,6 +76,7 @@ impl Job {
             Self::Spin => "fixed computation",
             Self::Cold => "no-op in a module never seen before",
             Self::Transform => "JavaScript, 1 KiB of JSON transformed",
+            Self::Compute => "JavaScript that computes and sorts",
         }
     }
 
@@ -75,6 +85,7 @@ impl Job {
     pub fn input(self) -> Vec<u8> {
         let length = match self {
             Self::Transform => return order().into_bytes(),
+            Self::Compute => return COMPUTE_ROUNDS.to_string().into_bytes(),
             Self::Upper1K => 1 << 10,
             Self::Upper1M => 1 << 20,
             Self::Noop | Self::Spin | Self::Cold => 0,
@@ -88,6 +99,7 @@ impl Job {
         match self {
             Self::Spin => b"1488053888\n".to_vec(),
             Self::Transform => sums().into_bytes(),
+            Self::Compute => b"[17711,3544800801,53900,4294274416]".to_vec(),
             _ => self.input().to_ascii_uppercase(),
         }
     }
@@ -100,6 +112,7 @@ impl Job {
             Self::Upper1K | Self::Upper1M => UPPER.to_owned(),
             Self::Spin => SPIN.to_owned(),
             Self::Transform => format!("({})(input)", TRANSFORM.trim_end()),
+            Self::Compute => format!("({})(input)", COMPUTE.trim_end()),
             Self::Cold => NOOP.replacen("(module", &format!("(module (global i64 (i64.const {number}))"), 1),
         }
     }
@@ -107,7 +120,7 @@ impl Job {
     /// Whether it is a script, which is submitted with each job and has no digest to be named by.
     #[must_use]
     pub const fn is_script(self) -> bool {
-        matches!(self, Self::Transform)
+        matches!(self, Self::Transform | Self::Compute)
     }
 
     /// As it is submitted.

@@ -78,6 +78,20 @@ pub fn private_kib(pid: u32) -> u64 {
     kib(&format!("/proc/{pid}/smaps_rollup"), &["Private_Clean:", "Private_Dirty:"])
 }
 
+/// Whether a process has code of a file in memory mapped that goes by a name.
+#[must_use]
+pub fn has_code_of(pid: u32, name: &str) -> bool {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    has_code(&maps, &format!("/memfd:{name} "))
+}
+
+fn has_code(maps: &str, file: &str) -> bool {
+    maps.lines().any(|line| {
+        let executable = line.split(' ').nth(1).is_some_and(|rights| rights.contains('x'));
+        executable && line.contains(file)
+    })
+}
+
 /// Open descriptors; 0 of a process that is gone.
 #[must_use]
 pub fn descriptors(pid: u32) -> u64 {
@@ -121,6 +135,15 @@ mod tests {
         assert!(descriptors(own) >= 3);
         assert!(!name(own).is_empty());
         assert_eq!(family(own).first(), Some(&own));
+    }
+
+    #[test]
+    fn code_of_a_file_in_memory_is_what_is_mapped_of_it_to_be_executed() {
+        let maps = "7f00-7f01 r-xp 00001000 00:01 2056 /memfd:stockade-artifact (deleted)\n\
+                    7f02-7f03 r--p 00000000 00:01 2057 /memfd:stockade-input (deleted)\n";
+        assert!(has_code(maps, "/memfd:stockade-artifact "));
+        assert!(!has_code(maps, "/memfd:stockade-input ") && !has_code(maps, "/memfd:stockade "));
+        assert!(!has_code_of(std::process::id(), "stockade-artifact"));
     }
 
     #[test]

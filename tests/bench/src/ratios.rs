@@ -106,9 +106,15 @@ fn of_scripts(found: &Found<'_>) -> Vec<Ratio> {
         ),
         ratio(
             "js-idle-worker-kib",
-            "private memory of one idle worker with the engine, KiB",
-            found.figures("stockade.fresh.js-transform").and_then(|figures| figures.worker_private_kib),
+            "private memory of one idle worker with the engine set up, KiB",
+            found.figures("stockade.fresh.js-transform").and_then(|figures| figures.ready_private_kib),
             Wanted::AtMost(1536.0),
+        ),
+        ratio(
+            "js-interpreter-to-jit",
+            "JavaScript that computes: fresh / a fresh isolate of V8, which compiles it, medians",
+            over(found.p50("stockade.fresh.js-compute"), found.p50("rival.isolated-vm-fresh.js-compute")),
+            Wanted::Nothing,
         ),
     ]
 }

@@ -106,6 +106,8 @@ pub struct Figures {
     pub worker_private_kib: Option<f64>,
     /// Proportional share of one idle worker, KiB.
     pub worker_pss_kib: Option<f64>,
+    /// Private memory of one idle worker that stands ready with a module, KiB.
+    pub ready_private_kib: Option<f64>,
     /// Closed loop: every client asks again as soon as it is answered.
     pub clients: Vec<Clients>,
     /// Open loop at half of the greatest throughput above.
@@ -231,6 +233,7 @@ impl Figures {
             cpu_us: of(|round| round.cpu_us),
             worker_private_kib: of(|round| round.worker_private_kib),
             worker_pss_kib: of(|round| round.worker_pss_kib),
+            ready_private_kib: of(|round| round.ready_private_kib),
             clients: Clients::median_of(rounds),
             paced: Paced::median_of(&rounds.iter().filter_map(|r| r.paced.clone()).collect::<Vec<_>>()),
             // Measured in one round only: a minute is long enough.

@@ -127,6 +127,10 @@ fn of_stockade() -> Vec<Planned> {
             rows.push(asked_row(format!("stockade.{kind}.{}", job.id()), what, asked));
         }
     }
+    let compute =
+        Asked { job: Job::Compute, isolation: Some(Isolation::Fresh), settings: &[], depth: Depth::Latency };
+    let what = format!("Stockade, fresh: {}", Job::Compute.words());
+    rows.push(asked_row("stockade.fresh.js-compute", what, compute));
     let noop = |settings| Asked {
         job: Job::Noop,
         isolation: Some(Isolation::Fresh),

@@ -101,7 +101,7 @@ fn point(daemon: &Daemon<'_>, workers: u64, clients: u64, time: Duration) -> io:
     }
     daemon.wait_until_prepared(workers)?;
     let all_kib: u64 = procfs::family(daemon.pid()).into_iter().map(procfs::proportional_kib).sum();
-    let (_, worker_pss_kib) = daemon.idle_worker_kib();
+    let worker_pss_kib = daemon.idle_worker().pss_kib;
     let before = daemon.cpu_time();
     let done = AtomicU64::new(0);
     let load = closed_loop(clients, time, || {

@@ -145,8 +145,14 @@ fn latency(daemon: &Daemon<'_>, effort: &Effort, asked: &Asked, given: &Given) -
     };
     let used = daemon.cpu_time().saturating_sub(before.get());
     let cpu_us = round(used.as_secs_f64() * 1e6 / samples.len().max(1) as f64);
-    let (worker_private_kib, worker_pss_kib) = daemon.idle_worker_kib();
-    Ok(Figures { cpu_us: Some(cpu_us), worker_private_kib, worker_pss_kib, ..one(&samples) })
+    let idle = daemon.idle_worker();
+    Ok(Figures {
+        cpu_us: Some(cpu_us),
+        worker_private_kib: idle.private_kib,
+        worker_pss_kib: idle.pss_kib,
+        ready_private_kib: idle.ready_private_kib,
+        ..one(&samples)
+    })
 }
 
 /// The figures of a latency alone.

@@ -307,6 +307,7 @@ fn perform(
             None => Ending::Interrupted,
         };
     }
+    store.data_mut().script.end();
     let ended = Instant::now();
     stop_clock(interruption, report);
     let called = instantiated.unwrap_or(ended);

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use stockade_js::abi::{self, export, import};
 use stockade_js::door::{self, Call};
+use stockade_js::profile::Looks;
 use stockade_js::reply::{self, Failure, Fault, Reply};
 use stockade_js::request::{Context, Form, Request, RequestError};
 use stockade_wire::job::{Purpose, ScriptError};
@@ -35,6 +36,8 @@ const SLEEP_MAX: Duration = Duration::from_hours(24 * 365);
 pub(crate) struct Side {
     log: Option<ScriptLog>,
     environment: Vec<(String, String)>,
+    /// What was seen of the script, and since when, if anybody wants to know.
+    looks: Option<(Looks, Instant)>,
     /// The last reply, for a script that had too little room for it.
     reply: Vec<u8>,
 }
@@ -42,9 +45,18 @@ pub(crate) struct Side {
 impl Side {
     /// With standard output and standard error.
     pub(super) fn new(order: &RunOrder, stdout: Sink, stderr: Sink) -> Self {
-        let debugs = order.script.as_ref().is_some_and(|script| script.purpose == Purpose::Debug);
-        let log = ScriptLog::new(stdout, stderr, debugs.then(Instant::now));
-        Self { log: Some(log), environment: order.environment.clone(), reply: Vec::new() }
+        let (purpose, now) = (order.script.as_ref().map(|script| script.purpose), Instant::now());
+        let debugs = matches!(purpose, Some(Purpose::Debug | Purpose::Profile));
+        let log = ScriptLog::new(stdout, stderr, debugs.then_some(now));
+        let looks = (purpose == Some(Purpose::Profile)).then(|| (Looks::default(), now));
+        Self { log: Some(log), environment: order.environment.clone(), looks, reply: Vec::new() }
+    }
+
+    /// Writes what there is to say of a script once it is over, however it ended.
+    pub(super) fn end(&mut self) {
+        if let (Some((looks, since)), Some(log)) = (self.looks.take(), &mut self.log) {
+            log.profile(&looks.profile(since.elapsed()));
+        }
     }
 
     /// Does what was asked by an engine with a memory of so many bytes; the length of the reply, or a refusal.
@@ -62,6 +74,10 @@ impl Side {
                 }
                 Vec::new()
             }
+            Ok(Call::Look(look)) => match &mut self.looks {
+                Some((looks, since)) => door::next_look(looks.take(look, since.elapsed())),
+                None => return door::REFUSED,
+            },
             Ok(Call::Environment) => match door::environment(&self.environment) {
                 Ok(reply) => reply,
                 Err(_) => return door::REFUSED,
@@ -149,8 +165,8 @@ impl Script {
             form: match (self.order.purpose, self.entry.as_deref()) {
                 (Purpose::Check, None) => Form::CheckScript,
                 (Purpose::Check, Some(_)) => Form::CheckModule,
-                (Purpose::Run | Purpose::Debug, None) => Form::Script,
-                (Purpose::Run | Purpose::Debug, Some(entry)) => Form::Module { entry },
+                (Purpose::Run | Purpose::Debug | Purpose::Profile, None) => Form::Script,
+                (Purpose::Run | Purpose::Debug | Purpose::Profile, Some(entry)) => Form::Module { entry },
             },
             input,
             context: Context {
@@ -160,7 +176,8 @@ impl Script {
                 traceparent: self.order.traceparent.as_deref(),
                 deadline_ms: deadline_ms.and_then(|ms| u64::try_from(ms).ok()),
             },
-            debug: self.order.purpose == Purpose::Debug,
+            debug: matches!(self.order.purpose, Purpose::Debug | Purpose::Profile),
+            profile: self.order.purpose == Purpose::Profile,
         }
     }
 

@@ -7,6 +7,7 @@ use std::io::Write;
 use std::time::Instant;
 
 use stockade_js::door::{Level, Phase};
+use stockade_js::profile::CpuProfile;
 
 use super::Sink;
 
@@ -45,6 +46,14 @@ impl ScriptLog {
         };
         let text = format!("{what}: {} KiB held of {} KiB", held_bytes >> 10, memory_bytes >> 10);
         self.write(Level::Debug, &format!("{} ----- ", time(since)), text.as_bytes());
+    }
+
+    /// Writes a profile where it is alone: the lines of whoever debugs go to standard error.
+    pub(super) fn profile(&mut self, profile: &CpuProfile) {
+        if let Ok(json) = profile.to_json() {
+            // Without it whoever asked is told that there is none.
+            let _ = self.stdout.write_all(&json);
+        }
     }
 
     /// That nobody reads the lines any more does not end the script.

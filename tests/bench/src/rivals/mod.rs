@@ -131,7 +131,11 @@ pub fn rows() -> Vec<Planned> {
         (Kind::Workerd, "workerd, HTTP over a Unix socket"),
         (Kind::WasmtimeServe, "wasmtime serve, HTTP over loopback"),
     ] {
-        let jobs = if kind == Kind::WasmtimeServe { JOBS.as_slice() } else { &JOBS_OF_JAVASCRIPT };
+        let jobs = match kind {
+            Kind::WasmtimeServe => JOBS.as_slice(),
+            Kind::IsolateFresh => &[JOBS_OF_JAVASCRIPT.as_slice(), &[Job::Compute]].concat(),
+            _ => &JOBS_OF_JAVASCRIPT,
+        };
         rows.extend(jobs.iter().map(|&job| {
             Planned::new(id(kind.id(), job), what(words, job), move |bench| served(bench, kind, job))
         }));

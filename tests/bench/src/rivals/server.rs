@@ -111,6 +111,7 @@ pub(super) fn start(program: &Path, kind: Kind, job: Job, isolate: &Path) -> io:
             let job = match job {
                 Job::Noop => "noop",
                 Job::Transform => "transform",
+                Job::Compute => "compute",
                 _ => "upper",
             };
             command.args([way, job]).arg(&socket);
