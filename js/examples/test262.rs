@@ -8,9 +8,11 @@
 #![forbid(unsafe_code)]
 #![expect(
     clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stdout,
-    reason = "it is for developers alone"
+    reason = "it is for developers alone: a panic is how it fails"
 )]
 
 #[path = "../tests/engine/rig.rs"]
