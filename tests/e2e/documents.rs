@@ -89,7 +89,7 @@ fn is_shown(shown: &[String], streams: &[&str]) -> Result<(), String> {
             None => shape(found) == shape(line),
         };
         let next = streams.iter().zip(&at).map(|(lines, at)| {
-            lines[*at..].iter().position(|found| fits(found)).filter(|skipped| skips || *skipped == 0)
+            lines[*at..].iter().position(&fits).filter(|skipped| skips || *skipped == 0)
         });
         let next: Vec<Option<usize>> = next.collect();
         let Some(stream) = next.iter().position(Option::is_some) else {
