@@ -11,6 +11,7 @@ use stockade_js::abi::{self, export, import};
 use stockade_js::door::{self, Call};
 use stockade_js::reply::{self, Failure, Fault, Reply};
 use stockade_js::request::{Context, Form, Request, RequestError};
+use stockade_sys::populate;
 use stockade_wire::job::{Purpose, ScriptError};
 use stockade_wire::limits::INPUT_BYTES_MAX;
 use stockade_wire::worker::{Ending, RunOrder, ScriptFault, ScriptOrder};
@@ -194,6 +195,20 @@ impl Script {
             return Ok(Err(unasked(&error)));
         }
         Ok(Ok((address, length)))
+    }
+}
+
+/// Has the pages of a new engine's memory that its script is going to use.
+pub(super) fn populate(store: &mut Store<Host>, instance: Instance) {
+    let Ok(memory) = memory(store, instance) else { return };
+    let bytes = memory.data_mut(&mut *store);
+    if let Some((first, _)) = stockade_js::HOT.first() {
+        let _ = populate::for_reading(bytes.get(*first as usize..).unwrap_or_default());
+    }
+    for (start, length) in stockade_js::HOT {
+        let range = *start as usize..(*start as usize).saturating_add(*length as usize);
+        // What is not had now is had when it is used.
+        let _ = populate::for_writing(bytes.get_mut(range).unwrap_or_default());
     }
 }
 
