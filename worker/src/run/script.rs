@@ -202,14 +202,16 @@ impl Script {
 pub(super) fn populate(store: &mut Store<Host>, instance: Instance) {
     let Ok(memory) = memory(store, instance) else { return };
     let bytes = memory.data_mut(&mut *store);
-    if let Some((first, _)) = stockade_js::HOT.first() {
-        let _ = populate::for_reading(bytes.get(*first as usize..).unwrap_or_default());
-    }
-    for (start, length) in stockade_js::HOT {
-        let range = *start as usize..(*start as usize).saturating_add(*length as usize);
-        // What is not had now is had when it is used.
+    let ranges = stockade_js::HOT.iter().map(|(start, length)| {
+        let start = *start as usize;
+        start..start.saturating_add(*length as usize)
+    });
+    // What is not had now is had when it is used.
+    for range in ranges.clone() {
         let _ = populate::for_writing(bytes.get_mut(range).unwrap_or_default());
     }
+    let (first, last) = (ranges.clone().next().unwrap_or_default(), ranges.last().unwrap_or_default());
+    let _ = populate::for_reading(bytes.get(first.start..last.end).unwrap_or_default());
 }
 
 async fn call<P: WasmParams + Sync, R: WasmResults + Sync>(
