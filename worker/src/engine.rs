@@ -34,16 +34,6 @@ pub const FIBER_STACK_BYTES: usize = 2 << 20;
 /// cannot choose beyond [`stockade_js::abi::WASM_STACK_BYTES`]; what a job does not use of it is never made.
 pub const SCRIPT_STACK_BYTES: usize = stockade_js::abi::WASM_STACK_BYTES + FIBER_STACK_BYTES;
 
-/// What of a script's memory stays with a process that runs further scripts, bytes: as much as a small one ever has. It is
-/// written to between two of them, whether it was used or not.
-const SCRIPT_RESIDENT_BYTES: usize = 2 << 20;
-
-/// What of its stack does, bytes.
-const SCRIPT_STACK_RESIDENT_BYTES: usize = 64 << 10;
-
-/// Room for the functions that the JavaScript engine calls by their index; there are some 1,200 of them.
-const SCRIPT_TABLE_ELEMENTS_MAX: usize = 4 << 10;
-
 /// Most linear memories of one store.
 pub const MEMORIES_MAX: u32 = 8;
 
@@ -181,50 +171,14 @@ impl Variant {
         for_components.memory_init_cow(false);
         let modules = Engine::new(&for_modules).map_err(EngineError::Build)?;
         let components = Engine::new(&for_components).map_err(EngineError::Build)?;
-        let scripts = Engine::new(&config_for_scripts(metered)).map_err(EngineError::Build)?;
+        let mut for_scripts = config(metered);
+        for_scripts.max_wasm_stack(stockade_js::abi::WASM_STACK_BYTES).async_stack_size(SCRIPT_STACK_BYTES);
+        let scripts = Engine::new(&for_scripts).map_err(EngineError::Build)?;
         let core = link_core(&modules)?;
         let component = link_component(&components)?;
         let script = link_script(&scripts)?;
         Ok(Self { modules, core, components, component, scripts, script })
     }
-}
-
-/// The engine for scripts of a process that stays, and its linker: with a pool of one slot, whose memory keeps its pages
-/// from script to script and is put back to what it began as. Without a pool each script's pages would be faults of its
-/// own, a third of its time.
-///
-/// Made by those that use it: a pool in the zygote would be mappings that each of its forks pays for. Opens nothing.
-///
-/// # Errors
-/// As [`warm`].
-pub(crate) fn scripts_that_stay() -> Result<(Engine, Linker<Host>), EngineError> {
-    let mut pool = PoolingAllocationConfig::new();
-    pool.total_component_instances(1)
-        .total_core_instances(1)
-        .total_memories(1)
-        .total_tables(1)
-        .total_stacks(1)
-        .max_memories_per_module(1)
-        .max_tables_per_module(1)
-        .table_elements(SCRIPT_TABLE_ELEMENTS_MAX)
-        .table_keep_resident(SCRIPT_TABLE_ELEMENTS_MAX * size_of::<usize>())
-        .max_memory_size(MEMORY_SLOT_BYTES)
-        .linear_memory_keep_resident(SCRIPT_RESIDENT_BYTES)
-        .async_stack_keep_resident(SCRIPT_STACK_RESIDENT_BYTES)
-        .max_unused_warm_slots(1)
-        .decommit_batch_size(1)
-        .pagemap_scan(Enabled::No);
-    let mut config = config_for_scripts(false);
-    config.async_stack_zeroing(true).allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
-    let engine = Engine::new(&config).map_err(EngineError::Build)?;
-    let linker = link_script(&engine)?;
-    Ok((engine, linker))
-}
-
-fn config_for_scripts(metered: bool) -> Config {
-    let mut config = config(metered);
-    config.max_wasm_stack(stockade_js::abi::WASM_STACK_BYTES).async_stack_size(SCRIPT_STACK_BYTES);
-    config
 }
 
 // Wasmtime is built without its features for parallel compilation (threads in the compile worker), protection keys

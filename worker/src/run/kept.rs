@@ -20,7 +20,7 @@ use super::{
     DEADLINE_MAX, Host, Interruption, Loaded, Program, Stdio, largest_memory_bytes, not_loaded, run, runtime,
     setup,
 };
-use crate::engine::{Warm, scripts_that_stay};
+use crate::engine::Warm;
 use crate::grants::Grants;
 use crate::jail::Sealed;
 
@@ -48,8 +48,7 @@ impl Held {
     fn link(warm: &Warm, order: &RunOrder, artifact: OwnedFd) -> Result<Self, Ending> {
         let variant = warm.variant(false);
         if order.script.is_some() {
-            let (engine, linker) = scripts_that_stay().map_err(|error| setup(&error))?;
-            return Ok(Self::Engine(link_engine((&engine, &linker), artifact)?));
+            return Ok(Self::Engine(link_engine(variant, artifact)?));
         }
         match open(variant, artifact)? {
             LoadedArtifact::Module(module) => {

@@ -96,9 +96,7 @@ impl Prepared {
     /// # Errors
     /// With what is to be said about it.
     pub(crate) fn load_engine(warm: &Warm, artifact: OwnedFd) -> Result<Self, String> {
-        let variant = warm.variant(false);
-        let pre = link_engine((&variant.scripts, &variant.script), artifact)
-            .map_err(|ending| format!("{ending:?}"))?;
+        let pre = link_engine(warm.variant(false), artifact).map_err(|ending| format!("{ending:?}"))?;
         let largest_memory_bytes = largest_memory_bytes(Some(pre.module().resources_required()));
         let runtime = runtime().map_err(|error| error.to_string())?;
         epoch::install(pre.module().engine()).map_err(|error| error.to_string())?;
