@@ -27,7 +27,7 @@ const SCRIPTS: [&str; 8] =
     ["primordials.js", "inspect.js", "console.js", "text.js", "host.js", "url.js", "clone.js", "job.js"];
 
 /// Our own half of the engine.
-const SHIM: [&str; 6] = ["engine.c", "failure.c", "host.c", "natives.c", "profile.c", "waiting.c"];
+const SHIM: [&str; 7] = ["engine.c", "failure.c", "heap.c", "host.c", "natives.c", "profile.c", "waiting.c"];
 
 fn main() -> ExitCode {
     match build() {
@@ -56,8 +56,9 @@ fn build() -> Result<(), String> {
         objects.add(&guest.join(file))?;
     }
     objects.add(&scripts)?;
-    let engine = snapshot::take(&objects.link(&source)?, &out)?;
+    let (engine, hot) = snapshot::take(&objects.link(&source)?, &out)?;
     println!("cargo::rustc-env=STOCKADE_JS_ENGINE={}", engine.display());
+    println!("cargo::rustc-env=STOCKADE_JS_ENGINE_HOT={}", hot.display());
     println!("cargo::rustc-env=STOCKADE_JS_ENGINE_VERSION={}", source.version()?);
     Ok(())
 }

@@ -88,10 +88,7 @@ int32_t js_init(void)
     if (!load_scripts())
         return 4;
     JS_RunGC(runtime);
-    JSMemoryUsage usage;
-    JS_ComputeMemoryUsage(runtime, &usage);
-    JS_SetGCThreshold(runtime, (size_t)usage.malloc_size + GARBAGE_BYTES);
-    reserve = malloc(RESERVE_BYTES);
+    reserve = heap_settle();
     return reserve ? 0 : 5;
 }
 

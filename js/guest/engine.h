@@ -24,6 +24,9 @@
  * to write to every object there is, those that every job begins with too. */
 #define GARBAGE_BYTES (1 << 20)
 
+/* Memory that is there for a job before more has to be asked for, bytes. */
+#define ROOM_BYTES (192 << 10)
+
 #define EXPORT(name) __attribute__((export_name(name)))
 #define IMPORT(name) __attribute__((import_module("stockade_js"), import_name(name)))
 
@@ -140,6 +143,9 @@ void engine_release_reserve(void);
 void failure_describe(struct reply *reply, enum ending ending, const struct text *file);
 void failure_say(struct reply *reply, enum ending ending, const char *name, const char *message);
 JSValue failure_frames(JSContext *c, JSValueConst this, int argc, JSValueConst *argv);
+
+/* heap.c: what set-up leaves to a job; the memory that is kept back. */
+void *heap_settle(void);
 
 /* host.c: memory, time, chance. */
 extern const JSMallocFunctions host_memory;

@@ -11,6 +11,7 @@ pub mod fork;
 pub mod link;
 pub mod memfd;
 pub mod pidfd;
+pub mod populate;
 pub mod prctl;
 pub mod probe;
 pub mod rights;

@@ -106,9 +106,10 @@ fn grow(
 ) -> Infallible {
     // The name is for people who look at process lists; without it all works as well.
     let _ = prctl::set_name(c"stockade:run");
-    let (Some(prepared), Some(fds)) = (prepared, worker_fds(pipes, templates.null)) else {
+    let (Some(mut prepared), Some(fds)) = (prepared, worker_fds(pipes, templates.null)) else {
         exit_now(LOCK_FAILED_STATUS)
     };
+    prepared.populate();
     match branch(newborn, fds, stem, grounds.config.supervisor_pid, grounds.namespaces) {
         Ok((branch, report, fds)) => {
             run_prepared((branch, report), Settled::of(fds), prepared, grounds.behaviour)

@@ -20,17 +20,24 @@ use crate::stockade::DEFAULTS;
 /// Jobs before anything is measured: the module is held ready by then.
 const WARM_UP: usize = 500;
 
-/// Has `clients` run no-ops for `seconds`, one after the other each, on a daemon of its own. Returns what they saw and what
+/// Has `clients` run jobs of one kind for `seconds`, one after the other each, on a daemon of its own. Returns what they saw and what
 /// the daemon and its children used, in words.
 ///
 /// # Errors
 /// When the daemon does not start, or a job fails.
-pub fn drive(program: &Path, isolation: Isolation, clients: u64, seconds: u64) -> io::Result<String> {
+pub fn drive(
+    program: &Path,
+    (job, isolation): (Job, Isolation),
+    clients: u64,
+    seconds: u64,
+) -> io::Result<String> {
     let home = Home::new(program, DEFAULTS)?;
     let daemon = home.start()?;
     let mut client = Connection::open(daemon.socket())?;
-    let job = client.introduce(&Job::Noop.submission(Some(isolation)), &Job::Noop.output())?;
-    let prepared = Prepared::new(&job, Job::Noop.output())?;
+    let (submission, output) = (job.submission(Some(isolation)), job.output());
+    // A script comes with each job.
+    let submission = if job.is_script() { submission } else { client.introduce(&submission, &output)? };
+    let prepared = Prepared::new(&submission, output)?;
     for _ in 0..WARM_UP {
         client.run_prepared(&prepared)?;
     }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
+use stockade_bench::jobs::Job;
 use stockade_bench::load::Effort;
 use stockade_bench::plot::svg;
 use stockade_bench::publish::publish;
@@ -94,7 +95,12 @@ fn main() -> ExitCode {
             .map(|()| true),
         ["echo"] => floors::echo_neighbour(false).map(|()| true),
         ["echo", "onward"] => floors::echo_neighbour(true).map(|()| true),
-        ["drive", program, isolation, clients, seconds] => load(program, isolation, clients, seconds),
+        ["drive", program, isolation, clients, seconds] => {
+            load(program, isolation, (clients, seconds), Job::Noop)
+        }
+        ["drive", program, isolation, clients, seconds, "script"] => {
+            load(program, isolation, (clients, seconds), Job::Transform)
+        }
         _ => bench(&Arguments::parse()),
     };
     match done {
@@ -107,11 +113,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// `stockade-bench drive EXECUTABLE fresh|tenant CLIENTS SECONDS`: something to look at with a profiler.
-fn load(program: &str, isolation: &str, clients: &str, seconds: &str) -> io::Result<bool> {
+/// `stockade-bench drive EXECUTABLE fresh|tenant CLIENTS SECONDS [script]`: something to look at with a profiler.
+fn load(program: &str, isolation: &str, (clients, seconds): (&str, &str), job: Job) -> io::Result<bool> {
     let isolation = if isolation == "tenant" { Isolation::Tenant } else { Isolation::Fresh };
     let number = |text: &str| text.parse().map_err(io::Error::other);
-    let seen = drive::drive(Path::new(program), isolation, number(clients)?, number(seconds)?)?;
+    let seen = drive::drive(Path::new(program), (job, isolation), number(clients)?, number(seconds)?)?;
     io::stdout().write_all(seen.as_bytes())?;
     Ok(true)
 }

@@ -29,8 +29,8 @@ mod tests;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use stockade_sys::epoch::{self, EpochError};
@@ -122,16 +122,9 @@ pub struct Loaded {
 }
 
 enum Program {
-    Core {
-        pre: InstancePre<Host>,
-        entry: Entry,
-        stack: Stack,
-    },
+    Core { pre: InstancePre<Host>, entry: Entry, stack: Stack },
     Component(CommandPre<Host>),
-    Script {
-        engine: InstancePre<Host>,
-        script: Script,
-    },
+    Script { engine: InstancePre<Host>, script: Script },
 }
 
 impl Program {

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use stockade_sys::artifact::{LoadedArtifact, SealedArtifact};
-use stockade_sys::epoch;
+use stockade_sys::{epoch, populate};
 use stockade_wire::worker::{Ending, PrepareOrder, RunOrder, RunReport};
 use tokio::runtime::Runtime;
 use wasmtime::{Instance, InstancePre, Precompiled, Store};
@@ -17,7 +17,7 @@ use super::function;
 use super::host::Streams;
 use super::ledger::Ledger;
 use super::link::{choose_entry, link_engine};
-use super::script::{Script, Side};
+use super::script::{self, Script, Side};
 use super::stack::Stack;
 use super::{DEADLINE_MAX, Host, Loaded, Program, largest_memory_bytes, not_loaded, runtime, setup};
 use crate::engine::Warm;
@@ -112,6 +112,19 @@ impl Prepared {
         };
         prepared.instantiate();
         Ok(prepared)
+    }
+
+    /// In a fork that has no order yet: has the pages that its script is going to use, so that the job does not wait for
+    /// them one by one. Only the JavaScript engine's are known, of a module that is nobody's.
+    pub(crate) fn populate(&mut self) {
+        if !self.engine {
+            return;
+        }
+        // What is not had now is had when it is used.
+        let _ = populate::for_reading(self.pre.module().text());
+        if let Some(Live { store, existing, .. }) = &mut self.live {
+            script::populate(store, existing.instance);
+        }
     }
 
     fn instantiate(&mut self) {

@@ -12,6 +12,7 @@ use stockade_js::door::{self, Call};
 use stockade_js::profile::Looks;
 use stockade_js::reply::{self, Failure, Fault, Reply};
 use stockade_js::request::{Context, Form, Request, RequestError};
+use stockade_sys::populate;
 use stockade_wire::job::{Purpose, ScriptError};
 use stockade_wire::limits::INPUT_BYTES_MAX;
 use stockade_wire::worker::{Ending, RunOrder, ScriptFault, ScriptOrder};
@@ -212,6 +213,22 @@ impl Script {
         }
         Ok(Ok((address, length)))
     }
+}
+
+/// Has the pages of a new engine's memory that its script is going to use.
+pub(super) fn populate(store: &mut Store<Host>, instance: Instance) {
+    let Ok(memory) = memory(store, instance) else { return };
+    let bytes = memory.data_mut(&mut *store);
+    let ranges = stockade_js::HOT.iter().map(|(start, length)| {
+        let start = *start as usize;
+        start..start.saturating_add(*length as usize)
+    });
+    // What is not had now is had when it is used.
+    for range in ranges.clone() {
+        let _ = populate::for_writing(bytes.get_mut(range).unwrap_or_default());
+    }
+    let (first, last) = (ranges.clone().next().unwrap_or_default(), ranges.last().unwrap_or_default());
+    let _ = populate::for_reading(bytes.get(first.start..last.end).unwrap_or_default());
 }
 
 async fn call<P: WasmParams + Sync, R: WasmResults + Sync>(
