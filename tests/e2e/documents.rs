@@ -88,9 +88,10 @@ fn is_shown(shown: &[String], streams: &[&str]) -> Result<(), String> {
             Some(beginning) => shape(found).starts_with(&shape(beginning)),
             None => shape(found) == shape(line),
         };
-        let next = streams.iter().zip(&at).map(|(lines, at)| {
-            lines[*at..].iter().position(&fits).filter(|skipped| skips || *skipped == 0)
-        });
+        let next = streams
+            .iter()
+            .zip(&at)
+            .map(|(lines, at)| lines[*at..].iter().position(&fits).filter(|skipped| skips || *skipped == 0));
         let next: Vec<Option<usize>> = next.collect();
         let Some(stream) = next.iter().position(Option::is_some) else {
             let there: Vec<_> = streams.iter().zip(&at).map(|(lines, at)| lines.get(*at)).collect();

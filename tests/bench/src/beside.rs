@@ -18,7 +18,8 @@ use stockade_wire::frame::{self, HEADER_BYTES};
 use stockade_wire::job::{JobResult, Submission};
 use stockade_wire::limits::{FRAME_BODY_BYTES_MAX, FRAME_FDS_MAX};
 
-use crate::client::{PATIENCE, completed, unexpected};
+use crate::client::{completed, unexpected};
+use crate::polled::PATIENCE;
 
 /// A connection that has said hello.
 #[derive(Debug)]

@@ -4,47 +4,23 @@
 //! Never: retries, or takes any end of a job but the one that was expected.
 
 use std::io::{self, BufReader, Read, Write};
-use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use stockade_wire::CLIENT_PROTOCOL_VERSION_WITHOUT_DESCRIPTORS;
 use stockade_wire::client::{FromDaemon, Statistics, ToDaemon};
 use stockade_wire::frame::{self, HEADER_BYTES};
 use stockade_wire::job::{JobResult, ModuleSource, Submission, Verdict};
 use stockade_wire::limits::FRAME_BODY_BYTES_MAX;
 
-/// Longest wait for one message: a daemon that says nothing for so long is not measured but broken.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+use crate::polled::{PATIENCE, Polled};
 
 /// Room for what the daemon sends at once, bytes: a small job's two answers are one read.
 const READ_BYTES: usize = 16 << 10;
 
 /// A connection that has said hello.
 #[derive(Debug)]
-pub struct Connection(BufReader<Waiting>);
-
-/// A socket that is read from once there is something: who sleeps in the read itself is also woken when the daemon takes the
-/// request, which makes room to write, and goes to sleep again.
-#[derive(Debug)]
-struct Waiting(UnixStream);
-
-impl Read for Waiting {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let patience = PollTimeout::try_from(PATIENCE).map_err(io::Error::other)?;
-        loop {
-            match poll(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)], patience) {
-                Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
-                Ok(_) => return self.0.read(buffer),
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-    }
-}
+pub struct Connection(BufReader<Polled<UnixStream>>);
 
 /// A request that is made again and again: its frame, made once.
 #[derive(Debug, Clone)]
@@ -88,7 +64,7 @@ impl Connection {
         let stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        let mut connection = Self(BufReader::with_capacity(READ_BYTES, Waiting(stream)));
+        let mut connection = Self(BufReader::with_capacity(READ_BYTES, Polled(stream)));
         let hello = ToDaemon::Hello {
             version: CLIENT_PROTOCOL_VERSION_WITHOUT_DESCRIPTORS,
             agent: "bench".to_owned(),
@@ -162,7 +138,7 @@ impl Connection {
     }
 
     fn send(&mut self, frame: &[u8]) -> io::Result<()> {
-        self.0.get_mut().0.write_all(frame)
+        self.0.get_mut().write_all(frame)
     }
 
     /// The next message.

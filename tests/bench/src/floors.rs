@@ -22,6 +22,7 @@ use wasmtime::{Config, Engine, InstanceAllocationStrategy, Linker, Module, Pooli
 
 use crate::jobs::NOOP;
 use crate::load::{Effort, one_at_a_time};
+use crate::polled::Polled;
 use crate::samples::Samples;
 
 /// Bytes of an echoed message, about those of a small job.
@@ -46,7 +47,8 @@ pub fn echo(effort: &Effort, hops: u32) -> io::Result<Samples> {
 }
 
 fn echo_of_a_set(effort: &Effort, hops: u32) -> io::Result<Samples> {
-    let (mut client, mut near) = UnixStream::pair()?;
+    let (client, mut near) = UnixStream::pair()?;
+    let mut client = Polled(client);
     let mut neighbours = Vec::new();
     for _ in 1..hops {
         let (onward, far) = UnixStream::pair()?;

@@ -15,6 +15,7 @@ pub mod load;
 pub mod machine;
 pub mod paced;
 pub mod plot;
+pub mod polled;
 pub mod procfs;
 pub mod publish;
 pub mod ratios;

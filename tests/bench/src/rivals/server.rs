@@ -3,7 +3,7 @@
 //! Owns: their start on a socket of this machine, their end, and how each is spoken to.
 //! Never: listens on anything but a Unix socket or the loopback interface.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -16,6 +16,7 @@ use super::http::Http;
 use super::{CLIENTS, SOURCES, on_path};
 use crate::jobs::{Job, TRANSFORM};
 use crate::load::{Effort, closed_loop, one_at_a_time_from, round};
+use crate::polled::Polled;
 use crate::procfs;
 use crate::report::Figures;
 use crate::rows::Measured;
@@ -173,9 +174,9 @@ fn transforming_worker(directory: &Path) -> io::Result<String> {
 /// Both kinds of stream.
 pub(super) trait Stream: Read + Write + Send {}
 
-impl Stream for UnixStream {}
+impl Stream for Polled<UnixStream> {}
 
-impl Stream for TcpStream {}
+impl Stream for Polled<TcpStream> {}
 
 /// What makes one request.
 type Request = Box<dyn FnMut() -> io::Result<()>>;
@@ -186,25 +187,25 @@ impl Server {
             Address::Unix(path) => {
                 let stream = UnixStream::connect(path)?;
                 stream.set_read_timeout(Some(PATIENCE))?;
-                Ok(Box::new(stream))
+                Ok(Box::new(Polled(stream)))
             }
             Address::Loopback(address) => {
                 let stream = TcpStream::connect_timeout(address, PATIENCE)?;
                 stream.set_nodelay(true)?;
                 stream.set_read_timeout(Some(PATIENCE))?;
-                Ok(Box::new(stream))
+                Ok(Box::new(Polled(stream)))
             }
         }
     }
 
     /// A connection that speaks frames.
     pub(super) fn framed(&self, job: Job) -> io::Result<Request> {
-        let mut stream = self.connect()?;
+        let mut stream = BufReader::new(self.connect()?);
         let (input, expected) = (job.input(), job.output());
         let mut frame = u32::try_from(input.len()).map_err(io::Error::other)?.to_le_bytes().to_vec();
         frame.extend(input);
         Ok(Box::new(move || {
-            stream.write_all(&frame)?;
+            stream.get_mut().write_all(&frame)?;
             let mut header = [0; 4];
             stream.read_exact(&mut header)?;
             let length = u32::from_le_bytes(header) as usize;
