@@ -67,8 +67,6 @@ pub use self::follow::{LogFollower, LogPiece, OutputFollower};
 pub use self::in_process::InProcessError;
 pub use self::job::Caller;
 pub use self::job::outcome::{denied, refusal_code, syscall_name};
-#[cfg(test)]
-pub(crate) use self::job::sample_result;
 pub use self::journal::{JournalError, JournalLock};
 pub use self::pool::descriptors_needed;
 pub use self::pressure::{NoPressure, choose as choose_pressure_file};
@@ -564,3 +562,6 @@ fn digest_of(module: &ModuleSource) -> Option<stockade_wire::job::Digest> {
         ModuleSource::Digest(digest) => Some(*digest),
     }
 }
+
+#[cfg(test)]
+pub(crate) use self::job::sample_result;

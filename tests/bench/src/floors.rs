@@ -12,6 +12,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::{TimeVal, TimeValLike};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use stockade_sys::fork::{Newborn, sibling};
@@ -21,8 +23,9 @@ use stockade_worker::engine::{EngineSettings, warm};
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, Linker, Module, PoolingAllocationConfig, Store};
 
 use crate::jobs::NOOP;
-use crate::load::{Effort, one_at_a_time};
+use crate::load::{Effort, one_at_a_time, round};
 use crate::polled::Polled;
+use crate::report::Clients;
 use crate::samples::Samples;
 
 /// Bytes of an echoed message, about those of a small job.
@@ -44,6 +47,16 @@ pub fn echo(effort: &Effort, hops: u32) -> io::Result<Samples> {
         all.append(echo_of_a_set(&effort, hops)?);
     }
     Ok(all)
+}
+
+/// The same without a pause, as figures of one client in a closed loop.
+///
+/// # Errors
+/// As for [`echo`].
+pub fn echo_back_to_back(effort: &Effort, hops: u32) -> io::Result<Clients> {
+    let samples = echo(&Effort { pause: Duration::ZERO, ..*effort }, hops)?;
+    let per_second = round(samples.len() as f64 / samples.sum().as_secs_f64());
+    Ok(Clients { clients: 1, per_second, p50_us: samples.p50(), p99_us: samples.p99() })
 }
 
 fn echo_of_a_set(effort: &Effort, hops: u32) -> io::Result<Samples> {
@@ -103,12 +116,31 @@ fn pass_on(mut from: UnixStream, mut onward: Option<UnixStream>) -> io::Result<(
     Ok(())
 }
 
-/// A fork, to the first byte from the child, of a small process or of one with warm engines.
+/// A fork, to the first byte from the child, of a small process or of one with warm engines; and the CPU time, µs, of one such
+/// process from its fork until it is reaped, its parent's part in that included.
 ///
 /// # Errors
 /// When the process that forks could not be started, or failed.
-pub fn fork(effort: &Effort, engine: bool) -> io::Result<Samples> {
-    let rounds = effort.samples.min(1_000).to_string();
+pub fn fork(effort: &Effort, engine: bool) -> io::Result<(Samples, Option<f64>)> {
+    let began = cpu_of_children()?;
+    // What the parent takes to begin is no fork's.
+    forks_of_a_parent(1, engine)?;
+    let between = cpu_of_children()?;
+    let samples = forks_of_a_parent(effort.samples.min(1_000), engine)?;
+    let used = (cpu_of_children()? - between).saturating_sub(between - began);
+    let forks = samples.len().saturating_sub(1).max(1);
+    Ok((samples, Some(round(used.as_secs_f64() * 1e6 / forks as f64))))
+}
+
+/// CPU time of all children that were reaped, and of theirs.
+fn cpu_of_children() -> io::Result<Duration> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    let time = |time: TimeVal| Duration::from_micros(u64::try_from(time.num_microseconds()).unwrap_or(0));
+    Ok(time(usage.user_time()) + time(usage.system_time()))
+}
+
+fn forks_of_a_parent(rounds: usize, engine: bool) -> io::Result<Samples> {
+    let rounds = rounds.to_string();
     let found = Command::new(std::env::current_exe()?)
         .args(["fork-parent", if engine { "engine" } else { "bare" }, &rounds])
         .stdin(Stdio::null())

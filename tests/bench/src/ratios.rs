@@ -24,6 +24,12 @@ pub fn of(rows: &[Row]) -> Vec<Ratio> {
         ratio("fresh-p50-us", "fresh, no-op, median, µs", fresh, Wanted::AtMost(100.0)),
         ratio("fresh-to-echo", "fresh, no-op, median / two-hop echo", over(fresh, echo), Wanted::AtMost(5.5)),
         ratio(
+            "fresh-to-echo-back-to-back",
+            "fresh, no-op, median / two-hop echo, one after the other without a pause",
+            found.back_to_back("stockade.fresh.noop"),
+            Wanted::AtMost(5.5),
+        ),
+        ratio(
             "fresh-sustained",
             "fresh, no-op, jobs a second, sustained",
             found.sustained("stockade.fresh.noop"),
@@ -33,6 +39,12 @@ pub fn of(rows: &[Row]) -> Vec<Ratio> {
             "tenant-to-echo",
             "tenant, no-op, median / two-hop echo",
             over(tenant, echo),
+            Wanted::AtMost(1.5),
+        ),
+        ratio(
+            "tenant-to-echo-back-to-back",
+            "tenant, no-op, median / two-hop echo, one after the other without a pause",
+            found.back_to_back("stockade.tenant.noop"),
             Wanted::AtMost(1.5),
         ),
         ratio(
@@ -176,6 +188,12 @@ impl Found<'_> {
 
     fn p50(&self, id: &str) -> Option<f64> {
         self.figures(id)?.p50_us
+    }
+
+    /// Its median of one client in a closed loop, over the two-hop echo's.
+    fn back_to_back(&self, id: &str) -> Option<f64> {
+        let one = |id| self.figures(id)?.clients.iter().find(|clients| clients.clients == 1)?.p50_us;
+        over(one(id), one("floor.echo-two-hop"))
     }
 
     fn sustained(&self, id: &str) -> Option<f64> {

@@ -80,24 +80,28 @@ pub fn all() -> Vec<Planned> {
 }
 
 fn floors() -> Vec<Planned> {
-    let floor = |samples| Ok(Measured { figures: one(&samples), isolation: None });
+    let floor = |figures| Ok(Measured { figures, isolation: None });
+    let echo = move |bench: &Bench, hops| {
+        let back_to_back = floors::echo_back_to_back(&bench.effort, hops)?;
+        floor(Figures { clients: vec![back_to_back], ..one(&floors::echo(&bench.effort, hops)?) })
+    };
+    let fork = move |bench: &Bench, engine| {
+        let (samples, cpu_us) = floors::fork(&bench.effort, engine)?;
+        floor(Figures { cpu_us, ..one(&samples) })
+    };
     vec![
-        Planned::new("floor.echo-one-hop", "Unix socket echo, 256 B, one hop", move |bench| {
-            floor(floors::echo(&bench.effort, 1)?)
-        }),
-        Planned::new("floor.echo-two-hop", "Unix socket echo, 256 B, two hops", move |bench| {
-            floor(floors::echo(&bench.effort, 2)?)
-        }),
+        Planned::new("floor.echo-one-hop", "Unix socket echo, 256 B, one hop", move |bench| echo(bench, 1)),
+        Planned::new("floor.echo-two-hop", "Unix socket echo, 256 B, two hops", move |bench| echo(bench, 2)),
         Planned::new("floor.fork", "fork of a small process, to the child's first byte", move |bench| {
-            floor(floors::fork(&bench.effort, false)?)
+            fork(bench, false)
         }),
         Planned::new("floor.fork-engine", "fork of a process with warm engines", move |bench| {
-            floor(floors::fork(&bench.effort, true)?)
+            fork(bench, true)
         }),
         Planned::new(
             "floor.instantiate",
             "fresh instance in one process, pooled, copy-on-write",
-            move |bench| floor(floors::instantiate(&bench.effort).map_err(io::Error::other)?),
+            move |bench| floor(one(&floors::instantiate(&bench.effort).map_err(io::Error::other)?)),
         ),
     ]
 }

@@ -35,6 +35,12 @@ impl Samples {
         self.0.is_empty()
     }
 
+    /// All of them together.
+    #[must_use]
+    pub fn sum(&self) -> Duration {
+        Duration::from_secs_f64(self.0.iter().sum::<f64>() / 1e6)
+    }
+
     /// The smallest sample that at least this share of all does not exceed, µs; `None` of no samples.
     #[must_use]
     pub fn percentile(&self, hundredth: usize) -> Option<f64> {

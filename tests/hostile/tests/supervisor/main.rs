@@ -26,6 +26,7 @@ mod residue;
 mod rig;
 mod surroundings;
 mod templates;
+mod tenant_waits;
 mod tenants;
 mod verdicts;
 mod zygotes;
