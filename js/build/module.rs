@@ -133,7 +133,7 @@ impl<'a> Binary<'a> {
     fn memory_of(&self, bytes: usize) -> Result<Vec<u8>, String> {
         let mut reader = self.section(section::MEMORY)?;
         // One, without a maximum.
-        if reader.number()? != 1 || reader.byte()? != 0 || bytes % PAGE_BYTES != 0 {
+        if reader.number()? != 1 || reader.byte()? != 0 || !bytes.is_multiple_of(PAGE_BYTES) {
             return Err("it has not one plain memory".to_owned());
         }
         Ok([number(1), vec![0], number(bytes / PAGE_BYTES)].concat())

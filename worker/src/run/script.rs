@@ -227,7 +227,8 @@ pub(super) fn populate(store: &mut Store<Host>, instance: Instance) {
     for range in ranges.clone() {
         let _ = populate::for_writing(bytes.get_mut(range).unwrap_or_default());
     }
-    let (first, last) = (ranges.clone().next().unwrap_or_default(), ranges.last().unwrap_or_default());
+    let (first, last) =
+        (ranges.clone().next().unwrap_or_default(), ranges.clone().next_back().unwrap_or_default());
     let _ = populate::for_reading(bytes.get(first.start..last.end).unwrap_or_default());
 }
 
