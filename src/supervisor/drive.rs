@@ -515,7 +515,7 @@ fn bill_process(end: &RunEnd, bill: &mut Bill) -> Option<Usage> {
         bill.cpu_user_us = leaf.cpu_user_us.or(bill.cpu_user_us);
         bill.cpu_system_us = leaf.cpu_system_us.or(bill.cpu_system_us);
     }
-    if !end.lives {
+    if end.awaited {
         bill.teardown_us = end.replied.map(|replied| micros_since(replied, end.exited));
     }
     said

@@ -53,6 +53,8 @@ pub(crate) struct RunEnd {
     pub(crate) replied: Option<Instant>,
     /// When the worker was seen to have exited, or to be done.
     pub(crate) exited: Instant,
+    /// Its exit would have been waited for, whether or not that was there already.
+    pub(crate) awaited: bool,
     /// The program's own pages, which are in the worker's resident set and not its own.
     pub(crate) text_bytes: u64,
 }
@@ -173,6 +175,7 @@ pub(crate) async fn follow(worker: &mut Worker, job: &Job, rules: StopRules, sta
         course.awaited = true;
         ending = course.watch().await;
     }
+    let awaited = !course.is_over_with_its_reply();
     let Course { rung, replies, replied, started, output_cut, order_unread, .. } = course;
     let exited = Instant::now();
     let (ended, leaf, cpu) = match ending {
@@ -205,6 +208,7 @@ pub(crate) async fn follow(worker: &mut Worker, job: &Job, rules: StopRules, sta
         started,
         replied,
         exited,
+        awaited,
         text_bytes: worker.text_bytes,
     }
 }
