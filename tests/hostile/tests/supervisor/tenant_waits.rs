@@ -77,8 +77,9 @@ fn jobs_that_wait_get_the_worker_that_is_given_back() {
 #[test]
 fn job_that_waits_in_vain_has_a_process_of_its_own() {
     alone(async || {
-        // Where there may be no more, a fresh one; else one more of the tenant's.
-        for (most, isolation) in [(1, Isolation::Fresh), (2, Isolation::Tenant)] {
+        // Where there may be no more, a fresh one; else one more of the tenant's, even where the one that is made meanwhile
+        // takes longer than the job waits.
+        for (most, isolation) in [(1, Isolation::Fresh), (3, Isolation::Tenant)] {
             let mut config = waiting(most);
             config.pool.tenant_wait = Duration::from_millis(20);
             let rig = Rig::start_with(config).await;
