@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 use std::sync::Once;
 use std::time::{Duration, Instant};
 
@@ -146,7 +147,7 @@ pub(crate) struct Worker {
     pub(crate) output: GuestPipe,
     pub(crate) stdout: GuestPipe,
     pub(crate) stderr: GuestPipe,
-    pub(crate) report: JailReport,
+    pub(crate) report: Rc<JailReport>,
     /// Its job's module is there already: a template forked it, or it stays.
     pub(crate) has_module: bool,
     /// The program's own pages, which every worker of its zygote has resident from its birth.
@@ -154,6 +155,18 @@ pub(crate) struct Worker {
     /// What it had resident when it was looked at, before its job.
     pub(crate) born_bytes: u64,
     child: Child,
+}
+
+/// What the forks of one template have in common, as it was seen of one of them from outside.
+///
+/// All that is looked at is inherited across a fork, by the kernel's rules, and cannot be shed: filters (`seccomp(2)`),
+/// `no_new_privs` and not being dumpable (`prctl(2)`), ids and capabilities, limits (`setrlimit(2)`; nobody in there may
+/// raise one), namespaces, Landlock's domain. The descriptors are the exception: each fork closes all but its own, and the one that is looked
+/// at does it by the same code from the same state.
+#[derive(Debug, Clone)]
+pub(crate) struct Kin {
+    report: Rc<JailReport>,
+    born_bytes: u64,
 }
 
 /// Our ends of what connects us with a worker that is being forked.
@@ -233,8 +246,30 @@ impl Worker {
         };
         let born_bytes = inspect(child.pid(), &expected, &report)?.resident_bytes;
         let child = in_leaf(child).await?;
-        let has_module = birth.with_module;
+        let (has_module, report) = (birth.with_module, Rc::new(report));
         Ok(Self { link, output, stdout, stderr, report, has_module, text_bytes, born_bytes, child })
+    }
+
+    /// Takes over a child that a template has just forked and that inherits what one of its siblings, which was looked at, was
+    /// found to have: see [`Kin`].
+    ///
+    /// # Errors
+    /// When its link cannot be watched, or it is not in its leaf.
+    pub(crate) async fn of_kin(
+        kin: &Kin,
+        ours: Ends,
+        (child, text_bytes): (Child, u64),
+    ) -> Result<Self, WorkerError> {
+        let Ends { link, output, stdout, stderr } = ours;
+        let link = Link::new(link)?;
+        let child = in_leaf(child).await?;
+        let (report, born_bytes) = (Rc::clone(&kin.report), kin.born_bytes);
+        Ok(Self { link, output, stdout, stderr, report, has_module: true, text_bytes, born_bytes, child })
+    }
+
+    /// What it has in common with what its template forks from now on.
+    pub(crate) fn kin(&self) -> Kin {
+        Kin { report: Rc::clone(&self.report), born_bytes: self.born_bytes }
     }
 
     /// Its process id.

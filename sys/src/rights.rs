@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 /// Most descriptors that can be received at once.
-pub const FDS_MAX: usize = 8;
+pub const FDS_MAX: usize = 20;
 
 /// Bytes of a control message before its descriptors: `struct cmsghdr` of 64-bit Linux.
 const HEADER_BYTES: usize = 16;

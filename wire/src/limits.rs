@@ -27,6 +27,12 @@ pub const RETURNED_BYTES_MAX: usize = 32 << 10;
 /// Most descriptors that travel with one link message.
 pub const LINK_FDS_MAX: usize = 6;
 
+/// Most workers that a template forks for one order. More would have the first of them wait for the last.
+pub const FORKS_MAX: usize = 4;
+
+/// Most descriptors of one worker that come with the order to fork it: link, three pipes, leaf.
+pub const FORK_FDS_MAX: usize = 5;
+
 /// Largest module, bytes.
 pub const MODULE_BYTES_MAX: usize = 64 << 20;
 

@@ -23,8 +23,9 @@
 //!   │ ── Locked(JailReport) ───────▶ │
 //!   │ ◀──────────────────── Prepare │   once: the module its forks will have
 //!   │ ── Prepared | NotPrepared ───▶ │
-//!   │ ◀──────────────────────── Fork │   any number of times, with a new worker's descriptors
-//!   │ ── Forked | NotForked ───────▶ │   the fork is a worker like any other, with a link of its own
+//!   │ ◀──────────────────────── Fork │   any number of times, with new workers' descriptors
+//!   │ ── Forked | NotForked ───────▶ │   each is a worker like any other, with a link of its own, but that it
+//!   │                                │   begins with its order where it is not to report
 //! ```
 
 use serde::{Deserialize, Serialize};
@@ -60,10 +61,15 @@ pub enum ToWorker {
     RunAndStay(RunOrder),
     /// To a template, once: load this module. Descriptor: the artifact (sealed memfd).
     Prepare(PrepareOrder),
-    /// To a template: fork a run worker. Descriptors as for [`crate::zygote::ToZygote::Fork`].
+    /// To a template: fork run workers. Descriptors as for [`crate::zygote::ToZygote::Fork`], for one after the other.
     Fork {
-        /// A leaf's directory comes with the message; the child is born in it.
+        /// How many, from 1 to [`FORKS_MAX`](crate::limits::FORKS_MAX).
+        workers: u32,
+        /// A leaf's directory is among the descriptors of each; it is born there.
         into_leaf: bool,
+        /// Each looks at itself and sends [`FromWorker::Locked`] before it takes its order. One that is not to report what
+        /// it cannot but inherit says nothing before its reply, unless it could not lock itself.
+        reporting: bool,
     },
 }
 
@@ -175,12 +181,12 @@ pub enum FromWorker {
     },
     /// The template cannot load this module; why. It exits.
     NotPrepared(String),
-    /// Forked. One descriptor: the worker's pidfd. The worker is the supervisor's child.
+    /// Forked. One descriptor for each: its pidfd. The workers are the supervisor's children.
     Forked {
-        /// Its process id.
-        pid: u32,
+        /// Their process ids; fewer than ordered when the next could not be forked.
+        pids: Vec<u32>,
     },
-    /// Not forked; the template lives.
+    /// Not one was forked; the template lives.
     NotForked {
         /// Error number of what failed.
         errno: i32,

@@ -258,14 +258,13 @@ pub(crate) fn live(newborn: Newborn, birth: Birth<'_>) -> Infallible {
 
 /// Lives the life of a template's fork, from its jail to its exit.
 pub(crate) fn run_prepared(
-    (branch, report): (Branch, JailReport),
+    branch: Branch,
     fds: Settled,
-    prepared: Prepared,
+    (prepared, mut orders): (Prepared, Orders),
     behaviour: &Behaviour,
 ) -> Infallible {
     let Settled { link, output, stdout_log, stderr_log, .. } = fds;
-    reply(link, &FromWorker::Locked(report));
-    let (ToWorker::Run(order), given) = take_order(link) else { exit_now(ORDER_STATUS) };
+    let (ToWorker::Run(order), given) = orders.take(link) else { exit_now(ORDER_STATUS) };
     let (given, source) = with_source(given, &order);
     let [input] = exactly(given);
     (behaviour.ordered)(&order, link);
@@ -386,7 +385,12 @@ impl Orders {
 
     /// Waits for the next order. Ends the process when the supervisor has closed the link, or sent something else.
     pub(crate) fn take(&mut self, link: Link) -> (ToWorker, Vec<OwnedFd>) {
-        let Ok(Received { length, fds }) = link::receive(link.0, self.buffer, LINK_FDS_MAX) else {
+        self.take_with(link, LINK_FDS_MAX)
+    }
+
+    /// The same with another number of descriptors at most.
+    pub(crate) fn take_with(&mut self, link: Link, fds_max: usize) -> (ToWorker, Vec<OwnedFd>) {
+        let Ok(Received { length, fds }) = link::receive(link.0, self.buffer, fds_max) else {
             exit_now(ORDER_STATUS)
         };
         if length == 0 {

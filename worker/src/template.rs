@@ -20,8 +20,8 @@ use nix::sys::prctl;
 use stockade_sys::fork::{Forked, Newborn, sibling};
 use stockade_sys::link::{self, LinkError};
 use stockade_sys::prctl::exit_now;
-use stockade_wire::frame::{self, HEADER_BYTES};
-use stockade_wire::limits::{GUEST_TEXT_BYTES_MAX, LINK_FDS_MAX, LINK_MESSAGE_BYTES_MAX};
+use stockade_wire::frame;
+use stockade_wire::limits::{FORK_FDS_MAX, FORKS_MAX, GUEST_TEXT_BYTES_MAX, LINK_MESSAGE_BYTES_MAX};
 use stockade_wire::worker::{FromWorker, PrepareOrder, ToWorker};
 use stockade_wire::zygote::ZygoteConfig;
 
@@ -29,8 +29,8 @@ use crate::engine::Warm;
 use crate::jail::template::{ARTIFACT_FD, Stem, branch, take_root};
 use crate::jail::{Locked, Namespaces, Refusal};
 use crate::role::{
-    Behaviour, LOCK_FAILED_STATUS, Link, ORDER_STATUS, PipeEnds, REPLY_STATUS, Settled, reply, run_prepared,
-    worker_fds,
+    Behaviour, LOCK_FAILED_STATUS, Link, ORDER_STATUS, Orders, PipeEnds, REPLY_STATUS, Settled, reply,
+    run_prepared, worker_fds,
 };
 use crate::run::Prepared;
 
@@ -73,46 +73,100 @@ pub(crate) fn serve(
     }
     let (live, initialised) = (prepared.is_live(), prepared.is_initialised());
     reply(link, &FromWorker::Prepared { live, initialised });
-    let mut prepared = Some(prepared);
-    let mut buffer = vec![0; HEADER_BYTES + LINK_MESSAGE_BYTES_MAX];
+    let mut seed = Seed { stem, prepared: Some(prepared), orders: Some(Orders::new()), fds, grounds };
     loop {
-        let received = match link::receive(link.as_fd(), &mut buffer, LINK_FDS_MAX) {
-            Ok(received) if received.length == 0 => exit_now(0),
-            Ok(received) => received,
-            Err(_) => exit_now(ORDER_STATUS),
-        };
-        let packet = buffer.get(..received.length).unwrap_or_default();
-        let Ok(ToWorker::Fork { into_leaf }) = frame::decode_packet(packet, LINK_MESSAGE_BYTES_MAX) else {
-            exit_now(ORDER_STATUS)
-        };
-        let Some((pipes, leaf)) = PipeEnds::sort(received.fds, into_leaf) else { exit_now(ORDER_STATUS) };
-        let born = sibling(stem.solo(), leaf.as_ref().map(AsFd::as_fd), |newborn| {
-            grow(newborn, pipes, &stem, prepared.take(), &fds, grounds)
-        });
+        let births = next_births(link, &mut seed);
+        let born = fork_all(births, &mut seed);
         if answer(link, born).is_err() {
             exit_now(REPLY_STATUS)
         }
     }
 }
 
+/// What each fork of a template has a copy of.
+struct Seed<'a> {
+    stem: Stem,
+    /// Taken by a fork, never by the template; and so with the next.
+    prepared: Option<Prepared>,
+    orders: Option<Orders>,
+    fds: Settled,
+    grounds: &'a Grounds<'a>,
+}
+
+/// A worker that is to be forked.
+struct Birth {
+    pipes: PipeEnds,
+    leaf: Option<OwnedFd>,
+    /// It is to report what it finds when it looks at itself.
+    reporting: bool,
+}
+
+/// Waits for the next order to fork. Ends the process when the supervisor has closed the link, or sent something else.
+fn next_births(link: Link, seed: &mut Seed<'_>) -> Vec<Birth> {
+    let Some(orders) = &mut seed.orders else { exit_now(ORDER_STATUS) };
+    let (ToWorker::Fork { workers, into_leaf, reporting }, fds) =
+        orders.take_with(link, FORKS_MAX * FORK_FDS_MAX)
+    else {
+        exit_now(ORDER_STATUS)
+    };
+    let workers = usize::try_from(workers).ok().filter(|workers| (1..=FORKS_MAX).contains(workers));
+    workers
+        .and_then(|workers| sorted(fds, workers, into_leaf, reporting))
+        .unwrap_or_else(|| exit_now(ORDER_STATUS))
+}
+
+/// The descriptors of so many workers: exactly these, or `None`.
+fn sorted(fds: Vec<OwnedFd>, workers: usize, into_leaf: bool, reporting: bool) -> Option<Vec<Birth>> {
+    let each = fds.len() / workers;
+    let mut fds = fds.into_iter();
+    let mut births = Vec::with_capacity(workers);
+    for _ in 0..workers {
+        let (pipes, leaf) = PipeEnds::sort(fds.by_ref().take(each).collect(), into_leaf)?;
+        births.push(Birth { pipes, leaf, reporting });
+    }
+    if fds.next().is_some() { None } else { Some(births) }
+}
+
+/// Forks them one after the other, until one cannot be forked.
+fn fork_all(births: Vec<Birth>, seed: &mut Seed<'_>) -> Result<Vec<Forked>, Errno> {
+    let mut forked = Vec::with_capacity(births.len());
+    for Birth { pipes, leaf, reporting } in births {
+        let born = sibling(seed.stem.solo(), leaf.as_ref().map(AsFd::as_fd), |newborn| {
+            let inherited = (seed.prepared.take(), seed.orders.take());
+            grow((newborn, pipes, reporting), inherited, &seed.stem, &seed.fds, seed.grounds)
+        });
+        match born {
+            Ok(born) => forked.push(born),
+            Err(errno) if forked.is_empty() => return Err(errno),
+            Err(_) => break,
+        }
+    }
+    Ok(forked)
+}
+
 /// In the fork: the jail, then the job. Never returns.
 fn grow(
-    newborn: Newborn,
-    pipes: PipeEnds,
+    (newborn, pipes, reporting): (Newborn, PipeEnds, bool),
+    inherited: (Option<Prepared>, Option<Orders>),
     stem: &Stem,
-    prepared: Option<Prepared>,
     templates: &Settled,
     grounds: &Grounds<'_>,
 ) -> Infallible {
     // The name is for people who look at process lists; without it all works as well.
     let _ = prctl::set_name(c"stockade:run");
-    let (Some(mut prepared), Some(fds)) = (prepared, worker_fds(pipes, templates.null)) else {
+    let ((Some(mut prepared), Some(orders)), Some(fds)) = (inherited, worker_fds(pipes, templates.null))
+    else {
         exit_now(LOCK_FAILED_STATUS)
     };
     prepared.populate();
-    match branch(newborn, fds, stem, grounds.config.supervisor_pid, grounds.namespaces) {
+    let namespaces = Some(grounds.namespaces).filter(|_| reporting);
+    match branch(newborn, fds, stem, grounds.config.supervisor_pid, namespaces) {
         Ok((branch, report, fds)) => {
-            run_prepared((branch, report), Settled::of(fds), prepared, grounds.behaviour)
+            let fds = Settled::of(fds);
+            if let Some(report) = report {
+                reply(fds.link, &FromWorker::Locked(report));
+            }
+            run_prepared(branch, fds, (prepared, orders), grounds.behaviour)
         }
         Err(Refusal { error, fds }) => {
             if let Some(fds) = fds {
@@ -124,14 +178,17 @@ fn grow(
     }
 }
 
-fn answer(link: Link, born: Result<Forked, Errno>) -> Result<(), LinkError> {
-    let (message, pidfd) = match born {
-        Ok(Forked { pid, pidfd }) => (FromWorker::Forked { pid }, Some(pidfd)),
-        Err(errno) => (FromWorker::NotForked { errno: errno as i32 }, None),
+fn answer(link: Link, born: Result<Vec<Forked>, Errno>) -> Result<(), LinkError> {
+    let (message, pidfds) = match born {
+        Ok(forked) => {
+            let (pids, pidfds) = forked.into_iter().map(|Forked { pid, pidfd }| (pid, pidfd)).unzip();
+            (FromWorker::Forked { pids }, pidfds)
+        }
+        Err(errno) => (FromWorker::NotForked { errno: errno as i32 }, Vec::new()),
     };
-    // A message of two integers has a frame.
+    // A message of a few integers has a frame.
     let packet = frame::encode(&message, LINK_MESSAGE_BYTES_MAX).unwrap_or_default();
-    let fds: Vec<_> = pidfd.iter().map(AsFd::as_fd).collect();
+    let fds: Vec<_> = pidfds.iter().map(AsFd::as_fd).collect();
     link::send(link.as_fd(), &packet, &fds)
 }
 

@@ -20,7 +20,7 @@ pub(super) type Answer = oneshot::Sender<Result<(), PoolError>>;
 /// One module that is held ready.
 pub(super) struct Stand {
     ready: RefCell<VecDeque<Worker>>,
-    /// Workers that were forked and are not locked yet.
+    /// Workers that are being forked.
     coming: Cell<usize>,
     /// There is a template, and it forks whatever is missing.
     forking: Cell<bool>,
@@ -28,6 +28,8 @@ pub(super) struct Stand {
     waiting: RefCell<VecDeque<oneshot::Sender<Worker>>>,
     demand: RefCell<Demand>,
     used: Cell<Instant>,
+    /// One that stood ready was found dead, or had said something.
+    doubted: Cell<bool>,
     /// The operator wants it held, whether it is used or not.
     pinned: bool,
     /// Its template's instance has run its initialiser.
@@ -48,6 +50,7 @@ impl Stand {
             waiting: RefCell::default(),
             demand: RefCell::new(Demand::new(bounds, now)),
             used: Cell::new(now),
+            doubted: Cell::new(false),
             pinned: false,
             initialised: Cell::new(false),
             answer: RefCell::default(),
@@ -59,6 +62,11 @@ impl Stand {
     /// For a module that the operator wants held. `answer` is told when it is, or why it is not.
     pub(super) fn pinned(bounds: Bounds, now: Instant, answer: Answer) -> Self {
         Self { pinned: true, answer: RefCell::new(Some(answer)), ..Self::hot(bounds, now) }
+    }
+
+    /// Whether a worker was not as it should be since this was last asked.
+    pub(super) fn doubts(&self) -> bool {
+        self.doubted.replace(false)
     }
 
     pub(super) const fn is_pinned(&self) -> bool {
@@ -75,12 +83,12 @@ impl Stand {
         self.ready.borrow().len()
     }
 
-    /// The same with those that are forked and not locked yet.
+    /// The same with those that are being forked.
     pub(super) fn len_soon(&self) -> usize {
         self.len().saturating_add(self.coming.get())
     }
 
-    /// Notes how many are forked and not locked yet.
+    /// Notes how many are being forked.
     pub(super) fn expect(&self, coming: usize) {
         self.coming.set(coming);
     }
@@ -108,7 +116,11 @@ impl Stand {
         self.used.set(now);
         let mut ready = self.ready.borrow_mut();
         // One that died while idle, or said something unasked, is dropped here, which ends and buries it.
-        let worker = std::iter::from_fn(|| ready.pop_front()).find(Worker::is_quiet);
+        let worker = std::iter::from_fn(|| ready.pop_front()).find(|worker| {
+            let quiet = worker.is_quiet();
+            self.doubted.set(self.doubted.get() || !quiet);
+            quiet
+        });
         let mut demand = self.demand.borrow_mut();
         demand.came(now);
         if worker.is_none() {
@@ -144,11 +156,6 @@ impl Stand {
             self.coming.set(0);
             self.waiting.borrow_mut().clear();
         }
-    }
-
-    /// The template forks no more; whoever waits still gets what it has forked.
-    pub(super) fn forks_no_more(&self) {
-        self.forking.set(false);
     }
 
     /// Gives a worker to the job that has waited the longest, or has it stand ready.

@@ -7,6 +7,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
+#[cfg(doc)]
+use stockade_wire::limits::FORKS_MAX;
 use stockade_wire::worker::{FromWorker, PrepareOrder, ToWorker};
 use tokio::time::timeout;
 
@@ -85,16 +87,24 @@ impl Template {
         self.worker.text_bytes
     }
 
-    /// Has it fork a worker with these descriptors. Not to be cancelled midway: the child would be known to nobody.
+    /// Has it fork a worker with each of these descriptors, of which there are at most [`FORKS_MAX`] and all with a leaf or
+    /// none, and says whether they are to report. They come in the same order, and may be fewer. Not to be cancelled midway:
+    /// the children would be known to nobody.
     pub(super) async fn fork(
         &self,
-        theirs: WorkerEnds,
+        theirs: Vec<WorkerEnds>,
+        reporting: bool,
         graveyard: &Rc<Graveyard>,
-    ) -> Result<Child, TemplateError> {
-        let order = ToWorker::Fork { into_leaf: theirs.leaf.is_some() };
-        let answer = self.ask(&order, &theirs.in_order(), 1, FORK_TIMEOUT).await?;
-        let (pid, pidfd) = forked(answer)?;
-        Child::new(pid, pidfd, theirs.leaf, graveyard).map_err(TemplateError::Unwatched)
+    ) -> Result<Vec<Child>, TemplateError> {
+        let into_leaf = theirs.iter().any(|ends| ends.leaf.is_some());
+        let workers = u32::try_from(theirs.len()).unwrap_or(u32::MAX);
+        let order = ToWorker::Fork { workers, into_leaf, reporting };
+        let fds: Vec<_> = theirs.iter().flat_map(WorkerEnds::in_order).collect();
+        let answer = self.ask(&order, &fds, theirs.len(), FORK_TIMEOUT).await?;
+        let born = forked(answer, theirs.len())?.into_iter().zip(theirs);
+        born.map(|((pid, pidfd), ends)| Child::new(pid, pidfd, ends.leaf, graveyard))
+            .collect::<Result<_, _>>()
+            .map_err(TemplateError::Unwatched)
     }
 
     /// Returns when it has exited.
@@ -121,12 +131,19 @@ impl Template {
     }
 }
 
-fn forked((answer, mut fds): Message<FromWorker>) -> Result<(u32, OwnedFd), TemplateError> {
+/// The children of an order for at most `ordered`, one at least.
+fn forked(
+    (answer, pidfds): Message<FromWorker>,
+    ordered: usize,
+) -> Result<Vec<(u32, OwnedFd)>, TemplateError> {
     match answer {
-        FromWorker::Forked { pid } => match fds.pop() {
-            Some(pidfd) if fds.is_empty() => Ok((pid, pidfd)),
-            _ => Err(TemplateError::Broken("it forked and sent no pidfd".to_owned())),
-        },
+        FromWorker::Forked { pids } if pids.is_empty() || pids.len() > ordered => {
+            Err(TemplateError::Broken(format!("it forked {} workers instead of {ordered}", pids.len())))
+        }
+        FromWorker::Forked { pids } if pids.len() != pidfds.len() => {
+            Err(TemplateError::Broken("it forked and did not send a pidfd for each".to_owned()))
+        }
+        FromWorker::Forked { pids } => Ok(pids.into_iter().zip(pidfds).collect()),
         FromWorker::NotForked { errno } => {
             Err(TemplateError::NotForked(std::io::Error::from_raw_os_error(errno)))
         }
@@ -143,4 +160,41 @@ fn unexpected(message: &FromWorker) -> TemplateError {
         }
         _ => "it answered with something else".to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pidfds(count: usize) -> Vec<OwnedFd> {
+        (0..count).map(|_| std::fs::File::open("/dev/null").unwrap().into()).collect()
+    }
+
+    #[test]
+    fn answer_to_a_fork_order_is_taken_only_with_a_pidfd_each_and_no_more_than_were_ordered() {
+        for ordered in 1..=4 {
+            for (pids, fds) in (0..=5).flat_map(|pids| (0..=5).map(move |fds| (pids, fds))) {
+                let answer = FromWorker::Forked { pids: (100..).take(pids).collect() };
+                let taken = forked((answer, pidfds(fds)), ordered);
+                let good = (1..=ordered).contains(&pids) && pids == fds;
+                match taken {
+                    Ok(children) => {
+                        assert!(good, "{pids} of {ordered} with {fds} descriptors");
+                        assert!(children.iter().map(|(pid, _)| *pid).eq((100..).take(pids)));
+                    }
+                    Err(error) => {
+                        assert!(
+                            !good && matches!(error, TemplateError::Broken(_)),
+                            "{pids} of {ordered}: {error}"
+                        );
+                    }
+                }
+            }
+        }
+        let refused =
+            forked((FromWorker::NotForked { errno: nix::errno::Errno::EAGAIN as i32 }, Vec::new()), 4);
+        assert!(matches!(refused, Err(TemplateError::NotForked(_))));
+        let nonsense = forked((FromWorker::Forbidden(1), Vec::new()), 1);
+        assert!(matches!(nonsense, Err(TemplateError::Broken(_))));
+    }
 }

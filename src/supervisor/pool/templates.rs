@@ -12,9 +12,9 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use stockade_wire::limits::FORKS_MAX;
 use stockade_wire::worker::{PrepareOrder, Role};
 use tokio::sync::{oneshot, watch};
-use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 
 use super::demand::Bounds;
@@ -28,7 +28,7 @@ use crate::observe::Causes;
 use crate::supervisor::artifact::{Artifact, Key};
 use crate::supervisor::child::Child;
 use crate::supervisor::job::Caller;
-use crate::supervisor::worker::{Birth, Ends, Worker, WorkerError};
+use crate::supervisor::worker::{Birth, Ends, Kin, Worker, WorkerError};
 use crate::supervisor::zygote::{ZygoteError, closed};
 
 /// A template that was used this recently is not given up for another.
@@ -38,8 +38,8 @@ const SETTLED: Duration = Duration::from_secs(1);
 /// once are before it at most, and a fork takes less than a millisecond.
 const NEXT_FORK_WAIT: Duration = Duration::from_millis(50);
 
-/// Forks of one template that lock themselves at once. More would wait for each other for processors.
-const LOCKING_AT_ONCE: usize = 4;
+/// Of so many forks of a template one is looked at from outside, and the first.
+const KIN_FORKS_MAX: usize = 64;
 
 /// Why a module is not held although the operator wants it to be.
 #[derive(Debug, thiserror::Error)]
@@ -312,58 +312,60 @@ impl Pool {
         };
         stand.initialised.set(template.is_initialised());
         stand.forks(true);
-        let mut locking = JoinSet::new();
+        let (mut kin, mut kin_forks): (Option<Kin>, usize) = (None, 0);
         let (mut portion, mut since, mut forks) = (0, Instant::now(), 0);
         while forks < self.config.pool.zygote_forks_max {
-            while portion == 0 || locking.len() >= LOCKING_AT_ONCE {
-                stand.expect(locking.len());
-                tokio::select! {
-                    biased;
-                    Some(locked) = locking.join_next() => self.stand_up(stand, locked)?,
-                    missing = self.wait_for_need(stand, &template, closing), if portion == 0 => {
-                        let Some(missing) = missing? else { return Ok(()) };
-                        portion = missing;
-                        since = if locking.is_empty() { Instant::now() } else { since };
-                    }
-                }
-                if portion == 0 && locking.is_empty() {
-                    stand.refilled(since);
-                }
+            if portion == 0 {
+                let Some(missing) = self.wait_for_need(stand, &template, closing).await? else {
+                    return Ok(());
+                };
+                (portion, since) = (missing, Instant::now());
             }
             if *closing.borrow() {
                 return Ok(());
             }
-            stand.expect(locking.len());
-            let awaited = stand.waiting() > locking.len();
-            if !awaited && !self.ready.admits_prepared(self.templates.prepared()) {
+            let known = kin.clone().filter(|_| kin_forks < KIN_FORKS_MAX && !stand.doubts());
+            let workers = self.at_once(stand, portion, known.is_some());
+            if workers == 0 {
                 // Others have taken the room since the portion was begun.
                 portion = 0;
                 continue;
             }
-            let (ours, child) = self.branch(&template, (uid, group)).await?;
-            let locked = Rc::clone(self).locked_branch(uid, ours, child, template.text_bytes());
-            locking.spawn_local(locked);
-            (portion, forks) = (portion.saturating_sub(1), forks + 1);
-        }
-        stand.forks_no_more();
-        while let Some(locked) = locking.join_next().await {
-            self.stand_up(stand, locked)?;
+            stand.expect(workers);
+            let born = self.branches(&template, (uid, group), workers, known.is_none()).await?;
+            let born_count = born.len();
+            for (ours, child) in born {
+                let child = (child, template.text_bytes());
+                let worker = tokio::select! {
+                    biased;
+                    () = closed(closing) => return Ok(()),
+                    worker = self.branch(uid, known.as_ref(), ours, child) => worker?,
+                };
+                if known.is_none() {
+                    (kin, kin_forks) = (Some(worker.kin()), 0);
+                }
+                self.ready.note_made(&worker);
+                stand.put(worker);
+            }
+            stand.expect(0);
+            (portion, forks) = (portion.saturating_sub(born_count), forks + born_count as u64);
+            kin_forks += born_count;
+            if portion == 0 {
+                stand.refilled(since);
+            }
         }
         // The next one has another address layout.
         Ok(())
     }
 
-    /// Has a worker that is locked stand ready, or gives it to a job that waits.
-    fn stand_up(
-        &self,
-        stand: &Stand,
-        locked: Result<Result<Worker, PoolError>, JoinError>,
-    ) -> Result<(), PoolError> {
-        // A task that panicked took the program with it; what was aborted is not joined.
-        let worker = locked.map_err(|_| WorkerError::from(ZygoteError::Stopping))??;
-        self.ready.note_made(&worker);
-        stand.put(worker);
-        Ok(())
+    /// How many of a portion are forked at once: one, where its kin is not known; else no more than there is room for, beside
+    /// those that jobs wait for, which take them at once.
+    fn at_once(&self, stand: &Stand, portion: usize, kin_is_known: bool) -> usize {
+        let most = if kin_is_known { portion.min(FORKS_MAX) } else { 1 };
+        let prepared = self.templates.prepared();
+        let room =
+            (0..most).take_while(|more| self.ready.admits_prepared(prepared.saturating_add(*more))).count();
+        room.max(stand.waiting().min(most))
     }
 
     /// Returns how many workers are missing, once some are. `None` when the template is to be given up.
@@ -416,31 +418,43 @@ impl Pool {
         Ok(Template::prepare(worker, order, held.artifact.fd()).await.map_err(WorkerError::from)?)
     }
 
-    /// Forks a worker from a template. It is not locked yet.
-    async fn branch(
+    /// Forks workers from a template. They are not locked yet.
+    async fn branches(
         &self,
         template: &Template,
         (uid, group): (u32, u32),
-    ) -> Result<(Ends, Child), PoolError> {
-        self.forks.set(self.forks.get() + 1);
-        let (ours, theirs) = Ends::make(&self.birth_of_branch(uid).leaf, self.tree.as_ref())?;
-        let forked = template.fork(theirs, &self.graveyard).await;
+        workers: usize,
+        reporting: bool,
+    ) -> Result<Vec<(Ends, Child)>, PoolError> {
+        let leaf = self.birth_of_branch(uid).leaf;
+        let (mut ours, mut theirs) = (Vec::with_capacity(workers), Vec::with_capacity(workers));
+        for _ in 0..workers {
+            let (our, their) = Ends::make(&leaf, self.tree.as_ref())?;
+            ours.push(our);
+            theirs.push(their);
+        }
+        let forked = template.fork(theirs, reporting, &self.graveyard).await;
+        self.forks.set(self.forks.get() + forked.as_ref().map_or(1, Vec::len) as u64);
         if forked.is_err() {
             // It may have forked all the same, and not lived to tell.
             self.graveyard.suspect(group);
         }
-        Ok((ours, forked.map_err(WorkerError::from)?))
+        Ok(ours.into_iter().zip(forked.map_err(WorkerError::from)?).collect())
     }
 
-    async fn locked_branch(
-        self: Rc<Self>,
+    /// Takes over one of them: as the others of its kin, or once it is locked and was looked at.
+    async fn branch(
+        &self,
         uid: u32,
+        kin: Option<&Kin>,
         ours: Ends,
-        child: Child,
-        text_bytes: u64,
+        child: (Child, u64),
     ) -> Result<Worker, PoolError> {
-        let birth = self.birth_of_branch(uid);
-        Ok(self.no_weaker(Worker::locked(&birth, ours, (child, text_bytes), &self.zygote).await?)?)
+        let worker = match kin {
+            Some(kin) => Worker::of_kin(kin, ours, child).await?,
+            None => Worker::locked(&self.birth_of_branch(uid), ours, child, &self.zygote).await?,
+        };
+        Ok(self.no_weaker(worker)?)
     }
 
     fn birth_of_branch(&self, uid: u32) -> Birth {

@@ -7,8 +7,8 @@
 //! capabilities, resource limits, not being dumpable, MDWE, namespaces. Not inherited: the parent-death signal, and
 //! descriptors are inherited too well. So each fork closes all descriptors but its own and the artifact, which the
 //! module it inherited is mapped from, binds itself to the
-//! supervisor, looks at itself as every worker does, and gives up with the final filter what its template needed to
-//! fork.
+//! supervisor, and gives up with the final filter what its template needed to fork. What is inherited the first fork
+//! reports, as every worker does, and then one now and then: that the others have it too is the same rule.
 
 use stockade_sys::fork::Newborn;
 use stockade_sys::solo::SingleThreaded;
@@ -95,8 +95,8 @@ impl Branch {
     }
 }
 
-/// Makes a newborn fork of a template a locked worker that can run nothing but its module. The report is what the
-/// kernel said of it before the final filter.
+/// Makes a newborn fork of a template a locked worker that can run nothing but its module. With `namespaces`, which are
+/// its zygote's, it looks at itself: the report is what the kernel said of it before the final filter.
 ///
 /// # Errors
 /// As for [`super::enter`].
@@ -105,8 +105,8 @@ pub fn branch(
     fds: WorkerFds,
     stem: &Stem,
     supervisor_pid: u32,
-    namespaces: &Namespaces,
-) -> Result<(Branch, JailReport, WorkerFds), Refusal> {
+    namespaces: Option<&Namespaces>,
+) -> Result<(Branch, Option<JailReport>, WorkerFds), Refusal> {
     let alone = solo::begin(newborn, stem.ledger.clone());
     let (bare, fds) = fds::settle(alone, fds, 1).map_err(|error| Refusal { error, fds: None })?;
     match wall_in(bare, stem, supervisor_pid, namespaces) {
@@ -119,11 +119,12 @@ fn wall_in(
     bare: fds::Bare,
     stem: &Stem,
     supervisor_pid: u32,
-    namespaces: &Namespaces,
-) -> Result<(Branch, JailReport), LockError> {
+    namespaces: Option<&Namespaces>,
+) -> Result<(Branch, Option<JailReport>), LockError> {
     let fds::Bare { mut ledger, solo } = bare;
     privileges::die_with(supervisor_pid)?;
-    let report = report::read_back(&ledger, stem.landlock_abi, stem.filtered, namespaces);
+    let report =
+        namespaces.map(|namespaces| report::read_back(&ledger, stem.landlock_abi, stem.filtered, namespaces));
     let filtered = narrow(&mut ledger, Policy::ForkedRun, stem.filtered, &solo)?;
     let Stem { mdwe, data_baseline_bytes, .. } = *stem;
     Ok((Branch { ledger, filtered, mdwe, data_baseline_bytes, solo }, report))

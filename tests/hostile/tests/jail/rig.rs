@@ -221,12 +221,13 @@ impl Template {
         let (stdout_log, their_stdout) = pipe();
         let (stderr_log, their_stderr) = pipe();
         let fds = [&their_link, &their_output, &their_stdout, &their_stderr].map(AsFd::as_fd);
-        self.worker.order(&ToWorker::Fork { into_leaf: false }, &fds);
+        self.worker.order(&ToWorker::Fork { workers: 1, into_leaf: false, reporting: true }, &fds);
         let (answer, mut fds) = receive(self.worker.link.as_fd(), 1).expect("the template is gone");
-        let (FromWorker::Forked { pid }, Some(pidfd)) = (&answer, fds.pop()) else {
+        let (FromWorker::Forked { pids }, Some(pidfd)) = (&answer, fds.pop()) else {
             panic!("the template answered {answer:?}")
         };
-        let worker = Worker { pid: *pid, pidfd, link, output, stdout_log, stderr_log };
+        let [pid] = pids[..] else { panic!("the template forked {pids:?}") };
+        let worker = Worker { pid, pidfd, link, output, stdout_log, stderr_log };
         match worker.receive() {
             Some(FromWorker::Locked(report)) => (worker, report),
             other => panic!("the fork said {other:?} instead of being locked"),

@@ -394,7 +394,7 @@ fn worker_that_stays_takes_no_order_with_other_limits_or_of_another_kind() {
     for again in [
         ToWorker::RunAndStay(run_order(None)),
         ToWorker::Prepare(prepare_order()),
-        ToWorker::Fork { into_leaf: false },
+        ToWorker::Fork { workers: 1, into_leaf: false, reporting: true },
     ] {
         let mut tenant = Tenant::of(&rig, ROUNDS);
         assert_eq!(tenant.run(&rounds(1, Duration::from_secs(60))).ending, Ending::Exited(0));
