@@ -12,7 +12,7 @@ use stockade_wire::limits::FORKS_MAX;
 use stockade_wire::worker::{FromWorker, PrepareOrder, ToWorker};
 use tokio::time::timeout;
 
-use crate::supervisor::child::{Child, Graveyard};
+use crate::supervisor::child::{Child, Graveyard, as_pid};
 use crate::supervisor::link::{ExchangeError, Message};
 use crate::supervisor::logs::display::safe_text;
 use crate::supervisor::worker::Worker;
@@ -80,6 +80,14 @@ impl Template {
     /// Whether its instance has run its initialiser.
     pub(super) const fn is_initialised(&self) -> bool {
         self.initialised
+    }
+
+    /// Has the graveyard look for forks that it did not live to tell of: they are born in its process group.
+    pub(super) fn suspect(&self, graveyard: &Graveyard) {
+        match nix::unistd::getpgid(Some(as_pid(self.worker.pid()))) {
+            Ok(group) => graveyard.suspect(group.as_raw().unsigned_abs()),
+            Err(errno) => tracing::error!(%errno, "a template's process group is not known"),
+        }
     }
 
     /// What it and its forks have resident of the program itself, see [`Worker::text_bytes`].

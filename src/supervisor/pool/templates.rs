@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use stockade_wire::limits::FORKS_MAX;
 use stockade_wire::worker::{PrepareOrder, Role};
 use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::demand::Bounds;
@@ -37,6 +38,10 @@ const SETTLED: Duration = Duration::from_secs(1);
 /// Longest time that a job waits for its template. Its turn comes sooner, unless the template hangs: as many jobs as run at
 /// once are before it at most, and a fork takes less than a millisecond.
 const NEXT_FORK_WAIT: Duration = Duration::from_millis(50);
+
+/// The next template is made in the last part of this many of a template's forks. It is half of a zygote's, so that the
+/// zygote it comes from is another by then.
+const SOON_PART: u64 = 20;
 
 /// Of so many forks of a template one is looked at from outside, and the first.
 const KIN_FORKS_MAX: usize = 64;
@@ -67,6 +72,7 @@ pub(crate) struct Holder {
 }
 
 /// What is held, and how.
+#[derive(Clone)]
 struct Held {
     artifact: Rc<Artifact>,
     /// A function that it must export.
@@ -241,8 +247,7 @@ impl Pool {
         let stand = self.templates.add(holder, Stand::pinned(bounds, now, answer));
         let held = Held { artifact: Rc::clone(artifact), entry, engine: holder.engine, listed: true };
         tokio::task::spawn_local(Rc::clone(self).keep_ready(holder, stand, held, self.zygote.closing()));
-        let stopping = || Err(PoolError::from(WorkerError::from(ZygoteError::Stopping)));
-        Ok(told.await.unwrap_or_else(|_| stopping()).map_err(Box::new)?)
+        Ok(told.await.unwrap_or_else(|_| Err(stopping())).map_err(Box::new)?)
     }
 
     /// Whether a template may fork into a leaf: the kernel asks for leave to write to the leaf's `cgroup.procs`, which the
@@ -297,6 +302,7 @@ impl Pool {
         stand.answer(ended);
     }
 
+    /// Has one template after another fork what is missing. Returns when the module is to be held no more.
     async fn tend(
         self: &Rc<Self>,
         uid: u32,
@@ -304,25 +310,50 @@ impl Pool {
         held: &Held,
         closing: &mut watch::Receiver<bool>,
     ) -> Result<(), PoolError> {
-        let group = self.zygote.group();
-        let template = tokio::select! {
+        let mut next = tokio::select! {
             biased;
             () = closed(closing) => return Ok(()),
-            template = self.template(held, uid) => template?,
+            template = self.template(held, uid) => Some(template?),
         };
-        stand.initialised.set(template.is_initialised());
-        stand.forks(true);
+        while let Some(template) = next {
+            stand.initialised.set(template.is_initialised());
+            stand.forks(true);
+            next = self.fork_from(&template, (uid, stand, held), closing).await?;
+        }
+        Ok(())
+    }
+
+    /// Has a template fork whatever is missing, until another takes its place, which has another address layout: that is
+    /// made in the last part of its forks. `None` when the module is to be held no more.
+    async fn fork_from(
+        self: &Rc<Self>,
+        template: &Template,
+        (uid, stand, held): (u32, &Stand, &Held),
+        closing: &mut watch::Receiver<bool>,
+    ) -> Result<Option<Template>, PoolError> {
+        let most = self.config.pool.zygote_forks_max;
+        let soon = most.saturating_sub(most / SOON_PART);
+        // Ended when this returns.
+        let mut making = JoinSet::new();
         let (mut kin, mut kin_forks): (Option<Kin>, usize) = (None, 0);
         let (mut portion, mut since, mut forks) = (0, Instant::now(), 0);
-        while forks < self.config.pool.zygote_forks_max {
+        loop {
+            if forks >= soon && making.is_empty() {
+                let (pool, held) = (Rc::clone(self), held.clone());
+                making.spawn_local(async move { pool.template(&held, uid).await });
+            }
+            let made = if forks < most { making.try_join_next() } else { making.join_next().await };
+            if let Some(next) = made {
+                return next.unwrap_or_else(|_| Err(stopping())).map(Some);
+            }
             if portion == 0 {
-                let Some(missing) = self.wait_for_need(stand, &template, closing).await? else {
-                    return Ok(());
+                let Some(missing) = self.wait_for_need(stand, template, closing).await? else {
+                    return Ok(None);
                 };
                 (portion, since) = (missing, Instant::now());
             }
             if *closing.borrow() {
-                return Ok(());
+                return Ok(None);
             }
             let known = kin.clone().filter(|_| kin_forks < KIN_FORKS_MAX && !stand.doubts());
             let workers = self.at_once(stand, portion, known.is_some());
@@ -332,13 +363,13 @@ impl Pool {
                 continue;
             }
             stand.expect(workers);
-            let born = self.branches(&template, (uid, group), workers, known.is_none()).await?;
+            let born = self.branches(template, uid, workers, known.is_none()).await?;
             let born_count = born.len();
             for (ours, child) in born {
                 let child = (child, template.text_bytes());
                 let worker = tokio::select! {
                     biased;
-                    () = closed(closing) => return Ok(()),
+                    () = closed(closing) => return Ok(None),
                     worker = self.branch(uid, known.as_ref(), ours, child) => worker?,
                 };
                 if known.is_none() {
@@ -354,8 +385,6 @@ impl Pool {
                 stand.refilled(since);
             }
         }
-        // The next one has another address layout.
-        Ok(())
     }
 
     /// How many of a portion are forked at once: one, where its kin is not known; else no more than there is room for, beside
@@ -415,14 +444,15 @@ impl Pool {
             initialise_us: u64::try_from(time.as_micros()).unwrap_or(u64::MAX),
             initialise_bytes: pool.initialise_bytes,
         };
-        Ok(Template::prepare(worker, order, held.artifact.fd()).await.map_err(WorkerError::from)?)
+        let made = Template::prepare(worker, order, held.artifact.fd()).await;
+        Ok(made.map_err(WorkerError::from)?)
     }
 
     /// Forks workers from a template. They are not locked yet.
     async fn branches(
         &self,
         template: &Template,
-        (uid, group): (u32, u32),
+        uid: u32,
         workers: usize,
         reporting: bool,
     ) -> Result<Vec<(Ends, Child)>, PoolError> {
@@ -434,10 +464,12 @@ impl Pool {
             theirs.push(their);
         }
         let forked = template.fork(theirs, reporting, &self.graveyard).await;
-        self.forks.set(self.forks.get() + forked.as_ref().map_or(1, Vec::len) as u64);
+        let forks = forked.as_ref().map_or(1, Vec::len) as u64;
+        self.forks.set(self.forks.get() + forks);
+        self.zygote.note_branched(forks);
         if forked.is_err() {
             // It may have forked all the same, and not lived to tell.
-            self.graveyard.suspect(group);
+            template.suspect(&self.graveyard);
         }
         Ok(ours.into_iter().zip(forked.map_err(WorkerError::from)?).collect())
     }
@@ -474,6 +506,10 @@ impl Pool {
         };
         self.birth(role, &need)
     }
+}
+
+fn stopping() -> PoolError {
+    WorkerError::from(ZygoteError::Stopping).into()
 }
 
 /// Whether it is the module that no template can hold.

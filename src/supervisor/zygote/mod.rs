@@ -16,7 +16,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use stockade_wire::zygote::{ForkOperation, ForkOrder, FromZygote, WarmReport, ZygoteConfig};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 
 use self::budget::RestartBudget;
 use self::process::Process;
@@ -30,6 +31,8 @@ const WARM_TIMEOUT: Duration = Duration::from_secs(20);
 const FORK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time it has for the fork it is at when the supervisor stops.
 const LAST_FORK_TIMEOUT: Duration = Duration::from_secs(1);
+/// The next zygote is started in the last part of this many of its forks, so that nobody waits for it.
+const SOON_PART: u64 = 10;
 /// Fork orders that may wait for the zygote.
 const REQUESTS_MAX: usize = 64;
 
@@ -132,9 +135,12 @@ pub(crate) struct Zygote {
 #[derive(Default)]
 struct State {
     starts: Cell<u64>,
-    group: Cell<u32>,
     text_bytes: Cell<u64>,
     waits_until: Cell<Option<Instant>>,
+    /// Forks of templates since the last zygote was started, which have its address layout as well.
+    branched: Cell<u64>,
+    /// There were more of those.
+    branching: Notify,
 }
 
 impl Zygote {
@@ -198,15 +204,16 @@ impl Zygote {
         self.state.starts.get()
     }
 
-    /// The process group of the last zygote that was started, and of all it forks.
-    pub(crate) fn group(&self) -> u32 {
-        self.state.group.get()
-    }
-
     /// Bytes of the program itself that whatever the last zygote forks has resident from its birth, see
     /// [`WarmReport::text_bytes`].
     pub(crate) fn text_bytes(&self) -> u64 {
         self.state.text_bytes.get()
+    }
+
+    /// Notes that templates have forked so many workers: they count towards what a zygote forks before it is replaced.
+    pub(crate) fn note_branched(&self, forks: u64) {
+        self.state.branched.set(self.state.branched.get().saturating_add(forks));
+        self.state.branching.notify_one();
     }
 
     /// When the next zygote is started, if that has to wait.
@@ -248,8 +255,8 @@ struct Keeper {
 enum Over {
     /// The supervisor wants no more workers.
     Stopping,
-    /// It served its number of forks.
-    Retired,
+    /// It served its number of forks, and this is the next.
+    Retired(Result<(Process, WarmReport), ZygoteError>),
     /// It died, hung or misbehaved.
     Failed,
 }
@@ -259,38 +266,62 @@ impl Keeper {
         let mut process = first;
         loop {
             let group = process.pid();
-            self.state.group.set(group);
             match self.serve(process).await {
                 Over::Stopping => return,
-                Over::Retired => tracing::debug!("zygote retired; a fresh one gets a new address layout"),
+                Over::Retired(next) => {
+                    tracing::debug!("zygote retired; a fresh one has a new address layout");
+                    if let Some(next) = self.admitted(next) {
+                        process = next;
+                        continue;
+                    }
+                }
                 Over::Failed => {
                     tracing::warn!("zygote lost; starting another");
                     self.graveyard.suspect(group);
-                    self.budget.failed(Instant::now());
                 }
             }
+            self.budget.failed(Instant::now());
             let Some(next) = self.start_again().await else { return };
             process = next;
         }
     }
 
-    /// Serves requests with one zygote until it is over. It is killed then, if it lives, and buried.
+    /// Serves requests with one zygote until it is over, the next being started meanwhile. It is killed then, if it lives,
+    /// and buried.
     async fn serve(&mut self, process: Process) -> Over {
-        for _ in 0..self.settings.forks_max {
+        let most = self.settings.forks_max;
+        let soon = most.saturating_sub(most / SOON_PART);
+        let mut served = 0_u64;
+        self.state.branched.set(0);
+        // Ended when this returns.
+        let mut starting = JoinSet::new();
+        loop {
+            let forks = served.saturating_add(self.state.branched.get());
+            if forks >= soon && starting.is_empty() {
+                self.state.starts.set(self.state.starts.get() + 1);
+                let (settings, graveyard) = (self.settings.clone(), Rc::clone(&self.graveyard));
+                starting.spawn_local(async move { Process::start(&settings, &graveyard).await });
+            }
             let request = tokio::select! {
                 biased;
                 () = closed(&mut self.closing) => return Over::Stopping,
                 () = process.exited() => return Over::Failed,
-                request = next(&mut self.urgent, &mut self.ahead) => request,
+                Some(started) = starting.join_next() => {
+                    // A task that panicked took the program with it; none is aborted before this returns.
+                    return Over::Retired(started.unwrap_or(Err(ZygoteError::Stopping)));
+                }
+                () = self.state.branching.notified() => continue,
+                request = next(&mut self.urgent, &mut self.ahead), if forks < most => request,
             };
             let Some(Request { order, ends, reply }) = request else { return Over::Stopping };
+            served += 1;
             if reply.is_closed() {
                 continue;
             }
             let outcome = self.fork(&process, &order, ends).await;
             let broken = matches!(outcome, Err(ZygoteError::Broken(_) | ZygoteError::Hung(_)));
             if let Err(error) = &outcome {
-                tracing::warn!(error = %Causes(&error), "fork failed");
+                tracing::warn!(error = %Causes(error), "fork failed");
             }
             // Who asked may have given up by now: then the child is dropped here, which ends and buries it.
             let _ = reply.send(outcome);
@@ -298,7 +329,6 @@ impl Keeper {
                 return Over::Failed;
             }
         }
-        Over::Retired
     }
 
     async fn fork(
@@ -333,19 +363,27 @@ impl Keeper {
                 () = closed(&mut self.closing) => return None,
                 started = Process::start(&self.settings, &self.graveyard) => started,
             };
-            match started {
-                Ok((process, report)) if self.is_like_the_first(&report) => {
-                    self.state.text_bytes.set(report.text_bytes);
-                    return Some(process);
-                }
-                Ok(_) => tracing::error!(
-                    "the new zygote has another engine or other walls than the first; was the executable replaced \
-                     or the kernel's configuration changed? restart the daemon"
-                ),
-                Err(error) => tracing::error!(error = %Causes(&error), "zygote does not start"),
+            if let Some(process) = self.admitted(started) {
+                return Some(process);
             }
             self.budget.failed(Instant::now());
         }
+    }
+
+    /// A zygote that was started, if it is of use.
+    fn admitted(&self, started: Result<(Process, WarmReport), ZygoteError>) -> Option<Process> {
+        match started {
+            Ok((process, report)) if self.is_like_the_first(&report) => {
+                self.state.text_bytes.set(report.text_bytes);
+                return Some(process);
+            }
+            Ok(_) => tracing::error!(
+                "the new zygote has another engine or other walls than the first; was the executable replaced \
+                 or the kernel's configuration changed? restart the daemon"
+            ),
+            Err(error) => tracing::error!(error = %Causes(&error), "zygote does not start"),
+        }
+        None
     }
 
     /// What was admitted and cached relies on what the first one found.
