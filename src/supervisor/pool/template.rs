@@ -3,6 +3,7 @@
 //! Owns: the conversation with a template: its module, then forks.
 //! Never: decides what deserves a template, or when to fork.
 
+use std::io::ErrorKind;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
@@ -44,6 +45,23 @@ pub(crate) enum TemplateError {
     /// What it forked cannot be watched; it was killed.
     #[error("a worker that the template forked cannot be watched")]
     Unwatched(#[source] std::io::Error),
+}
+
+impl TemplateError {
+    /// Whether the next template of the same module would most likely fail as well. A fork that failed for want of memory or
+    /// of processes says nothing of the module.
+    pub(super) fn is_of_the_module(&self) -> bool {
+        match self {
+            Self::NotPrepared(_) => true,
+            Self::NotForked(error) => {
+                matches!(
+                    error.kind(),
+                    ErrorKind::PermissionDenied | ErrorKind::Unsupported | ErrorKind::InvalidInput
+                )
+            }
+            Self::Broken(_) | Self::Hung(_) | Self::Unwatched(_) => false,
+        }
+    }
 }
 
 /// A template that has its module. Dropped, it is killed and buried.
@@ -143,4 +161,34 @@ fn unexpected(message: &FromWorker) -> TemplateError {
         }
         _ => "it answered with something else".to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::errno::Errno;
+
+    use super::*;
+
+    #[test]
+    fn failed_fork_is_held_against_the_module_unless_something_was_scarce_for_a_while() {
+        let not_forked = |errno: Errno| TemplateError::NotForked(errno.into());
+        for (error, of_the_module) in [
+            (TemplateError::NotPrepared("a component".to_owned()), true),
+            (not_forked(Errno::EPERM), true),
+            (not_forked(Errno::EACCES), true),
+            (not_forked(Errno::ENOSYS), true),
+            (not_forked(Errno::EOPNOTSUPP), true),
+            (not_forked(Errno::EINVAL), true),
+            // Processes, memory, the leaf's group.
+            (not_forked(Errno::EAGAIN), false),
+            (not_forked(Errno::ENOMEM), false),
+            (not_forked(Errno::EBUSY), false),
+            (not_forked(Errno::ENODEV), false),
+            (not_forked(Errno::EMFILE), false),
+            (TemplateError::Hung(FORK_TIMEOUT), false),
+            (TemplateError::Broken("it went away".to_owned()), false),
+        ] {
+            assert_eq!(error.is_of_the_module(), of_the_module, "{error:?}");
+        }
+    }
 }

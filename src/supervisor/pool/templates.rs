@@ -38,6 +38,10 @@ const SETTLED: Duration = Duration::from_secs(1);
 /// once are before it at most, and a fork takes less than a millisecond.
 const NEXT_FORK_WAIT: Duration = Duration::from_millis(50);
 
+/// For so long no template is made of a module that none could hold. Not for ever: what kept it from that may have been the
+/// machine's doing after all, and to find that out again costs one process.
+const UNFIT_REST: Duration = Duration::from_secs(10 * 60);
+
 /// Forks of one template that lock themselves at once. More would wait for each other for processors.
 const LOCKING_AT_ONCE: usize = 4;
 
@@ -287,7 +291,7 @@ impl Pool {
             Ok(()) => tracing::debug!("template given up"),
             Err(error) if is_unfit(&ended) => {
                 tracing::debug!(error = %Causes(&error), "module is loaded for each job");
-                heat.refuse(holder);
+                heat.rest(holder, Instant::now() + UNFIT_REST);
             }
             Err(error) => {
                 tracing::warn!(error = %Causes(&error), "template lost");
@@ -463,11 +467,6 @@ impl Pool {
 }
 
 /// Whether it is the module that no template can hold.
-const fn is_unfit(ended: &Result<(), PoolError>) -> bool {
-    matches!(
-        ended,
-        Err(PoolError::Worker(WorkerError::Template(
-            TemplateError::NotPrepared(_) | TemplateError::NotForked(_)
-        )))
-    )
+fn is_unfit(ended: &Result<(), PoolError>) -> bool {
+    matches!(ended, Err(PoolError::Worker(WorkerError::Template(error))) if error.is_of_the_module())
 }
