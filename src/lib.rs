@@ -15,3 +15,4 @@ pub mod job_end;
 pub mod observe;
 pub mod sealed;
 pub mod supervisor;
+mod wire_end;

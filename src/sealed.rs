@@ -79,7 +79,7 @@ impl SealedFile {
         Ok(Self { file, bytes })
     }
 
-    /// Seals `file`, which nobody may have mapped writably, against every change.
+    /// Seals `file`, which nobody may have mapped writably, against every change. Blocks as [`memfd::seal`] does.
     ///
     /// # Errors
     /// When it cannot be sealed, its length not be read, or it cannot be opened for reading.
@@ -89,7 +89,8 @@ impl SealedFile {
         Ok(Self { file: memfd::reopen(file)?.into(), bytes })
     }
 
-    /// A new one that holds `content`. `name` shows in `/proc/PID/fd` alone.
+    /// A new one that holds `content`. `name` shows in `/proc/PID/fd` alone. Blocks as
+    /// [`memfd::seal`] does.
     ///
     /// # Errors
     /// When the kernel has no descriptor or memory to give.

@@ -4,18 +4,17 @@
 //! Never: knows which answer belongs to which request; receives a descriptor that no header announced.
 
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use stockade_sys::rights;
 use stockade_wire::client::{FromDaemon, ToDaemon};
 use stockade_wire::codec;
 use stockade_wire::frame::{self, FrameError, HEADER_BYTES, Header};
 use stockade_wire::limits::FRAME_BODY_BYTES_MAX;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 
 use super::ClientError;
+use crate::wire_end::WireEnd;
 
 /// What is read at once, bytes.
 const READ_BYTES: usize = 64 << 10;
@@ -23,7 +22,7 @@ const READ_BYTES: usize = 64 << 10;
 /// A connected socket.
 #[derive(Debug)]
 pub(super) struct FrameStream {
-    socket: UnixStream,
+    socket: WireEnd,
     /// The beginning of the next frame, as far as it has come.
     received: Vec<u8>,
     /// What came with the first byte of its body.
@@ -44,6 +43,7 @@ impl FrameStream {
             ErrorKind::PermissionDenied => ClientError::NotAllowed(path.into(), source),
             _ => ClientError::Connect(path.into(), source),
         })?;
+        let socket = WireEnd::new(socket).map_err(ClientError::Io)?;
         Ok(Self { socket, received: Vec::new(), fds: Vec::new(), with_fds: false })
     }
 
@@ -80,15 +80,13 @@ impl FrameStream {
         }
     }
 
-    async fn write(&mut self, frame: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    async fn write(&self, frame: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         if fds.is_empty() {
             return self.socket.write_all(frame).await;
         }
         let (header, body) = frame.split_at_checked(HEADER_BYTES).unwrap_or_default();
         self.socket.write_all(header).await?;
-        let socket = &self.socket;
-        let send = || Ok(rights::send(socket.as_fd(), body, fds)?);
-        let sent = socket.async_io(Interest::WRITABLE, send).await?;
+        let sent = self.socket.send(body, fds).await?;
         self.socket.write_all(body.get(sent..).unwrap_or_default()).await
     }
 
@@ -108,26 +106,9 @@ impl FrameStream {
 
     /// Reads once.
     async fn read(&mut self) -> io::Result<usize> {
-        if !self.with_fds {
-            self.received.reserve(READ_BYTES);
-            return self.socket.read_buf(&mut self.received).await;
-        }
-        let held = self.received.len();
-        let header = self.received.first_chunk::<HEADER_BYTES>();
-        // Whether it is a header at all is seen when its frame is taken.
-        let header = header.and_then(|header| frame::header(*header, FRAME_BODY_BYTES_MAX).ok());
-        let (wanted, room) = match header {
-            None => (HEADER_BYTES.saturating_sub(held), 0),
-            Some(Header { body_bytes, fds }) => {
-                let first = held == HEADER_BYTES;
-                ((HEADER_BYTES + body_bytes).saturating_sub(held), if first { fds } else { 0 })
-            }
-        };
-        let wanted = wanted.min(READ_BYTES);
-        let mut part = vec![0; wanted];
-        let socket = &self.socket;
-        let receive = || Ok(rights::receive(socket.as_fd(), &mut part, room)?);
-        let came = socket.async_io(Interest::READABLE, receive).await?;
+        let (wanted, room) = self.wanted();
+        let mut part = vec![0; wanted.min(READ_BYTES)];
+        let came = self.socket.receive(&mut part, room).await?;
         if came.more_fds {
             return Err(ErrorKind::InvalidData.into());
         }
@@ -135,6 +116,24 @@ impl FrameStream {
         self.received.append(&mut part);
         self.fds.extend(came.fds);
         Ok(came.length)
+    }
+
+    /// How many bytes are read next at most, and with room for how many descriptors.
+    fn wanted(&self) -> (usize, usize) {
+        if !self.with_fds {
+            return (READ_BYTES, 0);
+        }
+        let held = self.received.len();
+        let header = self.received.first_chunk::<HEADER_BYTES>();
+        // Whether it is a header at all is seen when its frame is taken.
+        let header = header.and_then(|header| frame::header(*header, FRAME_BODY_BYTES_MAX).ok());
+        match header {
+            None => (HEADER_BYTES.saturating_sub(held), 0),
+            Some(Header { body_bytes, fds }) => {
+                let first = held == HEADER_BYTES;
+                ((HEADER_BYTES + body_bytes).saturating_sub(held), if first { fds } else { 0 })
+            }
+        }
     }
 
     fn take_frame(&mut self) -> Result<Option<Received>, ClientError> {

@@ -29,13 +29,13 @@ use super::census::{Census, Seat};
 use super::inbound::{Inbound, InboundError, Received};
 use super::jobs::{FollowLogs, Jobs};
 use super::outbound::{self, Gone, Outbound};
-use super::wire_end::WireEnd;
 use crate::config::Clients;
 use crate::host::HostSampler;
 use crate::job_end::JobEnd;
 use crate::observe::Causes;
 use crate::supervisor::logs::safe_text;
 use crate::supervisor::{Caller, LogPiece, Lookup};
+use crate::wire_end::WireEnd;
 
 /// How often a client that is not being read from is looked at for having gone.
 const HANGUP_INTERVAL: Duration = Duration::from_millis(500);

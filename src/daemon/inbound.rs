@@ -18,7 +18,7 @@ use stockade_wire::frame::{self, FrameError, HEADER_BYTES, Header};
 use tokio::time::timeout;
 
 use super::census::{Reservation, Seat};
-use super::wire_end::WireEnd;
+use crate::wire_end::WireEnd;
 
 /// What is read at once, bytes; most requests fit.
 const READ_BYTES: usize = 32 << 10;

@@ -19,7 +19,6 @@ mod outbound;
 mod signals;
 mod socket;
 mod watchdog;
-mod wire_end;
 
 use std::cell::RefCell;
 use std::io;
@@ -43,11 +42,11 @@ pub use self::watchdog::watch;
 
 use self::census::Census;
 use self::connection::{Shared, attend};
-use self::wire_end::WireEnd;
 use crate::config::Clients;
 use crate::host::HostSampler;
 use crate::observe::Causes;
 use crate::supervisor::Caller;
+use crate::wire_end::WireEnd;
 
 /// What the daemon calls itself to its clients.
 const AGENT: &str = concat!("stockade/", env!("CARGO_PKG_VERSION"));

@@ -18,10 +18,10 @@ use stockade_wire::limits::FRAME_BODY_BYTES_MAX;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::wire_end::WireEnd;
 use crate::job_end::JobEnd;
 use crate::observe::Causes;
 use crate::sealed::SealedFile;
+use crate::wire_end::WireEnd;
 
 /// Most frames that wait for one client; their bytes are bounded besides.
 const FRAMES_MAX: usize = 1024;

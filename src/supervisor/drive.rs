@@ -180,7 +180,7 @@ pub(super) async fn drive(core: Rc<Core>, job: Rc<Job>, payload: Payload) {
         jail: record.walls,
         ..blank_result(&job)
     };
-    let end = match job.take_output() {
+    let end = match job.take_output().await {
         Ok(output) => output.with(result),
         Err(error) => {
             let lost = outcome::internal("output", format!("the output could not be kept: {error}"));

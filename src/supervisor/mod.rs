@@ -404,16 +404,16 @@ impl Core {
         }
     }
 
-    /// A sealed file that holds `bytes`.
+    /// A file that holds `bytes`, which nobody can write to.
     fn input(&self, bytes: &[u8]) -> std::io::Result<Rc<OwnedFd>> {
-        let sealed = || memfd::sealed("stockade-input", bytes).map(Rc::new);
+        let file = || memfd::unwritable("stockade-input", bytes).map(Rc::new);
         if !bytes.is_empty() {
-            return sealed();
+            return file();
         }
         if let Some(empty) = self.no_input.get() {
             return Ok(Rc::clone(empty));
         }
-        let empty = sealed()?;
+        let empty = file()?;
         Ok(Rc::clone(self.no_input.get_or_init(|| empty)))
     }
 

@@ -3,8 +3,8 @@
 //! Owns: the calls that register a descriptor with the runtime.
 //! Never: reads, writes or closes one.
 
-use std::os::fd::OwnedFd;
-use std::rc::Rc;
+use std::ops::Deref;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -27,7 +27,10 @@ pub(crate) fn watch(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
 /// # Errors
 /// As for [`watch`].
 #[expect(deprecated, reason = "as for `watch`")]
-pub(crate) fn watch_shared(fd: Rc<OwnedFd>) -> std::io::Result<AsyncFd<Rc<OwnedFd>>> {
+pub(crate) fn watch_shared<P>(fd: P) -> std::io::Result<AsyncFd<P>>
+where
+    P: Deref<Target = OwnedFd> + AsRawFd,
+{
     AsyncFd::with_interest(fd, Interest::READABLE)
 }
 

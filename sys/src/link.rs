@@ -89,6 +89,26 @@ pub fn send(link: BorrowedFd<'_>, packet: &[u8], fds: &[BorrowedFd<'_>]) -> Resu
 /// When the packet does not fit, more descriptors came than expected (whatever came is closed), or the
 /// system call fails.
 pub fn receive(link: BorrowedFd<'_>, buffer: &mut [u8], fds_max: usize) -> Result<Received, LinkError> {
+    to_the_end(|| receive_once(link, buffer, fds_max))
+}
+
+/// Asks a second time where the first time says that the peer is gone. The kernel looks for a packet first and for the end
+/// second, and locks nothing in between (`unix_dgram_recvmsg`): of a peer that sends and closes just then it tells the end,
+/// although its packet is there. A hundred of a million did when both happened at once. Nothing can come after the end, so
+/// that the second answer holds.
+fn to_the_end(mut receive: impl FnMut() -> Result<Received, LinkError>) -> Result<Received, LinkError> {
+    let first = receive()?;
+    if first.length > 0 {
+        return Ok(first);
+    }
+    match receive() {
+        // The peer lives, and sent an empty packet: to whoever receives it, that is its end.
+        Err(error) if error.would_block() => Ok(first),
+        second => second,
+    }
+}
+
+fn receive_once(link: BorrowedFd<'_>, buffer: &mut [u8], fds_max: usize) -> Result<Received, LinkError> {
     let max = buffer.len();
     let received = rights::receive(link, buffer, fds_max)
         .map_err(|errno| LinkError::System { call: "recvmsg", errno })?;
@@ -121,6 +141,8 @@ pub fn peek(link: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, LinkError>
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;
+
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
     use super::*;
 
@@ -172,5 +194,55 @@ mod tests {
         let (a, b) = pair().unwrap();
         drop(a);
         assert_eq!(receive(b.as_fd(), &mut [0; 16], 0).unwrap().length, 0);
+    }
+
+    #[test]
+    fn end_is_believed_when_it_is_told_twice_and_what_comes_after_the_first_time_is_not_lost() {
+        let packet = |length| Ok(Received { length, fds: Vec::new() });
+        let failed = |errno| Err(LinkError::System { call: "recvmsg", errno });
+        let cases = [
+            (vec![packet(7)], Ok(7)),
+            (vec![packet(0), packet(7)], Ok(7)),
+            (vec![packet(0), packet(0)], Ok(0)),
+            (vec![packet(0), failed(Errno::EAGAIN)], Ok(0)),
+            // It went away with something unread, and what it had sent comes after that.
+            (vec![packet(0), failed(Errno::ECONNRESET)], Err(Errno::ECONNRESET)),
+            (vec![failed(Errno::EAGAIN)], Err(Errno::EAGAIN)),
+        ];
+        for (nth, (answers, expected)) in cases.into_iter().enumerate() {
+            let mut answers = answers.into_iter();
+            let outcome = to_the_end(|| answers.next().unwrap());
+            let outcome = outcome.map(|received| received.length).map_err(|error| match error {
+                LinkError::System { errno, .. } => errno,
+                other => panic!("{other}"),
+            });
+            assert_eq!((outcome, answers.next().is_none()), (expected, true), "case {nth}");
+        }
+    }
+
+    /// The kernel tells the end before the packet now and then, where the two processors meet.
+    #[test]
+    fn packet_of_a_peer_that_closes_at_once_is_never_lost() {
+        const PEERS: usize = 20_000;
+        let (hand_over, peers) = std::sync::mpsc::sync_channel::<OwnedFd>(0);
+        let sender = std::thread::spawn(move || {
+            for peer in peers {
+                send(peer.as_fd(), b"last words", &[]).unwrap();
+            }
+        });
+        for nth in 0..PEERS {
+            let (ours, theirs) = pair().unwrap();
+            fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK)).unwrap();
+            hand_over.send(theirs).unwrap();
+            let received = loop {
+                match receive(ours.as_fd(), &mut [0; 16], 0) {
+                    Err(error) if error.would_block() => {}
+                    received => break received.unwrap(),
+                }
+            };
+            assert_eq!(received.length, b"last words".len(), "peer {nth}");
+        }
+        drop(hand_over);
+        sender.join().unwrap();
     }
 }

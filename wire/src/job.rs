@@ -261,6 +261,10 @@ pub struct ScriptError {
 }
 
 /// What the job used. A figure that could not be measured is `None`, never 0.
+///
+/// The worker's figures are what the kernel said of its process, or of its leaf, at its end. Of a process whose end the result
+/// did not wait for they go to its reply: CPU time in all is what the kernel's clock of that process says, and its split, its
+/// peak memory and its page faults are what the kernel had told the process (`getrusage`), by the process's own word.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bill {
     /// Submission to the end of the job, µs.
@@ -275,17 +279,19 @@ pub struct Bill {
     pub load_us: Option<u64>,
     /// Running guest code, µs.
     pub run_us: Option<u64>,
-    /// End of the run to the worker's exit, µs.
+    /// End of the run to the worker's exit, µs; `None` where the result did not wait for that.
     pub teardown_us: Option<u64>,
-    /// The worker's CPU time in user mode, µs, from the kernel.
+    /// The worker's CPU time in user mode, µs: with `cpu_system_us` the kernel's count, split by the kernel, or by what it told
+    /// a process that was not waited for. Of a tenant worker, all that it used for the job, in user mode and in the kernel.
     pub cpu_user_us: Option<u64>,
-    /// The worker's CPU time in the kernel, µs, from the kernel.
+    /// The worker's CPU time in the kernel, µs, as `cpu_user_us`; `None` of a tenant worker.
     pub cpu_system_us: Option<u64>,
-    /// The worker's peak memory, bytes: the leaf's `memory.peak`, else its peak resident set.
+    /// The worker's peak memory, bytes: the leaf's `memory.peak`, else its peak resident set, by its own word where it was not
+    /// waited for.
     pub memory_peak_bytes: Option<u64>,
     /// Peak of the guest's memories and tables together, bytes.
     pub wasm_memory_peak_bytes: Option<u64>,
-    /// The worker's page faults, minor and major.
+    /// The worker's page faults, minor and major; by its own word where it was not waited for.
     pub page_faults: Option<u64>,
     /// Fuel used; `None` unless a fuel limit was set.
     pub fuel: Option<u64>,

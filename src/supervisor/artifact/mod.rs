@@ -61,7 +61,7 @@ pub(crate) struct Artifact {
 }
 
 impl Artifact {
-    /// Seals `file`, which nobody may have mapped writably any more.
+    /// Seals `file`, which nobody may have mapped writably any more. Blocks as [`memfd::seal`] does.
     ///
     /// # Errors
     /// When it cannot be sealed or its size not be read.
@@ -324,18 +324,24 @@ impl<C: Compile + 'static> Artifacts<C> {
         let place = flight.place().await;
         let file = self.compiler.compile(&module, key.metered, place).await?;
         self.compiled.set(self.compiled.get() + 1);
-        let artifact = Artifact::sealed(file).map_err(|error| {
+        let unsealed = |error: &dyn std::fmt::Display| {
             outcome::internal("artifact_not_sealed", format!("the artifact could not be sealed: {error}"))
-        })?;
+        };
+        let sealed = tokio::task::spawn_blocking(move || Artifact::sealed(file)).await;
+        let artifact = sealed.map_err(|error| unsealed(&error))?.map_err(|error| unsealed(&error))?;
         self.keep(key, &artifact);
         Ok(Rc::new(artifact))
     }
 
     async fn load_kept(&self, key: Key) -> Option<Rc<Artifact>> {
         let disk = Arc::clone(self.disk.as_ref()?);
-        let loaded = tokio::task::spawn_blocking(move || disk.load(key)).await.ok()?;
-        match loaded {
-            Ok(file) => file.and_then(|file| Artifact::sealed(file).ok()).map(Rc::new),
+        let loaded =
+            tokio::task::spawn_blocking(move || disk.load(key).map(|file| file.map(Artifact::sealed)));
+        match loaded.await.ok()? {
+            Ok(artifact) => artifact?
+                .inspect_err(|error| tracing::warn!(%error, "cached artifact not sealed; compiling again"))
+                .ok()
+                .map(Rc::new),
             Err(error) => {
                 tracing::warn!(error = %Causes(&error), "cached artifact not used; compiling again");
                 None

@@ -100,13 +100,13 @@ impl Module {
         }
     }
 
-    /// A sealed file that holds it, positioned at its start.
+    /// A file that holds it, to which nobody can write, positioned at its start.
     ///
     /// # Errors
     /// When the kernel has no descriptor or memory to give.
     pub(crate) fn file(&self) -> io::Result<OwnedFd> {
         match self {
-            Self::Bytes(bytes) => memfd::sealed("stockade-module", bytes),
+            Self::Bytes(bytes) => memfd::unwritable("stockade-module", bytes),
             Self::File(file) => file.reopen(),
         }
     }

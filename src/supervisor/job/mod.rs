@@ -217,12 +217,13 @@ impl Job {
         self.output.borrow().bytes()
     }
 
-    /// Moves the output out, for the end.
+    /// Moves the output out, for the end. It is sealed when this returns.
     ///
     /// # Errors
     /// When it was lost, which the result has to say.
-    pub(crate) fn take_output(&self) -> std::io::Result<output::Taken> {
-        self.output.borrow_mut().take()
+    pub(crate) async fn take_output(&self) -> std::io::Result<output::Taken> {
+        let output = self.output.borrow_mut().take()?;
+        output.seal().await
     }
 
     /// Bytes written to the logs, kept or not.

@@ -78,22 +78,45 @@ impl Output {
         }
     }
 
-    /// Hands it on. A file is sealed by then.
+    /// Hands it on.
     ///
     /// # Errors
-    /// When it could not be kept or sealed.
-    pub(super) fn take(&mut self) -> io::Result<Taken> {
+    /// When it could not be kept.
+    pub(super) fn take(&mut self) -> io::Result<Unsealed> {
         match std::mem::replace(&mut self.kept, Kept::Taken) {
-            Kept::Memory(held) => Ok(Taken::Bytes(held)),
-            Kept::File { file, place } => Ok(Taken::File(SealedFile::seal(&file)?, place)),
+            Kept::Memory(held) => Ok(Unsealed::Bytes(held)),
+            Kept::File { file, place } => Ok(Unsealed::File(file, place)),
             Kept::Lost(error) => Err(error),
-            Kept::Taken => Ok(Taken::Bytes(Vec::new())),
+            Kept::Taken => Ok(Unsealed::Bytes(Vec::new())),
         }
     }
 
     /// Bytes that were kept.
     pub(super) const fn bytes(&self) -> u64 {
         self.bytes
+    }
+}
+
+/// An output that is complete. Nobody but this process has its file.
+pub(super) enum Unsealed {
+    Bytes(Vec<u8>),
+    File(File, OwnedSemaphorePermit),
+}
+
+impl Unsealed {
+    /// Makes it one that nobody can change. A file is sealed on another thread, see [`memfd::seal`]: a client may ask the
+    /// kernel, and may send it on as an input, for which less than all of the seals is not enough.
+    ///
+    /// # Errors
+    /// When it could not be sealed.
+    pub(super) async fn seal(self) -> io::Result<Taken> {
+        match self {
+            Self::Bytes(bytes) => Ok(Taken::Bytes(bytes)),
+            Self::File(file, place) => {
+                let sealed = tokio::task::spawn_blocking(move || SealedFile::seal(&file));
+                Ok(Taken::File(sealed.await.map_err(io::Error::other)??, place))
+            }
+        }
     }
 }
 
@@ -173,8 +196,12 @@ mod tests {
         (output, content)
     }
 
-    #[test]
-    fn output_is_in_a_file_from_its_threshold_on_and_sealed_when_it_is_handed_on() {
+    async fn taken(output: &mut Output) -> Taken {
+        output.take().unwrap().seal().await.unwrap()
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn output_is_in_a_file_from_its_threshold_on_and_sealed_when_it_is_handed_on() {
         let files = files(10);
         for (parts, in_file) in [
             (&[][..], false),
@@ -186,7 +213,7 @@ mod tests {
         ] {
             let (mut output, content) = added(parts, &files);
             assert_eq!(output.part(0, usize::MAX >> 40), content[..content.len().min(usize::MAX >> 40)]);
-            let end = output.take().unwrap().with(sample_result());
+            let end = taken(&mut output).await.with(sample_result());
             assert_eq!(end.output.is_some(), in_file, "{parts:?}");
             assert_eq!(end.result.output.0.is_empty(), in_file || content.is_empty());
             assert_eq!(end.output_bytes(), content.len() as u64);
@@ -201,8 +228,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn output_above_its_limit_is_cut_there() {
+    #[tokio::test(flavor = "current_thread")]
+    async fn output_above_its_limit_is_cut_there() {
         let files = files(1);
         for limit in [0, 5, LARGE - 1, LARGE, LARGE + 5] {
             let content = counting(2 * LARGE);
@@ -213,24 +240,24 @@ mod tests {
             assert!(!output.add(b"more", limit as u64));
             assert_eq!(output.bytes(), limit as u64);
             assert_eq!(
-                output.take().unwrap().with(sample_result()).whole().unwrap().output.0,
+                taken(&mut output).await.with(sample_result()).whole().unwrap().output.0,
                 content[..limit]
             );
         }
     }
 
-    #[test]
-    fn output_stays_in_memory_when_all_files_are_taken() {
+    #[tokio::test(flavor = "current_thread")]
+    async fn output_stays_in_memory_when_all_files_are_taken() {
         let files = files(1);
         let (mut first, _) = added(&[LARGE], &files);
         let (mut second, content) = added(&[LARGE, LARGE], &files);
-        let first = first.take().unwrap().with(sample_result());
+        let first = taken(&mut first).await.with(sample_result());
         assert!(first.output.is_some());
-        let second = second.take().unwrap().with(sample_result());
+        let second = taken(&mut second).await.with(sample_result());
         assert!(second.output.is_none());
         assert_eq!(second.result.output.0, content);
         drop(first);
-        assert!(matches!(added(&[LARGE], &files).0.take(), Ok(Taken::File(..))));
+        assert!(matches!(taken(&mut added(&[LARGE], &files).0).await, Taken::File(..)));
     }
 
     #[test]

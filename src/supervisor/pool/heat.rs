@@ -24,8 +24,6 @@ struct Uses {
     last: Instant,
     /// It is not hot before, whatever the count.
     rests_until: Instant,
-    /// It cannot be held ready at all.
-    unfit: bool,
 }
 
 impl<K: Copy + Eq + Hash> Heat<K> {
@@ -45,12 +43,11 @@ impl<K: Copy + Eq + Hash> Heat<K> {
     }
 
     fn used_to_be_hot_after(&mut self, after: u32, key: K, now: Instant) -> bool {
-        let uses =
-            self.uses.entry(key).or_insert(Uses { count: 0, last: now, rests_until: now, unfit: false });
+        let uses = self.uses.entry(key).or_insert(Uses { count: 0, last: now, rests_until: now });
         let cooled = now.saturating_duration_since(uses.last) > self.window;
         uses.count = if cooled { 1 } else { uses.count.saturating_add(1) };
         uses.last = now;
-        let hot = uses.count >= after && now >= uses.rests_until && !uses.unfit;
+        let hot = uses.count >= after && now >= uses.rests_until;
         self.forget_one();
         hot
     }
@@ -66,13 +63,6 @@ impl<K: Copy + Eq + Hash> Heat<K> {
     pub(super) fn rest(&mut self, key: &K, until: Instant) {
         if let Some(uses) = self.uses.get_mut(key) {
             uses.rests_until = until;
-        }
-    }
-
-    /// It is never hot again, for as long as it is remembered.
-    pub(super) fn refuse(&mut self, key: &K) {
-        if let Some(uses) = self.uses.get_mut(key) {
-            uses.unfit = true;
         }
     }
 
@@ -132,12 +122,16 @@ mod tests {
     }
 
     #[test]
-    fn module_that_is_unfit_is_never_hot() {
+    fn module_that_is_used_all_the_while_it_rests_is_hot_again_all_the_same() {
         let t = Instant::now();
-        let mut heat = Heat::new(1, WINDOW);
-        assert!(heat.used("a", t));
-        heat.refuse(&"a");
-        assert!(!heat.used("a", t) && !heat.used("a", t + 2 * WINDOW));
+        let mut heat = Heat::new(3, WINDOW);
+        assert!(heat.used_once("a", t));
+        heat.cool(&"a");
+        heat.rest(&"a", t + 100 * WINDOW);
+        for passed in 1..100 {
+            assert!(!heat.used_once("a", t + passed * WINDOW), "{passed}");
+        }
+        assert!(heat.used_once("a", t + 100 * WINDOW));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Owns: the conversation with a template: its module, then forks.
 //! Never: decides what deserves a template, or when to fork.
 
+use std::io::ErrorKind;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
@@ -46,6 +47,23 @@ pub(crate) enum TemplateError {
     /// What it forked cannot be watched; it was killed.
     #[error("a worker that the template forked cannot be watched")]
     Unwatched(#[source] std::io::Error),
+}
+
+impl TemplateError {
+    /// Whether the next template of the same module would most likely fail as well. A fork that failed for want of memory or
+    /// of processes says nothing of the module.
+    pub(super) fn is_of_the_module(&self) -> bool {
+        match self {
+            Self::NotPrepared(_) => true,
+            Self::NotForked(error) => {
+                matches!(
+                    error.kind(),
+                    ErrorKind::PermissionDenied | ErrorKind::Unsupported | ErrorKind::InvalidInput
+                )
+            }
+            Self::Broken(_) | Self::Hung(_) | Self::Unwatched(_) => false,
+        }
+    }
 }
 
 /// A template that has its module. Dropped, it is killed and buried.
@@ -172,6 +190,8 @@ fn unexpected(message: &FromWorker) -> TemplateError {
 
 #[cfg(test)]
 mod tests {
+    use nix::errno::Errno;
+
     use super::*;
 
     fn pidfds(count: usize) -> Vec<OwnedFd> {
@@ -199,10 +219,32 @@ mod tests {
                 }
             }
         }
-        let refused =
-            forked((FromWorker::NotForked { errno: nix::errno::Errno::EAGAIN as i32 }, Vec::new()), 4);
+        let refused = forked((FromWorker::NotForked { errno: Errno::EAGAIN as i32 }, Vec::new()), 4);
         assert!(matches!(refused, Err(TemplateError::NotForked(_))));
         let nonsense = forked((FromWorker::Forbidden(1), Vec::new()), 1);
         assert!(matches!(nonsense, Err(TemplateError::Broken(_))));
+    }
+
+    #[test]
+    fn failed_fork_is_held_against_the_module_unless_something_was_scarce_for_a_while() {
+        let not_forked = |errno: Errno| TemplateError::NotForked(errno.into());
+        for (error, of_the_module) in [
+            (TemplateError::NotPrepared("a component".to_owned()), true),
+            (not_forked(Errno::EPERM), true),
+            (not_forked(Errno::EACCES), true),
+            (not_forked(Errno::ENOSYS), true),
+            (not_forked(Errno::EOPNOTSUPP), true),
+            (not_forked(Errno::EINVAL), true),
+            // Processes, memory, the leaf's group.
+            (not_forked(Errno::EAGAIN), false),
+            (not_forked(Errno::ENOMEM), false),
+            (not_forked(Errno::EBUSY), false),
+            (not_forked(Errno::ENODEV), false),
+            (not_forked(Errno::EMFILE), false),
+            (TemplateError::Hung(FORK_TIMEOUT), false),
+            (TemplateError::Broken("it went away".to_owned()), false),
+        ] {
+            assert_eq!(error.is_of_the_module(), of_the_module, "{error:?}");
+        }
     }
 }

@@ -46,6 +46,10 @@ const SOON_PART: u64 = 20;
 /// Of so many forks of a template one is looked at from outside, and the first.
 const KIN_FORKS_MAX: usize = 64;
 
+/// For so long no template is made of a module that none could hold. Not for ever: what kept it from that may have been the
+/// machine's doing after all, and to find that out again costs one process.
+const UNFIT_REST: Duration = Duration::from_secs(10 * 60);
+
 /// Why a module is not held although the operator wants it to be.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HoldError {
@@ -292,7 +296,7 @@ impl Pool {
             Ok(()) => tracing::debug!("template given up"),
             Err(error) if is_unfit(&ended) => {
                 tracing::debug!(error = %Causes(&error), "module is loaded for each job");
-                heat.refuse(holder);
+                heat.rest(holder, Instant::now() + UNFIT_REST);
             }
             Err(error) => {
                 tracing::warn!(error = %Causes(&error), "template lost");
@@ -513,11 +517,6 @@ fn stopping() -> PoolError {
 }
 
 /// Whether it is the module that no template can hold.
-const fn is_unfit(ended: &Result<(), PoolError>) -> bool {
-    matches!(
-        ended,
-        Err(PoolError::Worker(WorkerError::Template(
-            TemplateError::NotPrepared(_) | TemplateError::NotForked(_)
-        )))
-    )
+fn is_unfit(ended: &Result<(), PoolError>) -> bool {
+    matches!(ended, Err(PoolError::Worker(WorkerError::Template(error))) if error.is_of_the_module())
 }

@@ -1,15 +1,15 @@
-//! The daemon's end of one client's connection.
+//! One end of a client's connection, the daemon's or the client's.
 //!
 //! Owns: when the runtime is asked whether there is something to read, or room to write.
 //! Never: knows a frame.
 //!
-//! The runtime knows of the socket for what there is to read, and not for room to write: there is room for what a client is
-//! sent, and each answer that one takes would wake this process to be told so. What the kernel has said is exhausted is not
+//! The runtime knows of the socket for what there is to read, and not for room to write: there is room for what the other end
+//! is sent, and each message that it takes would wake this process to be told so. What the kernel has said is exhausted is not
 //! asked for again.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send};
@@ -22,9 +22,9 @@ use crate::supervisor::readiness::{watch_shared, watch_writable};
 
 /// A connected socket that does not block. A cheap handle.
 #[derive(Debug, Clone)]
-pub(super) struct WireEnd {
-    socket: Rc<OwnedFd>,
-    readable: Rc<AsyncFd<Rc<OwnedFd>>>,
+pub(crate) struct WireEnd {
+    socket: Arc<OwnedFd>,
+    readable: Arc<AsyncFd<Arc<OwnedFd>>>,
 }
 
 impl WireEnd {
@@ -32,10 +32,10 @@ impl WireEnd {
     ///
     /// # Errors
     /// When the kernel does not let it be watched.
-    pub(super) fn new(stream: UnixStream) -> io::Result<Self> {
+    pub(crate) fn new(stream: UnixStream) -> io::Result<Self> {
         // It stays as it is, which is not blocking.
-        let socket = Rc::new(OwnedFd::from(stream.into_std()?));
-        let readable = Rc::new(watch_shared(Rc::clone(&socket))?);
+        let socket = Arc::new(OwnedFd::from(stream.into_std()?));
+        let readable = Arc::new(watch_shared(Arc::clone(&socket))?);
         Ok(Self { socket, readable })
     }
 
@@ -44,7 +44,7 @@ impl WireEnd {
     ///
     /// # Errors
     /// As the kernel has them.
-    pub(super) async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    pub(crate) async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let most = buffer.len();
         let read = || loop {
             match recv(self.socket.as_raw_fd(), buffer, MsgFlags::empty()) {
@@ -59,7 +59,7 @@ impl WireEnd {
     ///
     /// # Errors
     /// As the kernel has them.
-    pub(super) async fn receive(&self, buffer: &mut [u8], room: usize) -> io::Result<Received> {
+    pub(crate) async fn receive(&self, buffer: &mut [u8], room: usize) -> io::Result<Received> {
         let most = buffer.len();
         let receive = || Ok(rights::receive(self.socket.as_fd(), buffer, room)?);
         // What came with descriptors ends there, whatever comes after it.
@@ -92,7 +92,7 @@ impl WireEnd {
     ///
     /// # Errors
     /// As the kernel has them.
-    pub(super) async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+    pub(crate) async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let sent = self.send(bytes, &[]).await?;
             bytes = bytes.get(sent..).unwrap_or_default();
@@ -105,7 +105,7 @@ impl WireEnd {
     ///
     /// # Errors
     /// As the kernel has them.
-    pub(super) async fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    pub(crate) async fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
         match self.send_now(bytes, fds) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 // Through a descriptor of its own, which alone is watched for room.
@@ -120,7 +120,7 @@ impl WireEnd {
     ///
     /// # Errors
     /// `WouldBlock` when there is no room; others as the kernel has them.
-    pub(super) fn send_now(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    pub(crate) fn send_now(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
         if !fds.is_empty() {
             return Ok(rights::send(self.socket.as_fd(), bytes, fds)?);
         }
