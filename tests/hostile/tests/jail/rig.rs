@@ -126,12 +126,8 @@ impl Rig {
     }
 
     pub(crate) fn fork(&self, order: &ForkOrder) -> Result<Worker, (ForkOperation, i32)> {
-        let (link, their_link) = link::pair().unwrap();
-        let (output, their_output) = pipe();
-        let (stdout_log, their_stdout) = pipe();
-        let (stderr_log, their_stderr) = pipe();
-        let fds = [&their_link, &their_output, &their_stdout, &their_stderr].map(AsFd::as_fd);
-        self.send(&ToZygote::Fork(order.clone()), &fds);
+        let ((link, [output, stdout_log, stderr_log]), theirs) = ends();
+        self.send(&ToZygote::Fork(order.clone()), &theirs.each_ref().map(AsFd::as_fd));
         match self.answer() {
             (FromZygote::Forked { pid }, Some(pidfd)) => {
                 Ok(Worker { pid, pidfd, link, output, stdout_log, stderr_log })
@@ -216,23 +212,49 @@ impl Template {
 
     /// Has it fork a worker, and takes that one's report.
     pub(crate) fn fork(&self) -> (Worker, JailReport) {
-        let (link, their_link) = link::pair().unwrap();
-        let (output, their_output) = pipe();
-        let (stdout_log, their_stdout) = pipe();
-        let (stderr_log, their_stderr) = pipe();
-        let fds = [&their_link, &their_output, &their_stdout, &their_stderr].map(AsFd::as_fd);
-        self.worker.order(&ToWorker::Fork { workers: 1, into_leaf: false, reporting: true }, &fds);
-        let (answer, mut fds) = receive(self.worker.link.as_fd(), 1).expect("the template is gone");
-        let (FromWorker::Forked { pids }, Some(pidfd)) = (&answer, fds.pop()) else {
-            panic!("the template answered {answer:?}")
-        };
-        let [pid] = pids[..] else { panic!("the template forked {pids:?}") };
-        let worker = Worker { pid, pidfd, link, output, stdout_log, stderr_log };
+        let worker = self.fork_all(1, true).pop().unwrap();
         match worker.receive() {
             Some(FromWorker::Locked(report)) => (worker, report),
             other => panic!("the fork said {other:?} instead of being locked"),
         }
     }
+
+    /// Has it fork workers by one order.
+    pub(crate) fn fork_all(&self, workers: u32, reporting: bool) -> Vec<Worker> {
+        let (ours, theirs): (Vec<_>, Vec<_>) = (0..workers).map(|_| ends()).unzip();
+        let fds: Vec<_> = theirs.iter().flatten().map(AsFd::as_fd).collect();
+        self.worker.order(&ToWorker::Fork { workers, into_leaf: false, reporting }, &fds);
+        let (answer, pidfds) = receive(self.worker.link.as_fd(), ours.len()).expect("the template is gone");
+        let FromWorker::Forked { pids } = &answer else { panic!("the template answered {answer:?}") };
+        assert_eq!((pids.len(), pidfds.len()), (ours.len(), ours.len()));
+        let born = pids.iter().zip(pidfds).zip(ours);
+        born.map(|((pid, pidfd), (link, [output, stdout_log, stderr_log]))| Worker {
+            pid: *pid,
+            pidfd,
+            link,
+            output,
+            stdout_log,
+            stderr_log,
+        })
+        .collect()
+    }
+
+    /// How it ends when it is sent this with so many descriptors.
+    pub(crate) fn told(&self, message: &ToWorker, fds: usize) -> (Vec<FromWorker>, Exit) {
+        let ends: Vec<OwnedFd> = (0..fds).map(|_| ends().1).flat_map(|[link, ..]| [link]).collect();
+        self.worker.order(message, &ends.iter().map(AsFd::as_fd).collect::<Vec<_>>());
+        drop(ends);
+        self.worker.conversation()
+    }
+}
+
+/// Our ends and the worker's of a link and three pipes.
+fn ends() -> ((OwnedFd, [File; 3]), [OwnedFd; 4]) {
+    let (link, their_link) = link::pair().unwrap();
+    let (output, their_output) = pipe();
+    let (stdout_log, their_stdout) = pipe();
+    let (stderr_log, their_stderr) = pipe();
+    ((link, [output, stdout_log, stderr_log]), [their_link, their_output, their_stdout, their_stderr])
 }
 
 impl Template {

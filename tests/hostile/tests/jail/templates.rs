@@ -32,13 +32,101 @@ fn fork_of_a_template_reports_every_layer_a_worker_of_the_zygote_does() {
     assert_eq!(report, zygotes);
 }
 
+/// What the kernel says of a worker, from outside, which is to be so of every fork of a template.
+fn seen(worker: &Worker) -> (Vec<String>, Vec<String>, String) {
+    let file = |name: &str| std::fs::read_to_string(format!("/proc/{}/{name}", worker.pid)).unwrap();
+    const LINES: [&str; 14] = [
+        "Uid",
+        "Gid",
+        "Groups",
+        "Threads",
+        "NoNewPrivs",
+        "Seccomp",
+        "Seccomp_filters",
+        "CapInh",
+        "CapPrm",
+        "CapEff",
+        "CapBnd",
+        "CapAmb",
+        "SigIgn",
+        "SigCgt",
+    ];
+    let is_one = |line: &&str| line.split_once(':').is_some_and(|(name, _)| LINES.contains(&name));
+    let status = file("status").lines().filter(is_one).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(status.len(), LINES.len());
+    let namespaces = ["net", "ipc", "uts", "user"].map(|name| {
+        std::fs::read_link(format!("/proc/{}/ns/{name}", worker.pid)).unwrap().display().to_string()
+    });
+    (status, namespaces.to_vec(), file("limits"))
+}
+
+/// The supervisor looks at one fork of many, and takes the others to be like it.
+#[test]
+fn forks_that_do_not_report_are_to_the_kernel_what_one_is_that_does() {
+    let rig = Rig::start();
+    let template = Template::of(&rig, &compiled(&rig, "(module (func (export \"f\")))")).unwrap();
+    let (reporting, _) = template.fork();
+    let wanted = seen(&reporting);
+    for (nth, silent) in template.fork_all(4, false).into_iter().enumerate() {
+        // It waits for its order, which it does only with every layer on: the last is a filter more.
+        let filters = |seen: &(Vec<String>, Vec<String>, String)| {
+            seen.0.iter().find(|line| line.starts_with("Seccomp_filters")).cloned()
+        };
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while filters(&seen(&silent)) != filters(&wanted) {
+            assert!(std::time::Instant::now() < deadline, "fork {nth} does not get its last filter");
+            std::thread::yield_now();
+        }
+        assert_eq!(seen(&silent), wanted, "fork {nth}");
+        let fds = std::fs::read_dir(format!("/proc/{}/fd", silent.pid)).unwrap().count();
+        assert_eq!(fds, 7, "fork {nth}: what every worker has, and the artifact");
+        let (outcome, exit) = run(&silent, &run_order(Some("f")), b"");
+        assert_eq!(
+            (outcome.map(|report| report.ending), exit),
+            (Ok(Ending::Exited(0)), Exit::Code(0)),
+            "fork {nth}"
+        );
+    }
+}
+
+#[test]
+fn template_ends_when_the_descriptors_are_not_those_of_the_workers_it_is_to_fork() {
+    let rig = Rig::start();
+    let artifact = compiled(&rig, "(module (func (export \"f\")))");
+    for (workers, into_leaf, fds) in [
+        (0, false, 0),
+        (0, false, 4),
+        (1, false, 0),
+        (1, false, 3),
+        (1, false, 5),
+        (1, true, 4),
+        (2, false, 4),
+        (2, false, 7),
+        (2, false, 9),
+        (2, true, 8),
+        (4, false, 17),
+        (5, false, 20),
+        (u32::MAX, false, 20),
+    ] {
+        let template = Template::of(&rig, &artifact).unwrap();
+        let order = ToWorker::Fork { workers, into_leaf, reporting: false };
+        assert_eq!(template.told(&order, fds), (Vec::new(), Exit::Code(72)), "{order:?} with {fds}");
+    }
+    let order = ToWorker::Fork { workers: 4, into_leaf: true, reporting: false };
+    let template = Template::of(&rig, &artifact).unwrap();
+    assert_eq!(template.told(&order, 19), (Vec::new(), Exit::Code(72)), "{order:?}");
+}
+
 /// One probe a wall: as in a worker of the zygote, and not as without a jail.
 #[test]
 fn fork_of_a_template_is_stopped_by_every_wall() {
     let rig = Rig::start();
     let template = Template::of(&rig, &compiled(&rig, "(module (func (export \"f\")))")).unwrap();
-    for probe in PROBES {
-        let (worker, _) = template.fork();
+    for (nth, probe) in PROBES.into_iter().enumerate() {
+        let worker = match nth % 2 {
+            0 => template.fork().0,
+            _ => template.fork_all(2, false).pop().unwrap(),
+        };
         let forked = probed(&worker, probe, &[]);
         let (worker, _) = rig.locked(&fork_order(Role::Run));
         let nothing = memfd::sealed("nothing", b"").unwrap();
