@@ -170,10 +170,13 @@ impl Templates {
 
     /// Takes a stand out, unless another is in its place by now.
     fn remove(&self, holder: &Holder, stand: &Rc<Stand>) {
-        let mut stands = self.stands.borrow_mut();
-        if stands.get(holder).is_some_and(|there| Rc::ptr_eq(there, stand)) {
-            stands.remove(holder);
+        if self.has(holder, stand) {
+            self.stands.borrow_mut().remove(holder);
         }
+    }
+
+    fn has(&self, holder: &Holder, stand: &Rc<Stand>) -> bool {
+        self.stands.borrow().get(holder).is_some_and(|there| Rc::ptr_eq(there, stand))
     }
 }
 
@@ -273,7 +276,9 @@ impl Pool {
             let ended = self.tend(holder.uid, &stand, &held, &mut closing).await;
             stand.forks(false);
             let unfit = is_unfit(&ended);
-            if !stand.is_pinned() || unfit || *closing.borrow() {
+            // One that is listed twice is held once.
+            let replaced = !self.templates.has(&holder, &stand);
+            if !stand.is_pinned() || replaced || unfit || *closing.borrow() {
                 return self.give_up(&holder, &stand, ended);
             }
             if let Err(error) = ended {

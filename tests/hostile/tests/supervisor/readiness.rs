@@ -264,6 +264,24 @@ fn required_module_has_its_workers_before_the_first_job_and_keeps_them() {
 }
 
 #[test]
+fn module_that_is_listed_twice_is_held_once() {
+    alone(async || {
+        let listed = Listed::new();
+        let module = warm_up(&listed.file("honest", HONEST));
+        let rig =
+            Rig::start_with(listing(templates(), &[("first", module.clone()), ("second", module)])).await;
+        assert_eq!(rig.supervisor.statistics().templates, 1);
+        for _ in 0..8 {
+            rig.run(submission(HONEST)).await;
+        }
+        // A fork of a template has its name for a moment.
+        eventually("the first to make room", || named(TEMPLATE).len() == 1).await;
+        rig.end().await;
+        assert!(children().is_empty());
+    });
+}
+
+#[test]
 fn module_listed_for_some_users_is_ready_for_them_and_for_nobody_else() {
     alone(async || {
         let listed = Listed::new();
