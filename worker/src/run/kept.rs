@@ -20,8 +20,8 @@ use super::prepared::Live;
 use super::script::Script;
 use super::stack::Stack;
 use super::{
-    DEADLINE_MAX, Host, Interruption, Loaded, Program, Remains, Stdio, largest_memory_bytes, not_loaded, run, runtime,
-    setup,
+    DEADLINE_MAX, Host, Interruption, Loaded, Program, Remains, Stdio, largest_memory_bytes, not_loaded, run,
+    runtime, setup,
 };
 use crate::engine::{Staying, Warm};
 use crate::grants::Grants;
