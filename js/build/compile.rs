@@ -13,7 +13,7 @@ use crate::source::Source;
 use crate::toolchain::Toolchain;
 
 /// Stack of the engine's own C code, bytes; the engine itself keeps to less, see `STACK_BYTES` in `guest/engine.h`.
-const C_STACK_BYTES: u32 = 1 << 20;
+const C_STACK_BYTES: u32 = 512 << 10;
 
 const FLAGS: [&str; 20] = [
     "-O2",

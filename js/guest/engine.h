@@ -11,7 +11,7 @@
 /* Changes with anything below that both sides must know. */
 #define ABI_VERSION 2
 
-/* Stack a script may use of the C code that runs it, bytes; the linker gives the C code four times as much. */
+/* Stack a script may use of the C code that runs it, bytes; the linker gives the C code twice as much. */
 #define STACK_BYTES (256 << 10)
 
 /* Most characters of one console line. */

@@ -8,6 +8,7 @@
 #include "engine.h"
 
 static const char OUT_OF_MEMORY[] = "out of memory";
+static const char NO_MESSAGE[] = "Invalid error message";
 static const char STACK_OVERFLOW[] = "Maximum call stack size exceeded";
 static const char PATTERN_OVERFLOW[] = "stack overflow";
 
@@ -220,6 +221,9 @@ void failure_describe(struct reply *reply, enum ending ending, const struct text
         reply->value = text_of("Uncaught");
         reply->message = shown(error);
     }
+    /* What the engine says where there was no room for the message either. */
+    if (host_memory_refused && is(&reply->value, "InternalError") && is(&reply->message, NO_MESSAGE))
+        reply->message = text_of(OUT_OF_MEMORY);
     if (file)
         place(reply, file);
     reply->ending = ending_of(reply);

@@ -7,7 +7,7 @@
 //! each an engine for modules, one for components and one for scripts, which is to say for the JavaScript engine. All are built before the first fork: a locked worker may not
 //! open the files that building a pool looks into.
 //!
-//! Only the engine most jobs use, the one for plain modules, has a pool and maps initial memories from the artifact.
+//! Only the engine most jobs use, the one for plain modules, and that for scripts in a process that stays have a pool.
 //! The others add no mapping to the zygote and little but their linkers' tables to a worker's memory; a job of
 //! theirs pays a few system calls. Components must do without mapped initial memories, since theirs do not come
 //! from a file: Wasmtime would make a memfd for them, which no worker may.
@@ -33,6 +33,16 @@ pub const FIBER_STACK_BYTES: usize = 2 << 20;
 /// Stack for the JavaScript engine and the host functions it calls, bytes. It runs our own code, whose depth a script
 /// cannot choose beyond [`stockade_js::abi::WASM_STACK_BYTES`]; what a job does not use of it is never made.
 pub const SCRIPT_STACK_BYTES: usize = stockade_js::abi::WASM_STACK_BYTES + FIBER_STACK_BYTES;
+
+/// Memory of the JavaScript engine that a process which stays keeps from script to script, bytes, and puts back by copying:
+/// all that the engine begins with. What a script makes it grow by goes back to the kernel.
+const SCRIPT_RESIDENT_BYTES: usize = 2 << 20;
+
+/// Stack that such a process keeps, bytes: what a usual script touches. It is cleared all the same.
+const SCRIPT_STACK_RESIDENT_BYTES: usize = 64 << 10;
+
+/// Most elements of the JavaScript engine's table: its functions that are called by address, some 1,200.
+const SCRIPT_TABLE_ELEMENTS_MAX: usize = 4 << 10;
 
 /// Most linear memories of one store.
 pub const MEMORIES_MAX: u32 = 8;
@@ -92,12 +102,19 @@ pub(crate) struct Variant {
     pub(crate) script: Linker<Host>,
 }
 
+/// The engine for scripts of a process that stays, and what is linked to it.
+pub(crate) struct Staying {
+    pub(crate) engine: Engine,
+    pub(crate) linker: Linker<Host>,
+}
+
 /// A warm engine: everything that can be made before a job is known.
 pub struct Warm {
     settings: EngineSettings,
     thread_has_room: bool,
     plain: Arc<Variant>,
     metered: Arc<Variant>,
+    staying: Staying,
 }
 
 impl std::fmt::Debug for Warm {
@@ -117,11 +134,12 @@ pub fn warm(settings: &EngineSettings) -> Result<Warm, EngineError> {
     }
     let plain = Arc::new(Variant::build(settings, false)?);
     let metered = Arc::new(Variant::build(settings, true)?);
+    let staying = Staying::build()?;
     // The signal stack of the thread, which its forks inherit; without this each would map its own.
     Engine::tls_eager_initialize();
     // Its random numbers ask the processor what it can, once: in a virtual machine that is a way out of it, of 15 µs.
     drop(WasiCtxBuilder::new());
-    Ok(Warm { settings: *settings, thread_has_room: thread_has_room(), plain, metered })
+    Ok(Warm { settings: *settings, thread_has_room: thread_has_room(), plain, metered, staying })
 }
 
 impl Warm {
@@ -152,7 +170,13 @@ impl Warm {
         if metered { &self.metered } else { &self.plain }
     }
 
+    /// For scripts in a process that runs one after the other.
+    pub(crate) const fn staying(&self) -> &Staying {
+        &self.staying
+    }
+
     pub(crate) fn increment_epochs(&self) {
+        self.staying.engine.increment_epoch();
         for variant in [&self.plain, &self.metered] {
             variant.modules.increment_epoch();
             variant.components.increment_epoch();
@@ -171,14 +195,47 @@ impl Variant {
         for_components.memory_init_cow(false);
         let modules = Engine::new(&for_modules).map_err(EngineError::Build)?;
         let components = Engine::new(&for_components).map_err(EngineError::Build)?;
-        let mut for_scripts = config(metered);
-        for_scripts.max_wasm_stack(stockade_js::abi::WASM_STACK_BYTES).async_stack_size(SCRIPT_STACK_BYTES);
-        let scripts = Engine::new(&for_scripts).map_err(EngineError::Build)?;
+        let scripts = Engine::new(&config_for_scripts(metered)).map_err(EngineError::Build)?;
         let core = link_core(&modules)?;
         let component = link_component(&components)?;
         let script = link_script(&scripts)?;
         Ok(Self { modules, core, components, component, scripts, script })
     }
+}
+
+impl Staying {
+    /// With a pool of one slot, whose memory keeps its pages from script to script and is put back to what it began as:
+    /// without it each page that a script writes to is a fault of its own, more than a third of its time.
+    fn build() -> Result<Self, EngineError> {
+        let mut pool = PoolingAllocationConfig::new();
+        pool.total_component_instances(0)
+            .total_core_instances(1)
+            .total_memories(1)
+            .total_tables(1)
+            .total_stacks(1)
+            .max_memories_per_module(1)
+            .max_tables_per_module(1)
+            .table_elements(SCRIPT_TABLE_ELEMENTS_MAX)
+            .table_keep_resident(SCRIPT_TABLE_ELEMENTS_MAX * size_of::<usize>())
+            .max_memory_size(MEMORY_SLOT_BYTES)
+            .linear_memory_keep_resident(SCRIPT_RESIDENT_BYTES)
+            .async_stack_keep_resident(SCRIPT_STACK_RESIDENT_BYTES)
+            .max_unused_warm_slots(1)
+            // As for modules, see below: nothing is to be put back later than it is given up, and by nothing but copying.
+            .decommit_batch_size(1)
+            .pagemap_scan(Enabled::No);
+        let mut config = config_for_scripts(false);
+        config.async_stack_zeroing(true).allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+        let engine = Engine::new(&config).map_err(EngineError::Build)?;
+        let linker = link_script(&engine)?;
+        Ok(Self { engine, linker })
+    }
+}
+
+fn config_for_scripts(metered: bool) -> Config {
+    let mut config = config(metered);
+    config.max_wasm_stack(stockade_js::abi::WASM_STACK_BYTES).async_stack_size(SCRIPT_STACK_BYTES);
+    config
 }
 
 // Wasmtime is built without its features for parallel compilation (threads in the compile worker), protection keys

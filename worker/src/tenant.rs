@@ -7,8 +7,9 @@
 //! lock ─ RunAndStay ─ load ─ seal ─┬─ run ─ Finished ─ Run ─┐
 //!                                  └────────────────────────┘
 //! ```
-//! A job finds a store, an instance, a WASI context and a runtime of its own, and they are gone before its report goes
-//! out. What is common to all: the process, the loaded module, the pipes.
+//! A job finds a store, an instance and a WASI context of its own, and they are gone before its report goes out; a script's
+//! engine goes right after it, and before the next order is received. What is common to all: the process, the loaded module,
+//! the pipes.
 
 use std::convert::Infallible;
 use std::os::fd::OwnedFd;
@@ -69,7 +70,7 @@ pub(crate) fn serve(
     let First { mut order, artifact, input, source, mut received } = first;
     let mut given = (Some(input), source);
     let sinks = Sinks { output: output.into(), stdout: stdout_log.into(), stderr: stderr_log.into() };
-    let (kept, sealed) = match settle(locked, &order, artifact, received, warm) {
+    let (mut kept, sealed) = match settle(locked, &order, artifact, received, warm) {
         Ok(settled) => settled,
         Err(report) => {
             reply(link, &FromWorker::Finished(report));
@@ -92,6 +93,7 @@ pub(crate) fn serve(
             },
         );
         (behaviour.stayed)(&order, link);
+        kept.renew();
         if epoch::stopping() {
             exit_now(0)
         }

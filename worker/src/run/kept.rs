@@ -1,7 +1,8 @@
 //! A module that stays loaded for the jobs of one tenant.
 //!
 //! Owns: loading it once, and a store, an instance and, where something may wait, a runtime for each job.
-//! Never: keeps anything of a job: whatever was made for one is gone before its report is sent.
+//! Never: keeps anything of a job: whatever was made for one is gone before its report is sent, but for the JavaScript
+//! engine's memory, which is put back to what it began as, and belongs to a new instance, before the next order is looked at.
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -9,18 +10,20 @@ use std::time::{Duration, Instant};
 use stockade_sys::artifact::LoadedArtifact;
 use stockade_sys::epoch;
 use stockade_wire::worker::{Ending, RunOrder, RunReport};
+use tokio::runtime::Runtime;
 use wasmtime::{Engine, InstancePre};
 use wasmtime_wasi::p2::bindings::CommandPre;
 
 use super::entry::{self, Entry};
 use super::link::{choose_entry, command_may_be_entered, link_command, link_engine, link_module, open};
+use super::prepared::Live;
 use super::script::Script;
 use super::stack::Stack;
 use super::{
-    DEADLINE_MAX, Host, Interruption, Loaded, Program, Stdio, largest_memory_bytes, not_loaded, run, runtime,
-    setup,
+    DEADLINE_MAX, Host, Interruption, Loaded, Program, Remains, Stdio, largest_memory_bytes, not_loaded, run,
+    runtime, setup,
 };
-use crate::engine::Warm;
+use crate::engine::{Staying, Warm};
 use crate::grants::Grants;
 use crate::jail::Sealed;
 
@@ -31,6 +34,12 @@ pub(crate) struct Kept {
     memory_limit_bytes: u64,
     memory_bytes_max: u64,
     largest_memory_bytes: u64,
+    /// What the last script left.
+    remains: Option<Remains>,
+    /// What the next one finds: an engine that has run nothing.
+    next: Option<Live>,
+    /// What drives scripts that wait. Between two of them it knows of nothing to wait for.
+    runtime: Option<Runtime>,
 }
 
 enum Held {
@@ -46,10 +55,11 @@ enum Held {
 
 impl Held {
     fn link(warm: &Warm, order: &RunOrder, artifact: OwnedFd) -> Result<Self, Ending> {
-        let variant = warm.variant(false);
         if order.script.is_some() {
-            return Ok(Self::Engine(link_engine(variant, artifact)?));
+            let Staying { engine, linker } = warm.staying();
+            return Ok(Self::Engine(link_engine((engine, linker), artifact)?));
         }
+        let variant = warm.variant(false);
         match open(variant, artifact)? {
             LoadedArtifact::Module(module) => {
                 let stack = Stack::of(&module, warm.thread_has_room());
@@ -107,7 +117,15 @@ impl Kept {
             return Err(Ending::MemoryRefused(largest_memory_bytes));
         }
         let memory_limit_bytes = order.limits.memory_bytes;
-        Ok(Self { held, memory_limit_bytes, memory_bytes_max, largest_memory_bytes })
+        Ok(Self {
+            held,
+            memory_limit_bytes,
+            memory_bytes_max,
+            largest_memory_bytes,
+            remains: None,
+            next: None,
+            runtime: None,
+        })
     }
 
     /// The engine whose epoch ends its guests.
@@ -120,19 +138,36 @@ impl Kept {
 
     /// Runs one job that was ordered at `received`. Its deadline counts from then.
     pub(crate) fn run(
-        &self,
+        &mut self,
         _sealed: &Sealed,
         order: &RunOrder,
         received: Instant,
         stdio: Stdio,
     ) -> RunReport {
         match self.loaded(order, received) {
-            Ok(loaded) => run(loaded, Interruption::Signals, (stdio, Grants::default()), order),
+            Ok(loaded) => {
+                let (report, remains) = run(loaded, Interruption::Signals, (stdio, Grants::default()), order);
+                self.remains = remains;
+                report
+            }
             Err(ending) => not_loaded(ending, order, received),
         }
     }
 
-    fn loaded(&self, order: &RunOrder, received: Instant) -> Result<Loaded, Ending> {
+    /// Makes ready for the next order, after the report on the last: takes apart what a script left, and has an instance
+    /// of the engine for the next one. Runs no guest code.
+    pub(crate) fn renew(&mut self) {
+        let Some(Remains { store, runtime }) = self.remains.take() else { return };
+        drop(store);
+        self.runtime = runtime;
+        if let (Held::Engine(pre), Some(runtime)) = (&self.held, &self.runtime) {
+            let made = Live::new(pre, Stack::Fiber, self.memory_bytes_max, self.largest_memory_bytes);
+            // Without it the next script makes its own, or says why it cannot.
+            self.next = runtime.block_on(made);
+        }
+    }
+
+    fn loaded(&mut self, order: &RunOrder, received: Instant) -> Result<Loaded, Ending> {
         if order.limits.fuel.is_some() || order.limits.memory_bytes != self.memory_limit_bytes {
             let message = "the job's limits are not those of the worker that stays";
             return Err(Ending::SetupFailed(message.to_owned()));
@@ -142,7 +177,10 @@ impl Kept {
         let program = self.held.program(order, deadline)?;
         let runtime = match program.stack() {
             Stack::Thread => None,
-            Stack::Fiber => Some(runtime().map_err(|error| setup(&error))?),
+            Stack::Fiber => Some(match self.runtime.take() {
+                Some(runtime) => runtime,
+                None => runtime().map_err(|error| setup(&error))?,
+            }),
         };
         epoch::arm(deadline.saturating_duration_since(Instant::now())).map_err(|error| setup(&error))?;
         Ok(Loaded {
@@ -153,7 +191,7 @@ impl Kept {
             memory_bytes_max: self.memory_bytes_max,
             largest_memory_bytes: self.largest_memory_bytes,
             load: received.elapsed(),
-            live: None,
+            live: self.next.take(),
             stays: true,
         })
     }

@@ -9,7 +9,7 @@ use std::time::Instant;
 use stockade_sys::artifact::{ArtifactError, LoadedArtifact, SealedArtifact};
 use stockade_wire::worker::{Ending, LinkFault, RunOrder};
 use wasmtime::component::Component;
-use wasmtime::{InstancePre, Module, Precompiled};
+use wasmtime::{Engine, InstancePre, Linker, Module, Precompiled};
 use wasmtime_wasi::p2::bindings::CommandPre;
 
 use super::ending::{self, guest_text};
@@ -27,7 +27,7 @@ pub(super) fn link(
 ) -> Result<Program, Ending> {
     let variant = warm.variant(order.limits.fuel.is_some());
     if let Some(script) = &order.script {
-        let engine = link_engine(variant, artifact)?;
+        let engine = link_engine((&variant.scripts, &variant.script), artifact)?;
         return Ok(Program::Script { engine, script: Script::new(order, script, deadline) });
     }
     match open(variant, artifact)? {
@@ -57,11 +57,14 @@ pub(super) fn open(variant: &Variant, artifact: OwnedFd) -> Result<LoadedArtifac
 }
 
 /// The JavaScript engine, whose artifact this is: our own module, however it came here.
-pub(super) fn link_engine(variant: &Variant, artifact: OwnedFd) -> Result<InstancePre<Host>, Ending> {
+pub(super) fn link_engine(
+    (engine, linker): (&Engine, &Linker<Host>),
+    artifact: OwnedFd,
+) -> Result<InstancePre<Host>, Ending> {
     let artifact = SealedArtifact::from_fd(artifact).map_err(|error| setup(&error))?;
-    match artifact.load(&variant.scripts).map_err(|error| setup(&error))? {
+    match artifact.load(engine).map_err(|error| setup(&error))? {
         LoadedArtifact::Module(module) => {
-            variant.script.instantiate_pre(&module).map_err(|error| unknown_import(&error))
+            linker.instantiate_pre(&module).map_err(|error| unknown_import(&error))
         }
         LoadedArtifact::Component(_) => {
             Err(Ending::SetupFailed("the JavaScript engine is no component".to_owned()))

@@ -248,10 +248,24 @@ pub fn execute(loaded: Loaded, confinement: Confinement, stdio: Stdio, order: &R
         Confinement::Sealed(sealed) => (Interruption::Signals, sealed.into_grants()),
         Confinement::Developer(mode) => (Interruption::Flag { stop: mode.stop, cpu: mode.cpu }, mode.grants),
     };
-    run(loaded, interruption, (stdio, grants), order)
+    let (report, _) = run(loaded, interruption, (stdio, grants), order);
+    report
 }
 
-fn run(loaded: Loaded, interruption: Interruption, given: (Stdio, Grants), order: &RunOrder) -> RunReport {
+/// What is left of a script in a process that stays, to be taken apart when nobody waits for it: the engine's memory, and
+/// what drives it. Of the job's own descriptors, streams and texts there is none.
+struct Remains {
+    /// Its memory is put back to what it began as when this is dropped.
+    store: Store<Host>,
+    runtime: Option<Runtime>,
+}
+
+fn run(
+    loaded: Loaded,
+    interruption: Interruption,
+    given: (Stdio, Grants),
+    order: &RunOrder,
+) -> (RunReport, Option<Remains>) {
     let mut report = RunReport {
         ending: Ending::Interrupted,
         fuel: None,
@@ -263,8 +277,8 @@ fn run(loaded: Loaded, interruption: Interruption, given: (Stdio, Grants), order
         command: loaded.program.is_command(),
         usage: None,
     };
-    perform(loaded, &interruption, given, order, &mut report);
-    report
+    let remains = perform(loaded, &interruption, given, order, &mut report);
+    (report, remains)
 }
 
 /// Everything between the start of the deadline and its end. What it says goes into `report`.
@@ -274,7 +288,7 @@ fn perform(
     given: (Stdio, Grants),
     order: &RunOrder,
     report: &mut RunReport,
-) {
+) -> Option<Remains> {
     let began = Instant::now();
     let live = loaded.live.take();
     let (mut store, instance, mut exchange) = match furnish(&loaded, live, interruption, given, order) {
@@ -282,7 +296,7 @@ fn perform(
         Err(ending) => {
             report.ending = ending;
             stop_clock(interruption, report);
-            return;
+            return None;
         }
     };
     let mut instantiated = None;
@@ -309,10 +323,18 @@ fn perform(
     report.fuel = order.limits.fuel.map(|given| given.saturating_sub(store.get_fuel().unwrap_or_default()));
     report.wasm_memory_peak_bytes = store.data().ledger.peak_bytes();
     report.growth_refused = store.data().ledger.growth_refused();
-    if matches!(interruption, Interruption::Signals) && !loaded.stays {
+    match (interruption, &loaded.program) {
         // This process ends next, and the kernel takes all of it back at once: taking it apart here first would copy
         // page after page that it shares with its zygote.
-        std::mem::forget((store, exchange, loaded));
+        (Interruption::Signals, _) if !loaded.stays => {
+            std::mem::forget((store, exchange, loaded));
+            None
+        }
+        (Interruption::Signals, Program::Script { .. }) => {
+            store.data_mut().script = Side::default();
+            Some(Remains { store, runtime: loaded.runtime.take() })
+        }
+        _ => None,
     }
 }
 

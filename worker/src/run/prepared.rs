@@ -96,7 +96,9 @@ impl Prepared {
     /// # Errors
     /// With what is to be said about it.
     pub(crate) fn load_engine(warm: &Warm, artifact: OwnedFd) -> Result<Self, String> {
-        let pre = link_engine(warm.variant(false), artifact).map_err(|ending| format!("{ending:?}"))?;
+        let variant = warm.variant(false);
+        let pre = link_engine((&variant.scripts, &variant.script), artifact)
+            .map_err(|ending| format!("{ending:?}"))?;
         let largest_memory_bytes = largest_memory_bytes(Some(pre.module().resources_required()));
         let runtime = runtime().map_err(|error| error.to_string())?;
         epoch::install(pre.module().engine()).map_err(|error| error.to_string())?;
@@ -251,7 +253,7 @@ impl Prepared {
 impl Live {
     /// `None` when an instance cannot be had without running guest code, or at all: each job makes its own then, and
     /// is told what is wrong.
-    async fn new(
+    pub(super) async fn new(
         pre: &InstancePre<Host>,
         stack: Stack,
         memory_bytes_max: u64,

@@ -12,6 +12,7 @@ mod hostility;
 mod initialised;
 mod processes;
 mod rig;
+mod scripts;
 mod templates;
 mod tenants;
 mod walls;

@@ -24,7 +24,8 @@ fn run_as_a_worker(text: &str, deadline: Duration) -> RunReport {
         stdout: out().into(),
         stderr: out().into(),
     };
-    run(loaded, Interruption::Signals, (stdio, Grants::default()), &job.order)
+    let (report, _) = run(loaded, Interruption::Signals, (stdio, Grants::default()), &job.order);
+    report
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
