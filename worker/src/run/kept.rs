@@ -2,7 +2,8 @@
 //!
 //! Owns: loading it once, and a store, an instance and, where something may wait, a runtime for each job.
 //! Never: keeps anything of a job: whatever was made for one is gone before its report is sent, but for the JavaScript
-//! engine's memory, which is put back to what it began as, and belongs to a new instance, before the next order is looked at.
+//! engine's memory, which is put back to what it began as, and belongs to a new instance, before the next order is looked at;
+//! and but for what the last few scripts were and compiled to, see [`super::known`].
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
