@@ -19,6 +19,7 @@ use std::process::ExitCode;
 use std::{env, fs};
 
 use compile::Objects;
+use sha2::{Digest as _, Sha256};
 use source::Source;
 use toolchain::Toolchain;
 
@@ -57,7 +58,11 @@ fn build() -> Result<(), String> {
     }
     objects.add(&scripts)?;
     let (engine, hot) = snapshot::take(&objects.link(&source)?, &out)?;
+    let digest = out.join("engine.sha256");
+    let bytes = fs::read(&engine).map_err(|error| format!("cannot read {}: {error}", engine.display()))?;
+    compile::write_if_changed(&digest, &Sha256::digest(bytes))?;
     println!("cargo::rustc-env=STOCKADE_JS_ENGINE={}", engine.display());
+    println!("cargo::rustc-env=STOCKADE_JS_ENGINE_SHA256={}", digest.display());
     println!("cargo::rustc-env=STOCKADE_JS_ENGINE_HOT={}", hot.display());
     println!("cargo::rustc-env=STOCKADE_JS_ENGINE_VERSION={}", source.version()?);
     Ok(())

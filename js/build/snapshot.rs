@@ -159,7 +159,7 @@ impl Running {
         let (before, after, lines) = USUAL_INPUT;
         let input = [before, &USUAL_LINE.repeat(lines), after].concat();
         let version = self.asked("js_abi", &[])?;
-        let parts = ["usual.js", USUAL, "", &input, "job\0usual\0tenant\0usual\0"];
+        let parts = ["usual.js", USUAL, "", &input, "job\0usual\0tenant\0usual\0", ""];
         let lengths = parts.iter().map(|part| u32::try_from(part.len()).unwrap_or(u32::MAX));
         let mut request: Vec<u8> =
             [version, 0].into_iter().chain(lengths).flat_map(u32::to_le_bytes).collect();

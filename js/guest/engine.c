@@ -17,6 +17,7 @@ struct ours ours;
 static struct reply reply;
 static bool debugs;
 static bool profiles;
+static bool keeps;
 static void *reserve;
 bool import_refused;
 
@@ -112,9 +113,10 @@ static bool read_request(struct request *request, const uint8_t *bytes, uint32_t
     if (!bytes || length < heading || number_at(bytes) != ABI_VERSION)
         return false;
     uint32_t form = number_at(bytes + sizeof(uint32_t));
-    request->form = form & ~(uint32_t)(FORM_DEBUG | FORM_PROFILE);
+    request->form = form & ~(uint32_t)(FORM_DEBUG | FORM_PROFILE | FORM_KEEP);
     debugs = form & FORM_DEBUG;
     profiles = form & FORM_PROFILE;
+    keeps = form & FORM_KEEP;
     uint64_t at = heading;
     for (int part = 0; part < PARTS; part++) {
         uint64_t part_length = number_at(bytes + (2 + part) * sizeof(uint32_t));
@@ -203,6 +205,49 @@ static JSValue compile(const struct request *request, int flags)
     const struct text *source = &request->parts[PART_SOURCE];
     return JS_Eval(context, source->start, source->length, request->parts[PART_NAME].start,
                    flags | JS_EVAL_FLAG_COMPILE_ONLY);
+}
+
+/* What a source compiled to, as the host kept it: whether it awaits comes last. An exception that is not to be told is what
+ * comes of anything else: then the source is there. */
+static JSValue revive(const struct request *request, bool module, bool *awaits)
+{
+    const struct text *kept = &request->parts[PART_COMPILED];
+    *awaits = kept->start[kept->length - 1];
+    JSValue compiled =
+        JS_ReadObject(context, (const uint8_t *)kept->start, kept->length - 1, JS_READ_OBJ_BYTECODE);
+    if (!JS_IsException(compiled) && JS_VALUE_GET_TAG(compiled) == (module ? JS_TAG_MODULE : JS_TAG_FUNCTION_BYTECODE) &&
+        (!module || JS_ResolveModule(context, compiled) == 0))
+        return compiled;
+    JS_FreeValue(context, compiled);
+    JS_FreeValue(context, JS_GetException(context));
+    return JS_EXCEPTION;
+}
+
+/* Arrays that there are: compiling makes none but the texts of tagged templates. */
+static int64_t arrays(void)
+{
+    JSMemoryUsage usage;
+    JS_ComputeMemoryUsage(runtime, &usage);
+    return usage.array_count;
+}
+
+/* Hands the host what a source compiled to. Without it the source is compiled again. Tagged templates are read back unfrozen,
+ * which shows: a source that has any, more arrays than there were, is not kept. */
+static void keep(JSValueConst compiled, bool awaits, int64_t arrays_before)
+{
+    if (arrays() != arrays_before)
+        return;
+    size_t length;
+    uint8_t *bytes = JS_WriteObject(context, &length, compiled, JS_WRITE_OBJ_BYTECODE);
+    uint8_t *longer = bytes ? js_realloc(context, bytes, length + 1) : NULL;
+    if (longer) {
+        longer[length] = awaits;
+        host_call(OPERATION_COMPILED, longer, (uint32_t)length + 1, NULL, 0);
+        js_free(context, longer);
+        return;
+    }
+    js_free(context, bytes);
+    JS_FreeValue(context, JS_GetException(context));
 }
 
 static void define_global(const char *name, JSValue value)
@@ -359,10 +404,18 @@ static void run(const struct request *request)
 {
     bool module = request->form == FORM_MODULE || request->form == FORM_CHECK_MODULE;
     bool awaits = false;
-    JSValue compiled = module ? compile(request, JS_EVAL_TYPE_MODULE) : compile_script(request, &awaits);
+    JSValue compiled = JS_EXCEPTION;
+    if (request->parts[PART_COMPILED].length > 0)
+        compiled = revive(request, module, &awaits);
     if (JS_IsException(compiled)) {
-        not_compiled(request);
-        return;
+        int64_t arrays_before = keeps ? arrays() : 0;
+        compiled = module ? compile(request, JS_EVAL_TYPE_MODULE) : compile_script(request, &awaits);
+        if (JS_IsException(compiled)) {
+            not_compiled(request);
+            return;
+        }
+        if (keeps)
+            keep(compiled, awaits, arrays_before);
     }
     pass(PHASE_COMPILED);
     if (request->form == FORM_CHECK_SCRIPT || request->form == FORM_CHECK_MODULE) {

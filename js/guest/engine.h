@@ -9,7 +9,7 @@
 #include "quickjs.h"
 
 /* Changes with anything below that both sides must know. */
-#define ABI_VERSION 2
+#define ABI_VERSION 3
 
 /* Stack a script may use of the C code that runs it, bytes; the linker gives the C code twice as much. */
 #define STACK_BYTES (256 << 10)
@@ -45,7 +45,8 @@ IMPORT("sleep") void host_sleep(double ms);
 
 enum clock { CLOCK_OF_THE_WALL = 0, CLOCK_THAT_ONLY_GOES_ON = 1 };
 
-enum operation { OPERATION_LOG = 1, OPERATION_ENVIRONMENT = 2, OPERATION_PHASE = 3, OPERATION_LOOK = 4 };
+enum operation { OPERATION_LOG = 1, OPERATION_ENVIRONMENT = 2, OPERATION_PHASE = 3, OPERATION_LOOK = 4,
+                 OPERATION_COMPILED = 5 };
 
 /* Where a job is, for OPERATION_PHASE. */
 enum phase { PHASE_READY = 0, PHASE_COMPILED = 1, PHASE_RAN = 2, PHASE_ENDED = 3 };
@@ -57,6 +58,9 @@ enum form { FORM_SCRIPT = 0, FORM_MODULE = 1, FORM_CHECK_SCRIPT = 2, FORM_CHECK_
 
 /* Beside the form: the host is told where the script is, again and again. */
 #define FORM_PROFILE 0x200
+
+/* Beside the form: the host is handed what the source compiles to, to keep it for when it comes again. */
+#define FORM_KEEP 0x400
 
 /* What the script was doing, for OPERATION_LOOK: what is on its stack, or on the innermost part of it, or waiting. */
 enum look { LOOK_STACK = 0, LOOK_STACK_CUT = 1, LOOK_IDLE = 2 };
@@ -98,7 +102,7 @@ struct reply {
 };
 
 /* The request's parts in the order in which they come. */
-enum part { PART_NAME, PART_SOURCE, PART_ENTRY, PART_INPUT, PART_CONTEXT, PARTS };
+enum part { PART_NAME, PART_SOURCE, PART_ENTRY, PART_INPUT, PART_CONTEXT, PART_COMPILED, PARTS };
 
 struct request {
     uint32_t form;

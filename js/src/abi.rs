@@ -4,7 +4,7 @@
 //! Never: trusts that the other side agrees: [`VERSION`] is compared at run time.
 
 /// Version of the interface: [`export::ABI`] returns it.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Stack a script may use of the C code that runs it, bytes: half of what it takes to overflow this is a script's
 /// `RangeError`, not a trap.
@@ -19,6 +19,9 @@ pub(crate) const FORM_DEBUG: u32 = 0x100;
 
 /// Beside a request's form: the host is told where the script is, again and again.
 pub(crate) const FORM_PROFILE: u32 = 0x200;
+
+/// Beside a request's form: the host wants what the source compiles to.
+pub(crate) const FORM_KEEP: u32 = 0x400;
 
 /// Most bytes of a script or module.
 pub const SOURCE_BYTES_MAX: usize = 4 << 20;

@@ -1,17 +1,18 @@
 //! What the engine is asked to do.
 //!
 //! Owns: the request's layout and its bounds.
-//! Never: holds bytes that are not text: who makes a request has checked source and input.
+//! Never: holds bytes that are not text, but for what the engine itself made: who makes a request has checked source and
+//! input.
 //!
 //! ```text
-//! version u32 │ form u32 │ 5 × length u32 │ name 0 │ source 0 │ entry 0 │ input 0 │ context 0
+//! version u32 │ form u32 │ 6 × length u32 │ name 0 │ source 0 │ entry 0 │ input 0 │ context 0 │ compiled 0
 //! ```
 //! Numbers are little-endian; a length leaves the closing zero out.
 
 use crate::abi;
 
 /// Parts of a request, each with a length in its heading.
-const PARTS: usize = 5;
+const PARTS: usize = 6;
 
 /// Length of the heading, bytes.
 const HEADING_BYTES: usize = (2 + PARTS) * size_of::<u32>();
@@ -64,6 +65,21 @@ pub struct Request<'a> {
     pub debug: bool,
     /// The host is to be told where the script is, again and again, see [`crate::profile`].
     pub profile: bool,
+    /// What the source compiled to before.
+    pub compiled: Compiled<'a>,
+}
+
+/// What a source compiled to, for an engine that is to run it again. The engine believes it as it believes no source, and
+/// what it is led to by it stays in its memory: it may go to none but the source it was made of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Compiled<'a> {
+    /// Nobody knows, and nobody wants to.
+    #[default]
+    No,
+    /// The host is to be told, see [`crate::door::Call::Compiled`].
+    Wanted,
+    /// This. The source must be the same byte for byte, and so must its name and whether it is a module.
+    Kept(&'a [u8]),
 }
 
 /// Why a request cannot be made.
@@ -107,7 +123,7 @@ pub enum RequestError {
 #[derive(Debug)]
 pub struct Encoded<'a> {
     form: u32,
-    parts: [&'a str; PARTS],
+    parts: [&'a [u8]; PARTS],
     bytes: u32,
 }
 
@@ -161,7 +177,14 @@ impl Request<'_> {
         }
         let form = if self.debug { form | abi::FORM_DEBUG } else { form };
         let form = if self.profile { form | abi::FORM_PROFILE } else { form };
-        let parts = [self.name, self.source, entry, self.input, context];
+        let (form, compiled) = match self.compiled {
+            Compiled::No => (form, &[][..]),
+            Compiled::Wanted => (form | abi::FORM_KEEP, &[][..]),
+            Compiled::Kept(compiled) => (form, compiled),
+        };
+        let [name, source, entry, input, context] =
+            [self.name, self.source, entry, self.input, context].map(str::as_bytes);
+        let parts = [name, source, entry, input, context, compiled];
         let bytes = parts
             .iter()
             .try_fold(HEADING_BYTES, |sum, part| sum.checked_add(part.len())?.checked_add(1))
@@ -203,7 +226,7 @@ impl Encoded<'_> {
             put(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_le_bytes());
         }
         for part in self.parts {
-            put(part.as_bytes());
+            put(part);
             put(&[0]);
         }
         Ok(())
@@ -223,6 +246,7 @@ mod tests {
             context: Context { job: "j", tenant: "t", deadline_ms: Some(7), ..Context::default() },
             debug: false,
             profile: false,
+            compiled: Compiled::Kept(b"\x01\0"),
         }
     }
 
@@ -234,11 +258,13 @@ mod tests {
         let mut bytes = vec![0xff; encoded.bytes() as usize];
         encoded.write(&mut bytes).unwrap();
         let mut expected = Vec::new();
-        for number in [2u32, 1, 4, 1, 1, 2, 26] {
+        for number in [3u32, 1, 4, 1, 1, 2, 26, 2] {
             expected.extend(number.to_le_bytes());
         }
-        expected.extend(b"a.js\x001\0f\0[]\0job\0j\0tenant\0t\0deadline\x007\0\0");
+        expected.extend(b"a.js\x001\0f\0[]\0job\0j\0tenant\0t\0deadline\x007\0\0\x01\0\0");
         assert_eq!(bytes, expected);
+        let wanted = Request { compiled: Compiled::Wanted, ..request.clone() };
+        assert_eq!(wanted.encoded(&context).unwrap().form, 0x401);
         assert!(matches!(encoded.write(&mut bytes[1..]), Err(RequestError::Room { .. })));
     }
 

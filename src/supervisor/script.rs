@@ -5,7 +5,6 @@
 
 use std::sync::{Arc, LazyLock};
 
-use sha2::{Digest as _, Sha256};
 use stockade_wire::job::{Blame, Digest, Outcome, ScriptError, Verdict};
 use stockade_wire::limits::GUEST_TEXT_BYTES_MAX;
 use stockade_wire::worker::{Ending, RunReport, ScriptFault, ScriptOrder};
@@ -27,7 +26,7 @@ pub(super) struct Engine {
 const MORE_MEMORY: &str = ": the script needs more memory than the job may have; give it more with --memory";
 
 static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine {
-    digest: Sha256::digest(stockade_js::ENGINE_WASM).into(),
+    digest: *stockade_js::ENGINE_SHA256,
     module: Arc::new(Module::Bytes(stockade_js::ENGINE_WASM.to_vec())),
 });
 
@@ -113,6 +112,8 @@ fn sentence(error: &ScriptError) -> String {
 
 #[cfg(test)]
 mod tests {
+    use sha2::{Digest as _, Sha256};
+
     use super::*;
 
     #[test]
@@ -135,6 +136,7 @@ mod tests {
     #[test]
     fn engine_is_the_module_that_was_built() {
         assert_eq!(engine().module.read().unwrap(), stockade_js::ENGINE_WASM);
+        assert_eq!(engine().digest, Digest::from(Sha256::digest(stockade_js::ENGINE_WASM)));
         assert!(!engine().module.is_text().unwrap());
     }
 }

@@ -4,6 +4,7 @@
 //! Never: changes a byte.
 
 use std::ffi::c_void;
+use std::num::NonZero;
 use std::ptr::NonNull;
 
 use nix::errno::Errno;
@@ -26,6 +27,17 @@ pub fn for_writing(bytes: &mut [u8]) -> Result<(), Errno> {
     populate(NonNull::from(bytes), libc::MADV_POPULATE_WRITE)
 }
 
+/// Has the kernel make the pages of a stack private and writable: those that the last `bytes` below `address` are in, a
+/// place on that stack. What is there is not changed.
+///
+/// # Errors
+/// As [`for_reading`]; and where there is no memory, of which then nothing is made.
+pub fn stack_below(address: usize, bytes: usize) -> Result<(), Errno> {
+    let start = NonZero::new(address.saturating_sub(bytes)).ok_or(Errno::EINVAL)?;
+    let start = NonNull::without_provenance(start);
+    populate(NonNull::slice_from_raw_parts(start, bytes.min(address)), libc::MADV_POPULATE_WRITE)
+}
+
 fn populate(bytes: NonNull<[u8]>, advice: i32) -> Result<(), Errno> {
     let page_bytes = match sysconf(SysconfVar::PAGE_SIZE) {
         Ok(Some(bytes)) => usize::try_from(bytes).unwrap_or(usize::MAX),
@@ -35,7 +47,8 @@ fn populate(bytes: NonNull<[u8]>, advice: i32) -> Result<(), Errno> {
     let start = bytes.cast::<u8>().as_ptr().wrapping_sub(before).cast::<c_void>();
     // SAFETY: madvise with MADV_POPULATE_READ or MADV_POPULATE_WRITE, the two that the callers above name, has no
     // precondition on memory: it faults pages in as an access would and changes neither content nor protection; outside a
-    // mapping it fails. The range is that of a slice that is borrowed for the call, rounded down to its first page.
+    // mapping it fails. Of the range it is asked only that it begins with a page, to which it is rounded down: nothing is read
+    // or written through it here.
     let done = unsafe { libc::madvise(start, bytes.len().saturating_add(before), advice) };
     Errno::result(done).map(drop)
 }
@@ -54,5 +67,18 @@ mod tests {
             Err(errno) => panic!("{errno}"),
         }
         assert!(bytes.iter().all(|byte| *byte == 7));
+    }
+
+    #[test]
+    fn stack_that_is_populated_holds_what_it_held() {
+        let marks = [7_u8; 8 << 10];
+        let end = marks.as_ptr_range().end.addr();
+        match stack_below(end, marks.len()) {
+            Ok(()) => {}
+            Err(Errno::EINVAL) => println!("not run: this kernel does not populate (before Linux 5.14)"),
+            Err(errno) => panic!("{errno}"),
+        }
+        assert!(std::hint::black_box(marks).iter().all(|byte| *byte == 7));
+        assert_eq!(stack_below(0, 1), Err(Errno::EINVAL));
     }
 }

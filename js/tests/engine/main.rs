@@ -8,6 +8,7 @@
     reason = "a test: a panic is how it fails"
 )]
 
+mod compiled;
 mod errors;
 mod hostile;
 mod platform;

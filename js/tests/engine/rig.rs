@@ -7,7 +7,7 @@ use stockade_js::abi::{self, export, import};
 use stockade_js::door::{self, Call, Level, Phase};
 use stockade_js::profile::{CpuProfile, Looks};
 use stockade_js::reply::{self, Failure, Fault, Reply};
-use stockade_js::request::{Context, Form, Request};
+use stockade_js::request::{Compiled, Context, Form, Request};
 use wasmtime::{
     Caller, Config, Engine, Extern, Instance, Linker, Memory, Module, ResourceLimiter, Store, Trap,
     UpdateDeadline,
@@ -29,9 +29,11 @@ pub(crate) struct Outcome {
     /// How long it slept, which took no time.
     pub(crate) slept_ms: f64,
     pub(crate) profile: CpuProfile,
+    /// What the source compiled to, of a request that asked.
+    pub(crate) compiled: Option<Vec<u8>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) enum End {
     Output(String),
     Failed(Failure),
@@ -76,8 +78,16 @@ pub(crate) struct Job<'a> {
 impl<'a> Job<'a> {
     pub(crate) fn new(source: &'a str, form: Form<'a>) -> Self {
         let context = Context { job: "J", request: Some("R"), tenant: "T", ..Context::default() };
-        let request =
-            Request { name: "script.js", source, form, input: "", context, debug: false, profile: false };
+        let request = Request {
+            name: "script.js",
+            source,
+            form,
+            input: "",
+            context,
+            debug: false,
+            profile: false,
+            compiled: Compiled::No,
+        };
         Self {
             request,
             memory_bytes_max: 64 << 20,
@@ -125,6 +135,7 @@ impl<'a> Job<'a> {
             phases: host.phases,
             growth_refused: host.growth_refused,
             slept_ms: host.slept_us / 1000.0,
+            compiled: host.compiled,
             profile: host.looks.profile(host.began.map_or(Duration::ZERO, |began| began.elapsed())),
         }
     }
@@ -157,6 +168,7 @@ struct Host {
     began: Option<Instant>,
     slept_us: f64,
     chance: u64,
+    compiled: Option<Vec<u8>>,
 }
 
 impl ResourceLimiter for Host {
@@ -323,6 +335,7 @@ fn call(
                 let at = host.began.get_or_insert_with(Instant::now).elapsed();
                 host.reply = door::next_look(host.looks.take(look, at));
             }
+            Ok(Call::Compiled(compiled)) => host.compiled = Some(compiled.to_vec()),
             Err(_) => return door::REFUSED,
         }
     }

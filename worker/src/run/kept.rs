@@ -2,7 +2,8 @@
 //!
 //! Owns: loading it once, and a store, an instance and, where something may wait, a runtime for each job.
 //! Never: keeps anything of a job: whatever was made for one is gone before its report is sent, but for the JavaScript
-//! engine's memory, which is put back to what it began as, and belongs to a new instance, before the next order is looked at.
+//! engine's memory, which is put back to what it began as, and belongs to a new instance, before the next order is looked at;
+//! and but for what the last few scripts were and compiled to, see [`super::known`].
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use wasmtime::{Engine, InstancePre};
 use wasmtime_wasi::p2::bindings::CommandPre;
 
 use super::entry::{self, Entry};
+use super::known::Known;
 use super::link::{choose_entry, command_may_be_entered, link_command, link_engine, link_module, open};
 use super::prepared::Live;
 use super::script::Script;
@@ -40,6 +42,8 @@ pub(crate) struct Kept {
     next: Option<Live>,
     /// What drives scripts that wait. Between two of them it knows of nothing to wait for.
     runtime: Option<Runtime>,
+    /// The scripts that ran here, unless there is one that has them.
+    known: Option<Known>,
 }
 
 enum Held {
@@ -125,6 +129,7 @@ impl Kept {
             remains: None,
             next: None,
             runtime: None,
+            known: Some(Known::default()),
         })
     }
 
@@ -157,9 +162,10 @@ impl Kept {
     /// Makes ready for the next order, after the report on the last: takes apart what a script left, and has an instance
     /// of the engine for the next one. Runs no guest code.
     pub(crate) fn renew(&mut self) {
-        let Some(Remains { store, runtime }) = self.remains.take() else { return };
+        let Some(Remains { store, runtime, known }) = self.remains.take() else { return };
         drop(store);
         self.runtime = runtime;
+        self.known = known;
         if let (Held::Engine(pre), Some(runtime)) = (&self.held, &self.runtime) {
             let made = Live::new(pre, Stack::Fiber, self.memory_bytes_max, self.largest_memory_bytes);
             // Without it the next script makes its own, or says why it cannot.
@@ -174,7 +180,7 @@ impl Kept {
         }
         let wanted = Duration::from_micros(order.limits.deadline_us).min(DEADLINE_MAX);
         let deadline = received + wanted;
-        let program = self.held.program(order, deadline)?;
+        let mut program = self.held.program(order, deadline)?;
         let runtime = match program.stack() {
             Stack::Thread => None,
             Stack::Fiber => Some(match self.runtime.take() {
@@ -183,6 +189,9 @@ impl Kept {
             }),
         };
         epoch::arm(deadline.saturating_duration_since(Instant::now())).map_err(|error| setup(&error))?;
+        if let Program::Script { script, .. } = &mut program {
+            script.known = self.known.take();
+        }
         Ok(Loaded {
             engine: self.engine().clone(),
             program,

@@ -22,6 +22,7 @@ pub(crate) struct Ledger {
     growth_refused: bool,
     instantiating: bool,
     minimum_refused_bytes: Option<u64>,
+    stack_address: usize,
 }
 
 impl Ledger {
@@ -36,7 +37,14 @@ impl Ledger {
             growth_refused: false,
             instantiating: true,
             minimum_refused_bytes: None,
+            stack_address: 0,
         }
+    }
+
+    /// A place on the stack on which the guest's first memory was made, and on which the guest will run: close to where it
+    /// begins. 0 before that.
+    pub(crate) const fn stack_address(&self) -> usize {
+        self.stack_address
     }
 
     /// The account of a guest that was instantiated before its limit was known; `None` when it holds more than that.
@@ -113,6 +121,9 @@ impl ResourceLimiter for Ledger {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
+        if self.instantiating {
+            self.stack_address = std::ptr::from_ref(&maximum).addr();
+        }
         // What its own maximum forbids is the module's doing and is not counted.
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);

@@ -14,6 +14,7 @@ mod entry;
 mod function;
 mod host;
 mod kept;
+mod known;
 mod ledger;
 mod link;
 mod poll;
@@ -57,6 +58,7 @@ use ending::guest_text;
 use entry::Entry;
 use function::Input;
 use host::Streams;
+use known::Known;
 use ledger::Ledger;
 use link::link;
 use prepared::{Existing, Live};
@@ -258,6 +260,8 @@ struct Remains {
     /// Its memory is put back to what it began as when this is dropped.
     store: Store<Host>,
     runtime: Option<Runtime>,
+    /// The script that ran, and those before it.
+    known: Option<Known>,
 }
 
 fn run(
@@ -301,9 +305,10 @@ fn perform(
     };
     let mut instantiated = None;
     if !already_over(interruption, loaded.deadline) {
-        let Loaded { program, runtime, deadline, .. } = &loaded;
+        let Loaded { program, runtime, deadline, .. } = &mut loaded;
+        let stack = program.stack();
         let work = drive(program, &mut store, instance, &mut exchange, &mut instantiated);
-        let done = match (program.stack(), interruption, runtime) {
+        let done = match (stack, interruption, runtime) {
             // Nothing waits, so only the guest has to be stopped, and the signals do that.
             (Stack::Thread, Interruption::Signals, _) | (_, _, None) => at_once(work),
             (_, _, Some(runtime)) => runtime.block_on(until(work, *deadline, interruption)),
@@ -323,16 +328,16 @@ fn perform(
     report.fuel = order.limits.fuel.map(|given| given.saturating_sub(store.get_fuel().unwrap_or_default()));
     report.wasm_memory_peak_bytes = store.data().ledger.peak_bytes();
     report.growth_refused = store.data().ledger.growth_refused();
-    match (interruption, &loaded.program) {
+    match (interruption, &mut loaded.program) {
         // This process ends next, and the kernel takes all of it back at once: taking it apart here first would copy
         // page after page that it shares with its zygote.
         (Interruption::Signals, _) if !loaded.stays => {
             std::mem::forget((store, exchange, loaded));
             None
         }
-        (Interruption::Signals, Program::Script { .. }) => {
+        (Interruption::Signals, Program::Script { script, .. }) => {
             store.data_mut().script = Side::default();
-            Some(Remains { store, runtime: loaded.runtime.take() })
+            Some(Remains { store, runtime: loaded.runtime.take(), known: script.known.take() })
         }
         _ => None,
     }
@@ -502,7 +507,7 @@ async fn until<F: Future>(work: F, deadline: Instant, interruption: &Interruptio
 
 /// Instantiates, unless there is an instance, and calls. The moment between the two is written to `instantiated`.
 async fn drive(
-    program: &Program,
+    program: &mut Program,
     store: &mut Store<Host>,
     existing: Option<Existing>,
     exchange: &mut Exchange,
@@ -519,7 +524,7 @@ async fn drive(
         Program::Script { engine, script } => {
             let instance = match existing {
                 Some(existing) => existing.instance,
-                None => program.stack().instantiate(engine, &mut *store).await?,
+                None => Stack::Fiber.instantiate(engine, &mut *store).await?,
             };
             store.data_mut().ledger.instantiated();
             *instantiated = Some(Instant::now());

@@ -53,6 +53,17 @@ pub(super) struct Existing {
     pub(super) initialised: bool,
 }
 
+/// What a usual script touches of its fiber's stack, of the thread's own, and of the allocator's memory, bytes.
+const FIBER_BYTES: usize = 24 << 10;
+const STACK_BYTES: usize = 16 << 10;
+const HEAP_BYTES: usize = 24 << 10;
+
+/// Writes to the stack below the caller's frame.
+#[inline(never)]
+fn touch_stack() {
+    std::hint::black_box(&mut [1_u8; STACK_BYTES]);
+}
+
 impl Prepared {
     /// Loads and links `artifact`, which must be a plain (unmetered) core module. Needs leave to make memory
     /// executable.
@@ -126,7 +137,11 @@ impl Prepared {
         let _ = populate::for_reading(self.pre.module().text());
         if let Some(Live { store, existing, .. }) = &mut self.live {
             script::populate(store, existing.instance);
+            let _ = populate::stack_below(store.data().ledger.stack_address(), FIBER_BYTES);
         }
+        touch_stack();
+        // The allocator hands the same memory out again.
+        drop(std::hint::black_box(vec![1_u8; HEAP_BYTES]));
     }
 
     fn instantiate(&mut self) {

@@ -11,7 +11,7 @@ use stockade_js::abi::{self, export, import};
 use stockade_js::door::{self, Call};
 use stockade_js::profile::Looks;
 use stockade_js::reply::{self, Failure, Fault, Reply};
-use stockade_js::request::{Context, Form, Request, RequestError};
+use stockade_js::request::{Compiled, Context, Form, Request, RequestError};
 use stockade_sys::populate;
 use stockade_wire::job::{Purpose, ScriptError};
 use stockade_wire::limits::INPUT_BYTES_MAX;
@@ -23,6 +23,7 @@ use wasmtime::{
 use super::ending::guest_text;
 use super::function::{Input, deliver};
 use super::host::HostError;
+use super::known::{Found, Known};
 use super::script_log::ScriptLog;
 use super::{Host, Sink, poll};
 
@@ -41,6 +42,9 @@ pub(crate) struct Side {
     looks: Option<(Looks, Instant)>,
     /// The last reply, for a script that had too little room for it.
     reply: Vec<u8>,
+    /// What the source compiled to is to be kept, once.
+    wants_compiled: bool,
+    compiled: Option<Vec<u8>>,
 }
 
 impl Side {
@@ -50,7 +54,7 @@ impl Side {
         let debugs = matches!(purpose, Some(Purpose::Debug | Purpose::Profile));
         let log = ScriptLog::new(stdout, stderr, debugs.then_some(now));
         let looks = (purpose == Some(Purpose::Profile)).then(|| (Looks::default(), now));
-        Self { log: Some(log), environment: order.environment.clone(), looks, reply: Vec::new() }
+        Self { log: Some(log), environment: order.environment.clone(), looks, ..Self::default() }
     }
 
     /// Writes what there is to say of a script once it is over, however it ended.
@@ -83,6 +87,13 @@ impl Side {
                 Ok(reply) => reply,
                 Err(_) => return door::REFUSED,
             },
+            Ok(Call::Compiled(compiled)) => {
+                if !std::mem::take(&mut self.wants_compiled) {
+                    return door::REFUSED;
+                }
+                self.compiled = Some(compiled.to_vec());
+                Vec::new()
+            }
             Err(_) => return door::REFUSED,
         };
         self.reply = reply;
@@ -97,6 +108,8 @@ pub(super) struct Script {
     entry: Option<String>,
     order: ScriptOrder,
     deadline: Instant,
+    /// What ran before in a process that stays.
+    pub(super) known: Option<Known>,
 }
 
 /// What goes into one.
@@ -108,12 +121,18 @@ pub(super) struct Given<'a> {
 
 impl Script {
     pub(super) fn new(order: &RunOrder, script: &ScriptOrder, deadline: Instant) -> Self {
-        Self { name: order.name.clone(), entry: order.entry.clone(), order: script.clone(), deadline }
+        Self {
+            name: order.name.clone(),
+            entry: order.entry.clone(),
+            order: script.clone(),
+            deadline,
+            known: None,
+        }
     }
 
     /// Runs it in an engine that has run nothing yet. Its instances begin set up.
     pub(super) async fn run(
-        &self,
+        &mut self,
         store: &mut Store<Host>,
         instance: Instance,
         given: Given<'_>,
@@ -123,7 +142,22 @@ impl Script {
             (Err(ending), _) | (_, Err(ending)) => return Ok(ending),
         };
         let memory = memory(store, instance)?;
-        let handed = self.hand_over(store, (instance, memory), self.request(&source, &input)).await?;
+        let found = match &mut self.known {
+            Some(known) if self.order.purpose == Purpose::Run => {
+                known.look(&self.name, self.entry.is_some(), &source)
+            }
+            Some(_) | None => Found::Nothing,
+        };
+        store.data_mut().script.wants_compiled = found == Found::Again;
+        let request = Request {
+            compiled: match &found {
+                Found::Nothing => Compiled::No,
+                Found::Again => Compiled::Wanted,
+                Found::Compiled(compiled) => Compiled::Kept(compiled),
+            },
+            ..self.request(&source, &input)
+        };
+        let handed = self.hand_over(store, (instance, memory), request).await?;
         // The engine has its own copy, and the process may hold only so much.
         drop((source, input));
         let asked = match handed {
@@ -131,6 +165,9 @@ impl Script {
             Err(ending) => return Ok(ending),
         };
         let replied = call(store, instance, export::RUN, asked).await?;
+        if let (Some(known), Some(compiled)) = (&mut self.known, store.data_mut().script.compiled.take()) {
+            known.keep(compiled);
+        }
         Ok(match reply::read(memory.data(&*store), replied) {
             Ok(Reply::Output(text)) => deliver(given.output, text.as_bytes()),
             Ok(Reply::Failure(failure)) => ended(*failure),
@@ -179,6 +216,7 @@ impl Script {
             },
             debug: matches!(self.order.purpose, Purpose::Debug | Purpose::Profile),
             profile: self.order.purpose == Purpose::Profile,
+            compiled: Compiled::No,
         }
     }
 

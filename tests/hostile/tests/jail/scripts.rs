@@ -1,6 +1,6 @@
 //! Scripts in a worker that stays: the memory of their engine is used again, and put back to what it began as.
 //!
-//! What stands for the engine here looks at every word of its memory, which no script could.
+//! What stands for the engine here looks at every word of its memory, and hands over what it likes, as no script could.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -63,17 +63,21 @@ impl Tenant {
 
     /// What the engine answers, and how it ends.
     fn run(&mut self, purpose: Purpose) -> (String, Ending) {
+        self.run_source(&run_order(None), "1", purpose)
+    }
+
+    fn run_source(&mut self, order: &RunOrder, source: &str, purpose: Purpose) -> (String, Ending) {
         let script = ScriptOrder {
-            source_bytes: 1,
+            source_bytes: source.len() as u64,
             job: "job".to_owned(),
             tenant: "tenant".to_owned(),
             traceparent: None,
             request_id: None,
             purpose,
         };
-        let order = RunOrder { script: Some(script), ..run_order(None) };
+        let order = RunOrder { script: Some(script), ..order.clone() };
         let (input, source) =
-            (memfd::sealed("input", b"{}").unwrap(), memfd::sealed("source", b"1").unwrap());
+            (memfd::sealed("input", b"{}").unwrap(), memfd::sealed("source", source.as_bytes()).unwrap());
         match self.artifact.take() {
             Some(artifact) => {
                 let fds = [artifact.as_fd(), input.as_fd(), source.as_fd()];
@@ -125,5 +129,55 @@ fn what_is_other_than_it_was_in_an_engine_is_found() {
         assert_ne!(engine, LOOKS_THEN_LEAVES, "{from}");
         let mut tenant = Tenant::of(&rig, &engine);
         assert_eq!(tenant.run(Purpose::Run), (found.to_owned(), Ending::Exited(0)), "{to}");
+    }
+}
+
+/// Tries to have a byte kept, the source's first, and answers with what it was given of such: nothing, or that byte; and
+/// whether it was taken.
+const HANDS_OVER: &str = r#"(module
+  (import "stockade_js" "call" (func $call (param i32 i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (func (export "js_abi") (result i32) (i32.const 0))
+  (func (export "js_reserve") (param i32) (result i32) (i32.const 4096))
+  (func (export "js_run") (param $request i32) (param i32) (result i32) (local $source i32) (local $kept i32)
+    (local.set $source (i32.add (i32.add (local.get $request) (i32.const 33))
+      (i32.load offset=8 (local.get $request))))
+    (local.set $kept (i32.add (i32.add (local.get $source) (i32.const 4))
+      (i32.add (i32.add (i32.load offset=12 (local.get $request)) (i32.load offset=16 (local.get $request)))
+        (i32.add (i32.load offset=20 (local.get $request)) (i32.load offset=24 (local.get $request))))))
+    (i32.store8 (i32.const 0) (i32.const 45))
+    (if (i32.load offset=28 (local.get $request))
+      (then (i32.store8 (i32.const 0) (i32.load8_u (local.get $kept)))))
+    (i32.store8 (i32.const 1) (select (i32.const 121) (i32.const 110)
+      (i32.ge_s (call $call (i32.const 5) (local.get $source) (i32.const 1) (i32.const 0) (i32.const 0)) (i32.const 0))))
+    (i32.store (i32.const 80) (i32.const 2))
+    (i32.const 64)))"#;
+
+#[test]
+fn what_an_engine_compiled_a_script_to_is_given_to_no_other_script() {
+    let rig = Rig::start();
+    let mut tenant = Tenant::of(&rig, HANDS_OVER);
+    let mut run = |order: &RunOrder, source: &str, purpose: Purpose| {
+        let (said, ending) = tenant.run_source(order, source, purpose);
+        assert_eq!(ending, Ending::Exited(0));
+        said
+    };
+    let plain = run_order(None);
+    // Taken once, from the second run, and had from the third on.
+    let thrice = |run: &mut dyn FnMut(&RunOrder, &str, Purpose) -> String, order: &RunOrder, source: &str| {
+        [0; 3].map(|_| run(order, source, Purpose::Run))
+    };
+    assert_eq!(thrice(&mut run, &plain, "a1"), ["-n", "-y", "an"]);
+    let renamed = RunOrder { name: "other.js".to_owned(), ..plain.clone() };
+    for (order, source, first) in
+        [(&plain, "b1", 'b'), (&plain, "a2", 'a'), (&renamed, "a1", 'a'), (&run_order(Some("f")), "a1", 'a')]
+    {
+        let kept = format!("{first}n");
+        assert_eq!(thrice(&mut run, order, source), ["-n", "-y", kept.as_str()], "{source}");
+    }
+    assert_eq!(run(&plain, "a1", Purpose::Run), "an", "it is still there");
+    // Who debugs has it compiled before their eyes.
+    for purpose in [Purpose::Debug, Purpose::Profile, Purpose::Check] {
+        assert_eq!(run(&plain, "a1", purpose), "-n", "{purpose:?}");
     }
 }
