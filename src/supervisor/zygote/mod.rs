@@ -300,7 +300,8 @@ impl Keeper {
             if forks >= soon && starting.is_empty() {
                 self.state.starts.set(self.state.starts.get() + 1);
                 let (settings, graveyard) = (self.settings.clone(), Rc::clone(&self.graveyard));
-                starting.spawn_local(async move { Process::start(&settings, &graveyard).await.map(Box::new) });
+                starting
+                    .spawn_local(async move { Process::start(&settings, &graveyard).await.map(Box::new) });
             }
             let request = tokio::select! {
                 biased;

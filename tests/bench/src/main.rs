@@ -12,13 +12,13 @@ use clap::Parser;
 use stockade_bench::jobs::Job;
 use stockade_bench::load::Effort;
 use stockade_bench::plot::svg;
+use stockade_bench::procfs::{self, Processors};
 use stockade_bench::publish::publish;
 use stockade_bench::report::{Load, Report, SCHEMA};
 use stockade_bench::rivals::Tools;
 use stockade_bench::rows::{Bench, all, failed, is_asked_for, run};
 use stockade_bench::scale::Extent;
 use stockade_bench::table::{Style, render};
-use stockade_bench::procfs::{self, Processors};
 use stockade_bench::{drive, floors, machine, ratios, scale};
 use stockade_wire::job::Isolation;
 

@@ -122,7 +122,8 @@ impl Processors {
     fn of(stat: &str) -> Self {
         let line = stat.lines().next().and_then(|line| line.strip_prefix("cpu ")).unwrap_or_default();
         // User, nice, system, idle, waiting, interrupts, soft interrupts, stolen; what guests took is in the first two.
-        let ticks: Vec<u64> = line.split_whitespace().take(8).filter_map(|ticks| ticks.parse().ok()).collect();
+        let ticks: Vec<u64> =
+            line.split_whitespace().take(8).filter_map(|ticks| ticks.parse().ok()).collect();
         Self { all: ticks.iter().sum(), stolen: ticks.get(7).copied().unwrap_or_default() }
     }
 
