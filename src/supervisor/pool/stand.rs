@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use stockade_wire::limits::FORKS_MAX;
 use tokio::sync::{Notify, oneshot};
 
 use super::PoolError;
@@ -97,9 +98,12 @@ impl Stand {
     /// made in portions, so that most jobs have the processors to themselves.
     pub(super) fn missing(&self, all: &Ready, prepared: usize, now: Instant) -> usize {
         let waiting = self.waiting().saturating_sub(self.coming.get());
-        if waiting > 0 {
-            // They are taken at once, and are none of those that stand ready.
-            return waiting;
+        match waiting {
+            0 => {}
+            // It is taken at once, and is none of those that stand ready.
+            1 => return waiting,
+            // Where several wait, others are about to: forks of one order cost less than as many orders.
+            _ => return waiting.max(FORKS_MAX),
         }
         let (target, there) = (self.target(all, now), self.len_soon());
         let due = there < target && there <= target / 2 && all.admits_prepared(prepared);

@@ -256,7 +256,7 @@ enum Over {
     /// The supervisor wants no more workers.
     Stopping,
     /// It served its number of forks, and this is the next.
-    Retired(Result<(Process, WarmReport), ZygoteError>),
+    Retired(Result<Box<(Process, WarmReport)>, ZygoteError>),
     /// It died, hung or misbehaved.
     Failed,
 }
@@ -270,7 +270,7 @@ impl Keeper {
                 Over::Stopping => return,
                 Over::Retired(next) => {
                     tracing::debug!("zygote retired; a fresh one has a new address layout");
-                    if let Some(next) = self.admitted(next) {
+                    if let Some(next) = self.admitted(next.map(|next| *next)) {
                         process = next;
                         continue;
                     }
@@ -300,7 +300,8 @@ impl Keeper {
             if forks >= soon && starting.is_empty() {
                 self.state.starts.set(self.state.starts.get() + 1);
                 let (settings, graveyard) = (self.settings.clone(), Rc::clone(&self.graveyard));
-                starting.spawn_local(async move { Process::start(&settings, &graveyard).await });
+                starting
+                    .spawn_local(async move { Process::start(&settings, &graveyard).await.map(Box::new) });
             }
             let request = tokio::select! {
                 biased;

@@ -14,7 +14,7 @@ use crate::daemon::Home;
 use crate::floors::echo;
 use crate::jobs::Job;
 use crate::load::{Effort, closed_loop, one_at_a_time, round};
-use crate::procfs::own_cpu_time;
+use crate::procfs::{Processors, own_cpu_time};
 use crate::stockade::DEFAULTS;
 
 /// Jobs before anything is measured: the module is held ready by then.
@@ -42,6 +42,7 @@ pub fn drive(
         client.run_prepared(&prepared)?;
     }
     let (own, all) = (own_cpu_time(daemon.pid()), daemon.cpu_time());
+    let processors = Processors::now();
     let connect = || {
         let mut client = Connection::open(daemon.socket())?;
         let prepared = &prepared;
@@ -57,13 +58,14 @@ pub fn drive(
     let echo = echo(&effort.few(), 2)?;
     Ok(format!(
         "{clients} clients: {} jobs a second, median {} µs, p99 {} µs; CPU a job {all} µs, of which the supervisor {supervisor} µs; \
-         one client, {:?} apart: median {} µs, p99 {} µs; two-hop echo the same way {} µs\n",
+         one client, {:?} apart: median {} µs, p99 {} µs; two-hop echo the same way {} µs; {:.1} % of the processors' time kept by the host\n",
         seen.per_second,
         seen.p50_us.unwrap_or_default(),
         seen.p99_us.unwrap_or_default(),
         effort.pause,
         apart.p50().unwrap_or_default(),
         apart.p99().unwrap_or_default(),
-        echo.p50().unwrap_or_default()
+        echo.p50().unwrap_or_default(),
+        Processors::now().stolen_percent_since(processors),
     ))
 }

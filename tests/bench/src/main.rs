@@ -12,13 +12,14 @@ use clap::Parser;
 use stockade_bench::jobs::Job;
 use stockade_bench::load::Effort;
 use stockade_bench::plot::svg;
+use stockade_bench::procfs::{self, Processors};
 use stockade_bench::publish::publish;
 use stockade_bench::report::{Load, Report, SCHEMA};
 use stockade_bench::rivals::Tools;
 use stockade_bench::rows::{Bench, all, failed, is_asked_for, run};
 use stockade_bench::scale::Extent;
 use stockade_bench::table::{Style, render};
-use stockade_bench::{drive, floors, machine, procfs, ratios, scale};
+use stockade_bench::{drive, floors, machine, ratios, scale};
 use stockade_wire::job::Isolation;
 
 /// The repository that this was built in.
@@ -172,7 +173,7 @@ fn measure(arguments: &Arguments) -> io::Result<Report> {
     let everything = arguments.all || arguments.publish;
     let parts = arguments.scale || arguments.million;
     let taken = machine::now();
-    let before = procfs::load();
+    let (before, processors) = (procfs::load(), Processors::now());
     let rows = if parts { Vec::new() } else { run(&bench, &rows, &tell) };
     let scale = if arguments.scale || everything {
         scale::scale(&bench.stockade, if quick { Extent::QUICK } else { Extent::FULL }, &tell)?
@@ -190,7 +191,11 @@ fn measure(arguments: &Arguments) -> io::Result<Report> {
         quick,
         rounds: bench.rounds,
         machine: machine::machine(),
-        load: Load { before, after: procfs::load() },
+        load: Load {
+            before,
+            after: procfs::load(),
+            stolen_percent: Processors::now().stolen_percent_since(processors),
+        },
         versions: machine::versions(&bench.stockade, &bench.tools),
         ratios: if parts { Vec::new() } else { ratios::of(&rows) },
         rows,

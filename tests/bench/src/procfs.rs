@@ -105,6 +105,36 @@ pub fn load() -> f64 {
     text.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or_default()
 }
 
+/// Time of all processors since the machine's start, and what of it the hypervisor kept for others, in the kernel's ticks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Processors {
+    all: u64,
+    stolen: u64,
+}
+
+impl Processors {
+    /// As it is now; all 0 where the kernel does not say.
+    #[must_use]
+    pub fn now() -> Self {
+        Self::of(&fs::read_to_string("/proc/stat").unwrap_or_default())
+    }
+
+    fn of(stat: &str) -> Self {
+        let line = stat.lines().next().and_then(|line| line.strip_prefix("cpu ")).unwrap_or_default();
+        // User, nice, system, idle, waiting, interrupts, soft interrupts, stolen; what guests took is in the first two.
+        let ticks: Vec<u64> =
+            line.split_whitespace().take(8).filter_map(|ticks| ticks.parse().ok()).collect();
+        Self { all: ticks.iter().sum(), stolen: ticks.get(7).copied().unwrap_or_default() }
+    }
+
+    /// What was stolen since then, of a hundred.
+    #[must_use]
+    pub fn stolen_percent_since(self, then: Self) -> f64 {
+        let all = self.all.saturating_sub(then.all);
+        if all == 0 { 0.0 } else { 100.0 * self.stolen.saturating_sub(then.stolen) as f64 / all as f64 }
+    }
+}
+
 /// The sum of these fields of a file of `Name: N kB` lines.
 #[must_use]
 pub fn kib(file: &str, fields: &[&str]) -> u64 {
@@ -127,6 +157,16 @@ pub fn field(file: &str, name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stolen_time_is_a_share_of_all_processors_time_since_then() {
+        let then = Processors::of("cpu  10 0 10 70 0 0 0 10 5 0\ncpu0 1 1 1 1 1 1 1 1 1 1\n");
+        let now = Processors::of("cpu  40 0 30 100 0 0 10 20 30 0\n");
+        assert_eq!((then.all, now.all), (100, 200));
+        assert!((now.stolen_percent_since(then) - 10.0).abs() < 1e-9);
+        assert_eq!(Processors::of(""), Processors { all: 0, stolen: 0 });
+        assert!(then.stolen_percent_since(then).abs() < 1e-9);
+    }
 
     #[test]
     fn own_process_has_memory_descriptors_and_a_name() {

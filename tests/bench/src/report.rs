@@ -65,6 +65,10 @@ pub struct Load {
     pub before: f64,
     /// After the last, this run's own load included.
     pub after: f64,
+    /// What of the processors' time the hypervisor kept for others meanwhile, of a hundred. A run that was written before
+    /// this was measured has none.
+    #[serde(default)]
+    pub stolen_percent: f64,
 }
 
 /// One program or library.
@@ -314,7 +318,7 @@ impl Report {
                 virtual_machine: true,
                 cgroup_controllers: Vec::new(),
             },
-            load: Load { before: 0.0, after: 0.0 },
+            load: Load { before: 0.0, after: 0.0, stolen_percent: 0.0 },
             versions: vec![Version { name: text(), version: None }],
             rows: vec![Row {
                 id: text(),

@@ -99,9 +99,11 @@ fn heading(report: &Report, style: Style) -> String {
     let _ = writeln!(text, "{}.", versions.collect::<Vec<_>>().join(", "));
     let _ = writeln!(
         text,
-        "Load {:.2} before, {:.2} after; medians of {} round{}; {}.",
+        "Load {:.2} before, {:.2} after; {:.1} % of the processors' time kept by the host for others; medians of {} round{}; \
+         {}.",
         report.load.before,
         report.load.after,
+        report.load.stolen_percent,
         report.rounds,
         if report.rounds == 1 { "" } else { "s" },
         report.taken,
