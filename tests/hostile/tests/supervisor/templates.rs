@@ -13,6 +13,9 @@ use crate::rig::{HONEST, Rig, alone, config, eventually, hostile, limited, submi
 /// Name of a template's process.
 const TEMPLATE: &str = "stockade:templ";
 
+/// Name of a process that runs a job, or stands ready to.
+const WORKER: &str = "stockade:run";
+
 fn held() -> Config {
     let mut config = config();
     config.pool.templates_max = 8;
@@ -71,6 +74,50 @@ fn template_that_is_killed_takes_nothing_with_it() {
         }
         // What was ready has been used up by then; what comes once the module has rested has another template.
         eventually_async(&rig, HONEST, |_, now| now.starts_prepared > lost + 2).await;
+        rig.end().await;
+        assert!(children().is_empty());
+    });
+}
+
+/// They are not looked at one by one before a job gets them.
+#[test]
+fn workers_that_die_while_they_stand_ready_get_no_job_and_their_template_forks_others() {
+    alone(async || {
+        let rig = Rig::start_with(held()).await;
+        hold(&rig, HONEST).await;
+        for _ in 0..3 {
+            eventually("workers ready", || statistics(&rig).prepared >= 2).await;
+            for worker in named(WORKER) {
+                signal(worker, Signal::SIGKILL);
+            }
+            for _ in 0..3 {
+                rig.assert_serves().await;
+            }
+        }
+        assert_eq!(statistics(&rig).templates, 1);
+        rig.end().await;
+        assert!(children().is_empty());
+    });
+}
+
+#[test]
+fn template_and_zygote_that_have_forked_enough_are_replaced_and_no_job_notices() {
+    alone(async || {
+        let mut config = held();
+        config.pool.zygote_forks_max = 100;
+        let rig = Rig::start_with(config).await;
+        hold(&rig, HONEST).await;
+        let (before, template) = (statistics(&rig), named(TEMPLATE));
+        for _ in 0..350 {
+            rig.assert_serves().await;
+        }
+        let after = statistics(&rig);
+        assert!(after.zygote_starts >= before.zygote_starts + 2, "{before:?} {after:?}");
+        assert_eq!(after.templates, 1);
+        // Most jobs had a worker with their module: the one that replaces a template is there before it goes.
+        let prepared = after.starts_prepared - before.starts_prepared;
+        assert!(prepared > 300, "{prepared} of 350 jobs; {after:?}");
+        assert!(named(TEMPLATE).iter().all(|pid| !template.contains(pid)));
         rig.end().await;
         assert!(children().is_empty());
     });
