@@ -87,9 +87,15 @@ fn workers_that_die_while_they_stand_ready_get_no_job_and_their_template_forks_o
         hold(&rig, HONEST).await;
         for _ in 0..3 {
             eventually("workers ready", || statistics(&rig).prepared >= 2).await;
-            for worker in named(WORKER) {
-                signal(worker, Signal::SIGKILL);
+            let workers = named(WORKER);
+            for worker in &workers {
+                signal(*worker, Signal::SIGKILL);
             }
+            // Its memory is the first thing that goes.
+            let is_dead = |pid| {
+                !std::fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|of| of.contains("VmSize"))
+            };
+            eventually("their end", || workers.iter().all(is_dead)).await;
             for _ in 0..3 {
                 rig.assert_serves().await;
             }
