@@ -235,19 +235,21 @@ static int64_t arrays(void)
  * which shows: a source that has any, more arrays than there were, is not kept. */
 static void keep(JSValueConst compiled, bool awaits, int64_t arrays_before)
 {
-    if (arrays() != arrays_before)
-        return;
-    size_t length;
-    uint8_t *bytes = JS_WriteObject(context, &length, compiled, JS_WRITE_OBJ_BYTECODE);
-    uint8_t *longer = bytes ? js_realloc(context, bytes, length + 1) : NULL;
-    if (longer) {
-        longer[length] = awaits;
-        host_call(OPERATION_COMPILED, longer, (uint32_t)length + 1, NULL, 0);
-        js_free(context, longer);
-        return;
+    size_t length = 0;
+    uint8_t *longer = NULL;
+    if (arrays() == arrays_before) {
+        uint8_t *bytes = JS_WriteObject(context, &length, compiled, JS_WRITE_OBJ_BYTECODE);
+        longer = bytes ? js_realloc(context, bytes, length + 1) : NULL;
+        if (longer) {
+            longer[length] = awaits;
+        } else {
+            js_free(context, bytes);
+            JS_FreeValue(context, JS_GetException(context));
+        }
     }
-    js_free(context, bytes);
-    JS_FreeValue(context, JS_GetException(context));
+    /* Told in any case, and before any of the script has run: the host takes no other, whatever an input does to the script. */
+    host_call(OPERATION_COMPILED, longer, longer ? (uint32_t)length + 1 : 0, NULL, 0);
+    js_free(context, longer);
 }
 
 static void define_global(const char *name, JSValue value)

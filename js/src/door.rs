@@ -113,8 +113,8 @@ pub fn read(operation: u32, request: &[u8]) -> Result<Call<'_>, DoorError> {
             Ok(Call::Phase(phase, u32::from_le_bytes(held)))
         }
         (4, look) => Look::read(look).map(Call::Look).ok_or(DoorError::Malformed(operation)),
-        (5, compiled) if !compiled.is_empty() => Ok(Call::Compiled(compiled)),
-        (1..=3 | 5, _) => Err(DoorError::Malformed(operation)),
+        (5, compiled) => Ok(Call::Compiled(compiled)),
+        (1..=3, _) => Err(DoorError::Malformed(operation)),
         (unknown, _) => Err(DoorError::Unknown(unknown)),
     }
 }
@@ -165,7 +165,7 @@ mod tests {
         assert!(matches!(read(4, b"\x02\0\0\0"), Ok(Call::Look(_))));
         assert_eq!(read(4, b"\x03\0\0\0"), Err(DoorError::Malformed(4)));
         assert_eq!(read(0, b""), Err(DoorError::Unknown(0)));
-        assert_eq!(read(5, b""), Err(DoorError::Malformed(5)));
+        assert_eq!(read(5, b""), Ok(Call::Compiled(b"")));
         assert_eq!(read(5, b"\0"), Ok(Call::Compiled(b"\0")));
         assert_eq!(read(6, b""), Err(DoorError::Unknown(6)));
         let long = vec![0; REQUEST_BYTES_MAX + 1];

@@ -142,6 +142,7 @@ fn pool(of: &Typed<'_>) -> Result<Pool, ConfigError> {
         tenant_idle: of.duration("pool.tenant_idle")?,
         tenant_wait: of.duration("pool.tenant_wait")?,
         lock_timeout: of.duration("pool.lock_timeout")?,
+        inspect_every: of.count("pool.inspect_every")?,
         zygote_forks_max: of.number("pool.zygote_forks_max")?,
         restart_burst: of.small("pool.restart_burst")?,
         restart_window: of.duration("pool.restart_window")?,

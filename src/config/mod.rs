@@ -145,6 +145,8 @@ pub struct Pool {
     pub tenant_wait: Duration,
     /// Time a worker has from its fork to its report that it is locked.
     pub lock_timeout: Duration,
+    /// Of so many workers that are forked with their module one is looked at from outside.
+    pub inspect_every: usize,
     /// Forks after which the zygote is exec'd afresh, for a new address layout.
     pub zygote_forks_max: u64,
     /// Most starts of the zygote in `restart_window` before the circuit opens.

@@ -102,6 +102,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     set("pool.tenant_idle", time(SECOND, 24 * HOUR)),
     set("pool.tenant_wait", time(0, SECOND)),
     set("pool.lock_timeout", time(10 * MS, MINUTE)),
+    set("pool.inspect_every", count(1, 1_000_000)),
     set("pool.zygote_forks_max", count(1, 1_000_000_000)),
     set("pool.restart_burst", count(1, 1000)),
     set("pool.restart_window", time(SECOND, HOUR)),

@@ -357,6 +357,7 @@ async fn execute(core: &Core, job: &Rc<Job>, work: Work, record: &mut Record) ->
                 let end = run::follow(&mut worker, job, rules, stay.is_some()).await;
                 if end.never_began() {
                     tracing::warn!("worker died with its order unread; trying another");
+                    pool.doubt();
                     continue;
                 }
                 let outcome = conclude(&end, stay.as_mut(), record);

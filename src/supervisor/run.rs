@@ -117,6 +117,11 @@ impl Replies {
                 self.panicked = Some(text);
                 true
             }
+            // Of one that began with its order, and cannot be locked. If it has not read that, another gets it.
+            FromWorker::LockFailed(missing) if !stays && self.nothing_said() => {
+                tracing::error!(layer = %missing.layer, reason = %missing.reason, "a worker could not lock itself");
+                true
+            }
             FromWorker::Finished(_)
             | FromWorker::Returned(..)
             | FromWorker::Forbidden(_)

@@ -141,7 +141,8 @@ impl Birth {
     }
 }
 
-/// A locked, checked worker that has not had an order yet, or is at it.
+/// A worker that has not had an order yet, or is at it: locked and checked, or of such a one's kin, which locks itself before
+/// it reads its order.
 pub(crate) struct Worker {
     pub(crate) link: Link<ToWorker, FromWorker>,
     pub(crate) output: GuestPipe,

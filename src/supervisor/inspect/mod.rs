@@ -5,7 +5,7 @@
 //!
 //! A worker reports before it has seen a byte of its job, so a false report is a fault and no attack; but it is from
 //! reports that results and refusals are made, and a worker whose report is not true gets no job. Of a template's forks one
-//! of many is looked at (`pool/templates.rs`). Landlock has no
+//! of many reports and is looked at, for all of them (`pool/templates.rs`). Landlock has no
 //! trace in `/proc`: of that layer there is the worker's word, which may not go beyond what its zygote found. The
 //! namespaces are the zygote's, and cannot be others.
 

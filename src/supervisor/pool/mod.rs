@@ -197,6 +197,11 @@ impl Pool {
         self.tenants.count()
     }
 
+    /// A worker was not as it should be: of each kind that is not looked at one by one, the next is.
+    pub(crate) fn doubt(&self) {
+        self.templates.doubt();
+    }
+
     /// Times a zygote was started.
     pub(crate) fn zygote_starts(&self) -> u64 {
         self.zygote.starts()

@@ -65,6 +65,11 @@ impl Stand {
         Self { pinned: true, answer: RefCell::new(Some(answer)), ..Self::hot(bounds, now) }
     }
 
+    /// A worker was not as it should be.
+    pub(super) fn doubt(&self) {
+        self.doubted.set(true);
+    }
+
     /// Whether a worker was not as it should be since this was last asked.
     pub(super) fn doubts(&self) -> bool {
         self.doubted.replace(false)
@@ -122,7 +127,9 @@ impl Stand {
         // One that died while idle, or said something unasked, is dropped here, which ends and buries it.
         let worker = std::iter::from_fn(|| ready.pop_front()).find(|worker| {
             let quiet = worker.is_quiet();
-            self.doubted.set(self.doubted.get() || !quiet);
+            if !quiet {
+                self.doubt();
+            }
             quiet
         });
         let mut demand = self.demand.borrow_mut();
@@ -162,6 +169,11 @@ impl Stand {
         }
     }
 
+    /// Its template forks no more; nobody waits for the next.
+    pub(super) fn forks_no_more(&self) {
+        self.forking.set(false);
+    }
+
     /// Gives a worker to the job that has waited the longest, or has it stand ready.
     pub(super) fn put(&self, mut worker: Worker) {
         loop {
@@ -196,7 +208,11 @@ impl Stand {
         let target = self.target(all, now);
         {
             let mut ready = self.ready.borrow_mut();
+            let there = ready.len();
             ready.retain(|worker| !worker.is_gone());
+            if ready.len() < there {
+                self.doubt();
+            }
             ready.truncate(target);
         }
         self.changed.notify_one();

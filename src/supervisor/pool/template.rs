@@ -70,6 +70,8 @@ impl TemplateError {
 pub(super) struct Template {
     worker: Worker,
     initialised: bool,
+    /// It was told that it may initialise its module.
+    may_initialise: bool,
 }
 
 impl Template {
@@ -79,7 +81,8 @@ impl Template {
         order: PrepareOrder,
         artifact: BorrowedFd<'_>,
     ) -> Result<Self, TemplateError> {
-        let mut template = Self { worker, initialised: false };
+        let mut template =
+            Self { worker, initialised: false, may_initialise: !order.engine && order.initialise_us > 0 };
         let within = PREPARE_TIMEOUT.saturating_add(Duration::from_micros(order.initialise_us));
         match template.ask(&ToWorker::Prepare(order), &[artifact], 0, within).await? {
             (FromWorker::Prepared { live, initialised }, _) => {
@@ -98,6 +101,11 @@ impl Template {
     /// Whether its instance has run its initialiser.
     pub(super) const fn is_initialised(&self) -> bool {
         self.initialised
+    }
+
+    /// Whether code of its module may have run in it, be it that what came of it was thrown away.
+    pub(super) const fn may_have_run_its_module(&self) -> bool {
+        self.may_initialise
     }
 
     /// Has the graveyard look for forks that it did not live to tell of: they are born in its process group.

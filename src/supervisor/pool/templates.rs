@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use stockade_wire::limits::FORKS_MAX;
+use stockade_wire::limits::{FORK_FDS_MAX, FORKS_MAX};
 use stockade_wire::worker::{PrepareOrder, Role};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
@@ -43,8 +43,9 @@ const NEXT_FORK_WAIT: Duration = Duration::from_millis(50);
 /// zygote it comes from is another by then.
 const SOON_PART: u64 = 20;
 
-/// Of so many forks of a template one is looked at from outside, and the first.
-const KIN_FORKS_MAX: usize = 64;
+/// Descriptors of a template beside those of the workers that it is to fork: what every worker has, its artifact, and two
+/// that its fork makes for a moment.
+const TEMPLATE_FDS: u64 = 9;
 
 /// For so long no template is made of a module that none could hold. Not for ever: what kept it from that may have been the
 /// machine's doing after all, and to find that out again costs one process.
@@ -87,6 +88,16 @@ struct Held {
     listed: bool,
 }
 
+/// What became of the template that is to take another's place.
+enum Succession {
+    /// It is not there.
+    None,
+    Made(Template),
+    Failed(PoolError),
+    /// There is to be none.
+    GivenUp,
+}
+
 /// Every module that is held ready.
 pub(super) struct Templates {
     heat: RefCell<Heat<Holder>>,
@@ -124,6 +135,13 @@ impl Templates {
     /// Templates whose instance has run its initialiser.
     pub(super) fn initialised(&self) -> usize {
         self.stands.borrow().values().filter(|stand| stand.initialised.get()).count()
+    }
+
+    /// Has the next worker of every stand looked at.
+    pub(super) fn doubt(&self) {
+        for stand in self.stands.borrow().values() {
+            stand.doubt();
+        }
     }
 
     /// Brings every stand to its size, now that something changed.
@@ -341,7 +359,7 @@ impl Pool {
         closing: &mut watch::Receiver<bool>,
     ) -> Result<Option<Template>, PoolError> {
         let most = self.config.pool.zygote_forks_max;
-        let soon = most.saturating_sub(most / SOON_PART);
+        let mut soon = most.saturating_sub(most / SOON_PART);
         // Ended when this returns.
         let mut making = JoinSet::new();
         let (mut kin, mut kin_forks): (Option<Kin>, usize) = (None, 0);
@@ -351,9 +369,15 @@ impl Pool {
                 let (pool, held) = (Rc::clone(self), held.clone());
                 making.spawn_local(async move { pool.template(&held, uid).await });
             }
-            let made = if forks < most { making.try_join_next() } else { making.join_next().await };
-            if let Some(next) = made {
-                return next.unwrap_or_else(|_| Err(stopping())).map(Some);
+            match self.successor(stand, &mut making, forks < most, closing).await {
+                Succession::None => {}
+                Succession::GivenUp => return Ok(None),
+                Succession::Made(next) => return Ok(Some(next)),
+                Succession::Failed(error) if forks < most => {
+                    tracing::warn!(error = %Causes(&error), "no other template yet; this one goes on");
+                    soon = forks.saturating_add((most - forks).div_ceil(2));
+                }
+                Succession::Failed(error) => return Err(error),
             }
             if portion == 0 {
                 let Some(missing) = self.wait_for_need(stand, template, closing).await? else {
@@ -364,8 +388,14 @@ impl Pool {
             if *closing.borrow() {
                 return Ok(None);
             }
-            let known = kin.clone().filter(|_| kin_forks < KIN_FORKS_MAX && !stand.doubts());
-            let workers = self.at_once(stand, portion, known.is_some());
+            let unseen_max = self.config.pool.inspect_every.saturating_sub(kin_forks);
+            if stand.doubts() || unseen_max == 0 {
+                kin = None;
+            }
+            // Guest code may have run in it, which would know the forks that are looked at.
+            let known = kin.clone().filter(|_| !template.may_have_run_its_module());
+            let most_at_once = if kin.is_none() { 1 } else { portion.min(unseen_max) };
+            let workers = self.at_once(stand, most_at_once);
             if workers == 0 {
                 // Others have taken the room since the portion was begun.
                 portion = 0;
@@ -381,7 +411,7 @@ impl Pool {
                     () = closed(closing) => return Ok(None),
                     worker = self.branch(uid, known.as_ref(), ours, child) => worker?,
                 };
-                if known.is_none() {
+                if kin.is_none() {
                     (kin, kin_forks) = (Some(worker.kin()), 0);
                 }
                 self.ready.note_made(&worker);
@@ -396,10 +426,38 @@ impl Pool {
         }
     }
 
-    /// How many of a portion are forked at once: one, where its kin is not known; else no more than there is room for, beside
-    /// those that jobs wait for, which take them at once.
-    fn at_once(&self, stand: &Stand, portion: usize, kin_is_known: bool) -> usize {
-        let most = if kin_is_known { portion.min(FORKS_MAX) } else { 1 };
+    /// The template that takes this one's place, if it is there. One that `may_fork_on` is not waited for.
+    async fn successor(
+        &self,
+        stand: &Stand,
+        making: &mut JoinSet<Result<Template, PoolError>>,
+        may_fork_on: bool,
+        closing: &mut watch::Receiver<bool>,
+    ) -> Succession {
+        let made = if may_fork_on {
+            making.try_join_next()
+        } else {
+            stand.forks_no_more();
+            tokio::select! {
+                biased;
+                () = closed(closing) => return Succession::GivenUp,
+                () = stand.given_up.notified() => return Succession::GivenUp,
+                made = making.join_next() => made,
+            }
+        };
+        // A task that panicked took the program with it; what was aborted is not joined.
+        match made.map(|made| made.unwrap_or_else(|_| Err(stopping()))) {
+            None => Succession::None,
+            Some(Ok(next)) => Succession::Made(next),
+            Some(Err(error)) => Succession::Failed(error),
+        }
+    }
+
+    /// How many of so many are forked at once: no more than there is room for, beside those that jobs wait for, which take them
+    /// at once, and no more than the template may have the descriptors of.
+    fn at_once(&self, stand: &Stand, most: usize) -> usize {
+        let open = self.config.jail.open_files.saturating_sub(TEMPLATE_FDS) / FORK_FDS_MAX as u64;
+        let most = most.min(usize::try_from(open).unwrap_or(FORKS_MAX).clamp(1, FORKS_MAX));
         let prepared = self.templates.prepared();
         let room =
             (0..most).take_while(|more| self.ready.admits_prepared(prepared.saturating_add(*more))).count();

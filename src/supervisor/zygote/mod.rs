@@ -137,7 +137,8 @@ struct State {
     starts: Cell<u64>,
     text_bytes: Cell<u64>,
     waits_until: Cell<Option<Instant>>,
-    /// Forks of templates since the last zygote was started, which have its address layout as well.
+    /// Forks of all templates since the last zygote was started. Those that are older than it have the layout of the zygote
+    /// they came from until their own successors are made.
     branched: Cell<u64>,
     /// There were more of those.
     branching: Notify,
@@ -290,7 +291,7 @@ impl Keeper {
     /// and buried.
     async fn serve(&mut self, process: Process) -> Over {
         let most = self.settings.forks_max;
-        let soon = most.saturating_sub(most / SOON_PART);
+        let mut soon = most.saturating_sub(most / SOON_PART);
         let mut served = 0_u64;
         self.state.branched.set(0);
         // Ended when this returns.
@@ -309,7 +310,15 @@ impl Keeper {
                 () = process.exited() => return Over::Failed,
                 Some(started) = starting.join_next() => {
                     // A task that panicked took the program with it; none is aborted before this returns.
-                    return Over::Retired(started.unwrap_or(Err(ZygoteError::Stopping)));
+                    match started.unwrap_or(Err(ZygoteError::Stopping)) {
+                        Err(error) if forks < most => {
+                            tracing::error!(error = %Causes(&error), "no other zygote yet; this one goes on");
+                            self.budget.failed(Instant::now());
+                            soon = forks.saturating_add((most - forks).div_ceil(2));
+                            continue;
+                        }
+                        started => return Over::Retired(started),
+                    }
                 }
                 () = self.state.branching.notified() => continue,
                 request = next(&mut self.urgent, &mut self.ahead), if forks < most => request,

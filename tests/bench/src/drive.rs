@@ -5,7 +5,7 @@
 
 use std::io;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use stockade_wire::job::Isolation;
 
@@ -15,6 +15,7 @@ use crate::floors::echo;
 use crate::jobs::Job;
 use crate::load::{Effort, closed_loop, one_at_a_time, round};
 use crate::procfs::{Processors, own_cpu_time};
+use crate::stages::Stages;
 use crate::stockade::DEFAULTS;
 
 /// Jobs before anything is measured: the module is held ready by then.
@@ -54,11 +55,18 @@ pub fn drive(
     let supervisor = each(own_cpu_time(daemon.pid()).saturating_sub(own));
     let all = each(daemon.cpu_time().saturating_sub(all));
     let effort = Effort { one_at_a_time: Duration::from_secs(seconds), ..Effort::FULL };
-    let apart = one_at_a_time(&effort, || client.run_prepared(&prepared).map(drop))?;
+    let mut stages = Stages::default();
+    let apart = one_at_a_time(&effort, || {
+        let asked = Instant::now();
+        let result = client.run_prepared(&prepared)?;
+        stages.add(&result.bill, asked.elapsed());
+        Ok(())
+    })?;
     let echo = echo(&effort.few(), 2)?;
     Ok(format!(
         "{clients} clients: {} jobs a second, median {} µs, p99 {} µs; CPU a job {all} µs, of which the supervisor {supervisor} µs; \
-         one client, {:?} apart: median {} µs, p99 {} µs; two-hop echo the same way {} µs; {:.1} % of the processors' time kept by the host\n",
+         one client, {:?} apart: median {} µs, p99 {} µs; two-hop echo the same way {} µs; {:.1} % of the processors' time kept by the host\n\
+         of that one client's jobs: {}\n",
         seen.per_second,
         seen.p50_us.unwrap_or_default(),
         seen.p99_us.unwrap_or_default(),
@@ -67,5 +75,6 @@ pub fn drive(
         apart.p99().unwrap_or_default(),
         echo.p50().unwrap_or_default(),
         Processors::now().stolen_percent_since(processors),
+        stages.told(),
     ))
 }

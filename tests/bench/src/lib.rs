@@ -24,5 +24,6 @@ pub mod rivals;
 pub mod rows;
 pub mod samples;
 pub mod scale;
+pub mod stages;
 pub mod stockade;
 pub mod table;

@@ -91,7 +91,8 @@ impl Side {
                 if !std::mem::take(&mut self.wants_compiled) {
                     return door::REFUSED;
                 }
-                self.compiled = Some(compiled.to_vec());
+                // Empty is the engine's word that there is nothing to keep.
+                self.compiled = Some(compiled.to_vec()).filter(|compiled| !compiled.is_empty());
                 Vec::new()
             }
             Err(_) => return door::REFUSED,
@@ -101,12 +102,18 @@ impl Side {
     }
 }
 
+/// What a script is compiled to is kept and used where it may have so much more memory, bytes, and this many times its source's
+/// length on top. Several times what either takes.
+const KNOWN_ROOM_BYTES: u64 = 4 << 20;
+const KNOWN_ROOM_FACTOR: u64 = 32;
+
 /// A script that is to be run.
 #[derive(Debug)]
 pub(super) struct Script {
     name: String,
     entry: Option<String>,
     order: ScriptOrder,
+    memory_bytes: u64,
     deadline: Instant,
     /// What ran before in a process that stays.
     pub(super) known: Option<Known>,
@@ -125,6 +132,7 @@ impl Script {
             name: order.name.clone(),
             entry: order.entry.clone(),
             order: script.clone(),
+            memory_bytes: order.limits.memory_bytes,
             deadline,
             known: None,
         }
@@ -142,8 +150,12 @@ impl Script {
             (Err(ending), _) | (_, Err(ending)) => return Ok(ending),
         };
         let memory = memory(store, instance)?;
+        let room = self.memory_bytes.saturating_sub(memory.data_size(&*store) as u64);
+        // What is compiled takes memory to hand over and to read: no script that needs its own is to notice.
+        let has_room =
+            room >= KNOWN_ROOM_BYTES.saturating_add(KNOWN_ROOM_FACTOR.saturating_mul(source.len() as u64));
         let found = match &mut self.known {
-            Some(known) if self.order.purpose == Purpose::Run => {
+            Some(known) if self.order.purpose == Purpose::Run && has_room => {
                 known.look(&self.name, self.entry.is_some(), &source)
             }
             Some(_) | None => Found::Nothing,
