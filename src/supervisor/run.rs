@@ -550,6 +550,23 @@ mod tests {
         assert!(!replies.accept(FromWorker::Locked(stockade_wire::worker::JailReport::default()), false));
     }
 
+    /// Whether another worker gets its order, follows from whether it read that, which the kernel says.
+    #[test]
+    fn lock_that_failed_is_told_before_a_reply_by_a_worker_that_does_not_stay() {
+        let failed = || {
+            let text = String::new;
+            FromWorker::LockFailed(stockade_wire::job::MissingLayer {
+                layer: text(),
+                reason: text(),
+                fix: text(),
+            })
+        };
+        assert!(Replies::default().accept(failed(), false));
+        assert!(!Replies::default().accept(failed(), true));
+        let mut replies = Replies::default();
+        assert!(replies.accept(report(), false) && !replies.accept(failed(), false));
+    }
+
     #[test]
     fn forbidden_call_may_be_told_after_a_reply_but_once() {
         let mut replies = Replies::default();

@@ -364,7 +364,7 @@ impl Worker {
 }
 
 /// The child, in its leaf. It was born there, unless a filter around the daemon hides `clone3`: then it is moved there now,
-/// with its jail around it and no order yet. Costs milliseconds, for a lock of the whole machine's.
+/// without an order yet. Costs milliseconds, for a lock of the whole machine's.
 async fn in_leaf(child: Child) -> Result<Child, WorkerError> {
     let pid = as_pid(child.pid());
     let Some(leaf) = child.leaf() else { return Ok(child) };

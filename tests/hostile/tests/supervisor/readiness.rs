@@ -31,7 +31,7 @@ fn elastic() -> Config {
 }
 
 /// Jobs that all come at once.
-async fn rush(rig: &Rig, jobs: usize) {
+pub(crate) async fn rush(rig: &Rig, jobs: usize) {
     rush_of(rig, jobs, &honest()).await;
 }
 

@@ -8,6 +8,7 @@ use stockade_wire::client::Statistics;
 use stockade_wire::job::Verdict;
 
 use crate::families::{children, named, signal};
+use crate::readiness::rush;
 use crate::rig::{HONEST, Rig, alone, config, eventually, hostile, limited, submission};
 
 /// Name of a template's process.
@@ -124,6 +125,21 @@ fn template_and_zygote_that_have_forked_enough_are_replaced_and_no_job_notices()
         let prepared = after.starts_prepared - before.starts_prepared;
         assert!(prepared > 300, "{prepared} of 350 jobs; {after:?}");
         assert!(named(TEMPLATE).iter().all(|pid| !template.contains(pid)));
+        rig.end().await;
+        assert!(children().is_empty());
+    });
+}
+
+#[test]
+fn template_with_the_fewest_descriptors_that_may_be_set_forks_for_a_rush_of_jobs() {
+    alone(async || {
+        let mut config = held();
+        config.jail.open_files = 16;
+        let rig = Rig::start_with(config).await;
+        hold(&rig, HONEST).await;
+        let template = named(TEMPLATE);
+        rush(&rig, 32).await;
+        assert_eq!((statistics(&rig).templates, named(TEMPLATE)), (1, template));
         rig.end().await;
         assert!(children().is_empty());
     });
