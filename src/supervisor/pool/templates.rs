@@ -92,7 +92,7 @@ struct Held {
 enum Succession {
     /// It is not there.
     None,
-    Made(Template),
+    Made(Box<Template>),
     Failed(PoolError),
     /// There is to be none.
     GivenUp,
@@ -372,7 +372,7 @@ impl Pool {
             match self.successor(stand, &mut making, forks < most, closing).await {
                 Succession::None => {}
                 Succession::GivenUp => return Ok(None),
-                Succession::Made(next) => return Ok(Some(next)),
+                Succession::Made(next) => return Ok(Some(*next)),
                 Succession::Failed(error) if forks < most => {
                     tracing::warn!(error = %Causes(&error), "no other template yet; this one goes on");
                     soon = forks.saturating_add((most - forks).div_ceil(2));
@@ -448,7 +448,7 @@ impl Pool {
         // A task that panicked took the program with it; what was aborted is not joined.
         match made.map(|made| made.unwrap_or_else(|_| Err(stopping()))) {
             None => Succession::None,
-            Some(Ok(next)) => Succession::Made(next),
+            Some(Ok(next)) => Succession::Made(Box::new(next)),
             Some(Err(error)) => Succession::Failed(error),
         }
     }
