@@ -32,7 +32,6 @@ fn nothing_of_the_environment_reaches_the_zygote_or_a_worker() {
         };
         assert_eq!(environment, "", "{}", member.name);
         assert!(!maps.contains("/nowhere"), "{}", member.name);
-        // One that ends has a status and no memory.
         assert!(status.contains("Threads:\t1\n"), "{}: {status}", member.name);
         looked_at.push(member.name.as_str());
     }
