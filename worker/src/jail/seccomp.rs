@@ -70,7 +70,7 @@ pub enum Policy {
     Template,
     /// In templates that initialise their module, before any of it runs.
     Initialise,
-    /// In run workers that a template forked, before they report.
+    /// In run workers that a template forked, before they take their order.
     ForkedRun,
 }
 
