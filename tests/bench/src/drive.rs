@@ -14,6 +14,7 @@ use crate::daemon::Home;
 use crate::floors::echo;
 use crate::jobs::Job;
 use crate::load::{Effort, closed_loop, one_at_a_time, round};
+use crate::paced::paced;
 use crate::procfs::{Processors, own_cpu_time};
 use crate::stages::Stages;
 use crate::stockade::DEFAULTS;
@@ -54,6 +55,7 @@ pub fn drive(
     let each = |time: Duration| round(time.as_secs_f64() * 1e6 / jobs.max(1.0));
     let supervisor = each(own_cpu_time(daemon.pid()).saturating_sub(own));
     let all = each(daemon.cpu_time().saturating_sub(all));
+    let by_the_clock = paced(daemon.socket(), &submission, seen.per_second / 2.0, Duration::from_secs(seconds))?;
     let effort = Effort { one_at_a_time: Duration::from_secs(seconds), ..Effort::FULL };
     let mut stages = Stages::default();
     let apart = one_at_a_time(&effort, || {
@@ -65,11 +67,14 @@ pub fn drive(
     let echo = echo(&effort.few(), 2)?;
     Ok(format!(
         "{clients} clients: {} jobs a second, median {} µs, p99 {} µs; CPU a job {all} µs, of which the supervisor {supervisor} µs; \
-         one client, {:?} apart: median {} µs, p99 {} µs; two-hop echo the same way {} µs; {:.1} % of the processors' time kept by the host\n\
+         half as many sent by the clock: median {} µs, p99 {} µs (the sender's own {} µs); one client, {:?} apart: median {} µs, p99 {} µs; two-hop echo the same way {} µs; {:.1} % of the processors' time kept by the host\n\
          of that one client's jobs: {}\n",
         seen.per_second,
         seen.p50_us.unwrap_or_default(),
         seen.p99_us.unwrap_or_default(),
+        by_the_clock.p50_us.unwrap_or_default(),
+        by_the_clock.p99_us.unwrap_or_default(),
+        by_the_clock.sender_late_p99_us.unwrap_or_default(),
         effort.pause,
         apart.p50().unwrap_or_default(),
         apart.p99().unwrap_or_default(),
