@@ -305,6 +305,10 @@ fn configuration_that_contradicts_itself_is_refused() {
             "F:2: `pressure.low_percent` = 10 contradicts the rest of the configuration: below pressure.high_percent",
         ),
         (
+            "[pool]\ntenant_scripts_bytes_max = \"4097K\"\n[jail]\ndata_headroom_bytes = \"16M\"",
+            "F:2: `pool.tenant_scripts_bytes_max` = 4097K contradicts the rest of the configuration: at most a quarter",
+        ),
+        (
             "[warm_up.a]\nready = 1",
             "default: `warm_up.a.module` cannot be \"\": it is to be a file; allowed: an absolute path, or nothing",
         ),

@@ -74,6 +74,8 @@ const WASMTIME_VERSION: &str = "48.0.8";
 pub struct EngineSettings {
     /// Largest memory limit any job may get, bytes; no store gets more, whatever its order says.
     pub memory_bytes_max: u64,
+    /// Most memory that a process which stays keeps the last scripts and what they compiled to in, bytes.
+    pub scripts_bytes_max: u64,
     /// Stores that may be alive at once: 1 where every worker runs one job.
     pub instances: u32,
 }
@@ -336,7 +338,8 @@ mod tests {
     use super::*;
     use crate::own_process::in_own_process;
 
-    const SETTINGS: EngineSettings = EngineSettings { memory_bytes_max: 64 << 20, instances: 1 };
+    const SETTINGS: EngineSettings =
+        EngineSettings { memory_bytes_max: 64 << 20, scripts_bytes_max: 0, instances: 1 };
 
     #[test]
     fn warm_leaves_the_process_single_threaded_and_without_descriptors() {
