@@ -3,6 +3,7 @@
 //! Owns: names and bounds. The file reader, the environment reader, `config check` and the tests follow it.
 //! Never: holds a default; those are in `policies/`.
 
+use stockade_sys::artifact::ARTIFACT_BYTES_MAX;
 use stockade_wire::limits::{FRAME_BODY_BYTES_MAX, INPUT_BYTES_MAX, MODULE_BYTES_MAX};
 
 use super::value::Kind;
@@ -146,7 +147,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     set("compile.timeout", time(10 * MS, HOUR)),
     set("compile.cpu", time(10 * MS, HOUR)),
     set("compile.memory_bytes", size(64 * MIB, 64 * GIB)),
-    set("compile.artifact_bytes", size(64 * KIB, 4 * GIB)),
+    set("compile.artifact_bytes", size(64 * KIB, ARTIFACT_BYTES_MAX)),
     set("cache.directory", Kind::Location),
     set("cache.disk_bytes", size(0, 16 * TIB)),
     set("cache.memory_bytes", size(0, TIB)),

@@ -158,6 +158,10 @@ fn file_with_a_figure_at_fault_is_refused_naming_line_key_and_what_is_allowed() 
         ("[plumbing]\nx = 1", "F:1: there is no setting `plumbing`; `stockade config check` lists all"),
         ("pool = 3", "F:1: `pool` is a section; write [pool] and its settings below"),
         (
+            "[compile]\nartifact_bytes = \"513M\"",
+            "F:2: `compile.artifact_bytes` cannot be 513M: more than allowed; allowed: a size from 64K to 512M",
+        ),
+        (
             "[pool]\nwarm = -1",
             "F:2: `pool.warm` cannot be -1: not a plain number such as 500 or 1.5; allowed: a whole number from 0 to 1024",
         ),

@@ -44,7 +44,7 @@ const SCRIPT_STACK_RESIDENT_BYTES: usize = 64 << 10;
 /// Most elements of the JavaScript engine's table: its functions that are called by address, some 1,200.
 const SCRIPT_TABLE_ELEMENTS_MAX: usize = 4 << 10;
 
-/// Most linear memories of one store.
+/// Most linear memories of one store. This and the three below size the pool that every process reserves before there is a job.
 pub const MEMORIES_MAX: u32 = 8;
 
 /// Most tables of one store.
