@@ -159,7 +159,7 @@ fn file_with_a_figure_at_fault_is_refused_naming_line_key_and_what_is_allowed() 
         ("pool = 3", "F:1: `pool` is a section; write [pool] and its settings below"),
         (
             "[compile]\nartifact_bytes = \"513M\"",
-            "F:2: `compile.artifact_bytes` cannot be 513M: more than allowed; allowed: a size from 64K to 512M",
+            "F:2: `compile.artifact_bytes` cannot be \"513M\": too large; allowed: a size from 64K to 512M",
         ),
         (
             "[pool]\nwarm = -1",
