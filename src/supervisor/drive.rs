@@ -26,6 +26,7 @@ use super::in_process::InProcess;
 use super::job::Job;
 use super::job::ladder::{Cause, Waits};
 use super::job::outcome::{self, Evidence};
+use super::meanwhile::unless_done_at_once;
 use super::places::Place;
 use super::pool::{Lent, Need, Pool, PoolError, Stay};
 use super::run::{self, RunEnd, StopRules};
@@ -181,7 +182,7 @@ pub(super) async fn drive(core: Rc<Core>, job: Rc<Job>, payload: Payload) {
         ..blank_result(&job)
     };
     let mut spent = record.spent.map(|worker| (worker, record.said, record.place));
-    let end = beside(concluded(&core, &job, result), || leave(spent.take())).await;
+    let end = unless_done_at_once(concluded(&core, &job, result), || leave(spent.take())).await;
     core.finish(&job, end);
     if spent.is_some() {
         // Whoever waits for the result has it before the worker's descriptors are closed.
@@ -202,23 +203,12 @@ async fn concluded(core: &Core, job: &Job, result: JobResult) -> JobEnd {
     core.record_end(job, end).await
 }
 
+/// Leaves the worker that ran the job. Before its output is sealed and the journal written, where that takes time, be it
+/// seconds of the kernel's: no worker is to live and no place to be taken for them.
 fn leave(spent: Option<(Worker, Option<Usage>, Option<Place>)>) {
     if let Some((worker, said, place)) = spent {
         worker.leave(said, place);
     }
-}
-
-/// Does `work`, and the other meanwhile if `work` is not done at once: sealing a large output or writing to the journal may
-/// take the kernel seconds, for which no worker is to live and no place to be taken.
-async fn beside<T>(work: impl Future<Output = T>, meanwhile: impl FnOnce()) -> T {
-    let mut work = std::pin::pin!(work);
-    tokio::select! {
-        biased;
-        done = &mut work => return done,
-        () = std::future::ready(()) => {}
-    }
-    meanwhile();
-    work.await
 }
 
 /// The steps. An `Err` is the outcome of a job that had to stop on the way.
@@ -578,22 +568,7 @@ fn note_report(report: &stockade_wire::worker::RunReport, record: &mut Record) {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-
     use super::*;
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn worker_is_left_while_the_end_is_kept_where_that_takes_time_and_not_before_where_it_does_not() {
-        let left = Cell::new(false);
-        let kept_at_once = beside(async { left.get() }, || left.set(true)).await;
-        assert_eq!((kept_at_once, left.get()), (false, false));
-        let takes_time = async {
-            tokio::task::yield_now().await;
-            left.get()
-        };
-        let left_first = beside(takes_time, || left.set(true)).await;
-        assert!(left_first && left.get());
-    }
 
     #[test]
     fn cpu_time_is_split_as_the_process_said_and_adds_up_to_what_the_kernel_counted() {
