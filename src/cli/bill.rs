@@ -274,8 +274,10 @@ fn advice_on_script(reason: Option<&str>) -> Option<&'static str> {
 /// What to do about it; `None` where it is the guest's own business.
 fn advice(verdict: Verdict, reason: Option<&str>) -> Option<&'static str> {
     match verdict {
-        Verdict::InvalidModule if matches!(reason, Some("no_entry" | "entry_signature" | "arguments")) => {
-            Some("call another with --entry, or with other arguments")
+        // Which are wrong, and what is right, is in the message.
+        Verdict::InvalidModule if reason == Some("arguments") => None,
+        Verdict::InvalidModule if matches!(reason, Some("no_entry" | "entry_signature")) => {
+            Some("call another with --entry")
         }
         Verdict::Completed | Verdict::GuestError => None,
         Verdict::Trapped => Some("a fault in the program; its logs may say more"),
@@ -411,6 +413,16 @@ completed · exit 0 · 12.3 ms · 01JD8G0000000000000000000
         assert_eq!(failure(&result).unwrap(), expected);
         result.outcome.reason = Some("no_entry".to_owned());
         assert!(failure(&result).unwrap().ends_with("; name another with --entry"));
+    }
+
+    #[test]
+    fn failure_for_arguments_says_what_is_wrong_with_them_and_nothing_else() {
+        let mut result = sample();
+        result.outcome.verdict = Verdict::InvalidModule;
+        result.outcome.reason = Some("arguments".to_owned());
+        result.outcome.message = Some("a script takes no arguments".to_owned());
+        let expected = "not a module that can run (arguments): a script takes no arguments";
+        assert_eq!(failure(&result).unwrap(), expected);
     }
 
     #[test]
