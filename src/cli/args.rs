@@ -13,20 +13,34 @@ use stockade_wire::job::{Isolation, Layer};
 use super::grant::{self, EnvironmentGrant};
 use crate::config::units;
 
-/// What every command's help ends with.
-const JOB_HELP: &str = "\
-Examples:
-  stockade run --bill program.wasm --its-own flags
-  stockade run --dir ./photos:ro --dir ./out::/out --memory 256M resize.wasm photos /out
-  stockade run --entry add sum.wat 40 2
-
+/// What the help of a command that runs jobs ends with.
+macro_rules! job_help {
+    ($($example:literal)*) => {
+        concat!(
+            "Examples:\n", $("  stockade ", $example, "\n",)* "\n\
 Exit status:
   the guest's own when it ran to its end; 124 timed out or out of fuel; 134 trapped;
   137 out of memory, too much output, cancelled or killed;
   126 denied, or not a module that can run; 141 the reader of the output went away;
-  125 Stockade's own failure, or a command line that makes no sense";
+  125 Stockade's own failure, or a command line that makes no sense"
+        )
+    };
+}
 
-/// Runs code nobody has to trust: WebAssembly jobs in forked, jailed worker processes.
+const RUN_HELP: &str = job_help!(
+    "run --bill program.wasm --its-own flags"
+    "run --dir ./photos:ro --dir ./out::/out --memory 256M resize.wasm photos /out"
+    "run --entry add sum.wat 40 2"
+    "run transform.js --input order.json"
+);
+
+const SUBMIT_HELP: &str = job_help!(
+    "submit --timeout 2s plugin.wasm < in.json"
+    "submit --detach --durable batch.wasm"
+    "submit --isolation tenant --entry handle handler.mjs --input event.json"
+);
+
+/// Runs code nobody has to trust: WebAssembly and JavaScript jobs in forked, jailed worker processes.
 #[derive(Debug, Parser)]
 #[command(name = "stockade", version, propagate_version = true, max_term_width = 110)]
 pub struct Cli {
@@ -58,14 +72,17 @@ pub enum Command {
     /// control characters in it are spelt out. FILE is recognised by its content: JavaScript, a WASI preview 1 command,
     /// a module with an exported function, a WASI 0.2 command component, or WebAssembly text. What follows FILE is the
     /// guest's; a script takes no arguments, so that flags may follow it.
-    #[command(after_help = JOB_HELP, override_usage = "stockade run [OPTIONS] FILE [ARGS]...")]
+    #[command(after_help = RUN_HELP, override_usage = "stockade run [OPTIONS] FILE [ARGS]...")]
     Run(Box<RunArgs>),
     /// Run the daemon
+    ///
+    /// Serves until SIGTERM or SIGINT; jobs that run may finish first (`clients.drain_timeout`), unless it is told twice.
+    /// SIGHUP has it read its configuration again.
     Serve,
     /// Run a job through the daemon
     ///
     /// Takes the flags of `run`. Waits for the end, unless --detach.
-    #[command(after_help = JOB_HELP, override_usage = "stockade submit [OPTIONS] FILE [ARGS]...")]
+    #[command(after_help = SUBMIT_HELP, override_usage = "stockade submit [OPTIONS] FILE [ARGS]...")]
     Submit(Box<SubmitArgs>),
     /// List jobs
     Ps(JsonArgs),

@@ -125,7 +125,11 @@ pub fn failure(result: &JobResult) -> Option<String> {
     }
     // Where a limit of the job's own ended it, the message says already what to do.
     let advised = message_advises(outcome.verdict) && outcome.message.is_some();
-    if let Some(advice) = advice(outcome.verdict, outcome.reason.as_deref()).filter(|_| !advised) {
+    let advice = match (outcome.verdict, &result.error) {
+        (Verdict::InvalidModule, Some(_)) => advice_on_script(outcome.reason.as_deref()),
+        (verdict, _) => advice(verdict, outcome.reason.as_deref()),
+    };
+    if let Some(advice) = advice.filter(|_| !advised) {
         let _ = write!(line, "; {advice}");
     }
     Some(safe_text(&line, 2 * TEXT_BYTES_MAX))
@@ -262,11 +266,18 @@ fn verdict_words(verdict: Verdict) -> &'static str {
     }
 }
 
+/// What to do about a script that cannot run: mostly what the engine says of it already.
+fn advice_on_script(reason: Option<&str>) -> Option<&'static str> {
+    (reason == Some("no_entry")).then_some("name another with --entry")
+}
+
 /// What to do about it; `None` where it is the guest's own business.
 fn advice(verdict: Verdict, reason: Option<&str>) -> Option<&'static str> {
     match verdict {
-        Verdict::InvalidModule if matches!(reason, Some("no_entry" | "entry_signature" | "arguments")) => {
-            Some("call another with --entry, or with other arguments")
+        // Which are wrong, and what is right, is in the message.
+        Verdict::InvalidModule if reason == Some("arguments") => None,
+        Verdict::InvalidModule if matches!(reason, Some("no_entry" | "entry_signature")) => {
+            Some("call another with --entry")
         }
         Verdict::Completed | Verdict::GuestError => None,
         Verdict::Trapped => Some("a fault in the program; its logs may say more"),
@@ -292,6 +303,8 @@ fn advice(verdict: Verdict, reason: Option<&str>) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use stockade_wire::job::ScriptError;
+
     use super::super::render::sample;
     use super::*;
 
@@ -387,6 +400,29 @@ completed · exit 0 · 12.3 ms · 01JD8G0000000000000000000
             result.outcome.verdict = verdict;
             assert!(failure(&result).unwrap().contains("; "), "{verdict:?}");
         }
+    }
+
+    #[test]
+    fn failure_of_a_script_that_cannot_run_is_what_the_engine_says_of_it() {
+        let mut result = sample();
+        result.error = Some(ScriptError::default());
+        result.outcome.verdict = Verdict::InvalidModule;
+        result.outcome.reason = Some("syntax_error".to_owned());
+        result.outcome.message = Some("SyntaxError: unexpected token (a.js:1:1)".to_owned());
+        let expected = "not a module that can run (syntax_error): SyntaxError: unexpected token (a.js:1:1)";
+        assert_eq!(failure(&result).unwrap(), expected);
+        result.outcome.reason = Some("no_entry".to_owned());
+        assert!(failure(&result).unwrap().ends_with("; name another with --entry"));
+    }
+
+    #[test]
+    fn failure_for_arguments_says_what_is_wrong_with_them_and_nothing_else() {
+        let mut result = sample();
+        result.outcome.verdict = Verdict::InvalidModule;
+        result.outcome.reason = Some("arguments".to_owned());
+        result.outcome.message = Some("a script takes no arguments".to_owned());
+        let expected = "not a module that can run (arguments): a script takes no arguments";
+        assert_eq!(failure(&result).unwrap(), expected);
     }
 
     #[test]

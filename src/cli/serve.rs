@@ -35,8 +35,9 @@ enum ServeError {
     #[error(transparent)]
     Signals(#[from] SignalError),
     #[error(
-        "{has} open files are too few: workers, queue, results and clients may come to {needed}; raise LimitNOFILE= of the \
-         unit (ulimit -Hn), or lower pool.ready_max, queue.files_max, results.files_max or clients.connections_max"
+        "{has} open files are too few: workers, queue, cache, results and clients may come to {needed}; raise LimitNOFILE= \
+         of the unit (ulimit -Hn), or lower pool.ready_max, queue.files_max, cache.files_max, results.files_max or \
+         clients.connections_max"
     )]
     OpenFiles { has: u64, needed: u64 },
     #[error(transparent)]

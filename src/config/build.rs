@@ -77,6 +77,7 @@ pub(super) fn config(layers: &Layers, automatic: Automatic) -> Result<Config, Co
             },
             disk_bytes: of.size("cache.disk_bytes")?,
             memory_bytes: of.size("cache.memory_bytes")?,
+            files_max: of.count("cache.files_max")?,
             key_file: of.path("cache.key_file")?,
         },
         results: Results {
@@ -141,6 +142,7 @@ fn pool(of: &Typed<'_>) -> Result<Pool, ConfigError> {
         tenant_age: of.duration("pool.tenant_age")?,
         tenant_idle: of.duration("pool.tenant_idle")?,
         tenant_wait: of.duration("pool.tenant_wait")?,
+        tenant_scripts_bytes_max: of.size("pool.tenant_scripts_bytes_max")?,
         lock_timeout: of.duration("pool.lock_timeout")?,
         inspect_every: of.count("pool.inspect_every")?,
         zygote_forks_max: of.number("pool.zygote_forks_max")?,

@@ -143,6 +143,8 @@ pub struct Pool {
     pub tenant_idle: Duration,
     /// How long a job waits for a worker of its tenant's that another job has.
     pub tenant_wait: Duration,
+    /// Most memory that a tenant worker keeps scripts and what they compiled to in, bytes. None: it keeps none.
+    pub tenant_scripts_bytes_max: u64,
     /// Time a worker has from its fork to its report that it is locked.
     pub lock_timeout: Duration,
     /// Of so many workers that are forked with their module one is looked at from outside.
@@ -372,6 +374,8 @@ pub struct Cache {
     pub disk_bytes: u64,
     /// Most bytes in memory.
     pub memory_bytes: u64,
+    /// Most of them in memory, each an open file.
+    pub files_max: usize,
     /// The host-local key that authenticates artifacts; `None` keeps one beside the cache.
     pub key_file: Option<PathBuf>,
 }

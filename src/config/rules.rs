@@ -36,6 +36,7 @@ pub(super) fn check(config: &Config, layers: &Layers) -> Result<(), ConfigError>
     let broken = mode(config)
         .or_else(|| counts(config))
         .or_else(|| readiness(config))
+        .or_else(|| scripts(config))
         .or_else(|| config.warm_up.iter().find_map(|(name, warm_up)| held(config, name, warm_up)))
         .or_else(|| walls(config))
         .or_else(|| frames(config))
@@ -104,6 +105,17 @@ fn readiness(config: &Config) -> Option<Broken> {
     }
     if config.pressure.low_percent >= config.pressure.high_percent {
         return broken("pressure.low_percent", "below pressure.high_percent");
+    }
+    None
+}
+
+fn scripts(config: &Config) -> Option<Broken> {
+    let headroom = config.jail.data_headroom_bytes.min(config.cgroup.memory_headroom_bytes);
+    if config.pool.tenant_scripts_bytes_max > headroom / 4 {
+        return broken(
+            "pool.tenant_scripts_bytes_max",
+            "at most a quarter of jail.data_headroom_bytes and of cgroup.memory_headroom_bytes, of which it is a part",
+        );
     }
     None
 }

@@ -3,6 +3,7 @@
 //! Owns: names and bounds. The file reader, the environment reader, `config check` and the tests follow it.
 //! Never: holds a default; those are in `policies/`.
 
+use stockade_sys::artifact::ARTIFACT_BYTES_MAX;
 use stockade_wire::limits::{FRAME_BODY_BYTES_MAX, INPUT_BYTES_MAX, MODULE_BYTES_MAX};
 
 use super::value::Kind;
@@ -101,6 +102,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     set("pool.tenant_age", time(SECOND, 24 * HOUR)),
     set("pool.tenant_idle", time(SECOND, 24 * HOUR)),
     set("pool.tenant_wait", time(0, SECOND)),
+    set("pool.tenant_scripts_bytes_max", size(0, GIB)),
     set("pool.lock_timeout", time(10 * MS, MINUTE)),
     set("pool.inspect_every", count(1, 1_000_000)),
     set("pool.zygote_forks_max", count(1, 1_000_000_000)),
@@ -145,10 +147,11 @@ pub(super) const SETTINGS: &[Setting] = &[
     set("compile.timeout", time(10 * MS, HOUR)),
     set("compile.cpu", time(10 * MS, HOUR)),
     set("compile.memory_bytes", size(64 * MIB, 64 * GIB)),
-    set("compile.artifact_bytes", size(64 * KIB, 4 * GIB)),
+    set("compile.artifact_bytes", size(64 * KIB, ARTIFACT_BYTES_MAX)),
     set("cache.directory", Kind::Location),
     set("cache.disk_bytes", size(0, 16 * TIB)),
     set("cache.memory_bytes", size(0, TIB)),
+    set("cache.files_max", count(0, 65_536)),
     set("cache.key_file", Kind::Path),
     live("results.kept_max", count(0, 1_000_000)),
     live("results.bytes_max", size(0, TIB)),

@@ -158,6 +158,10 @@ fn file_with_a_figure_at_fault_is_refused_naming_line_key_and_what_is_allowed() 
         ("[plumbing]\nx = 1", "F:1: there is no setting `plumbing`; `stockade config check` lists all"),
         ("pool = 3", "F:1: `pool` is a section; write [pool] and its settings below"),
         (
+            "[compile]\nartifact_bytes = \"513M\"",
+            "F:2: `compile.artifact_bytes` cannot be \"513M\": too large; allowed: a size from 64K to 512M",
+        ),
+        (
             "[pool]\nwarm = -1",
             "F:2: `pool.warm` cannot be -1: not a plain number such as 500 or 1.5; allowed: a whole number from 0 to 1024",
         ),
@@ -303,6 +307,10 @@ fn configuration_that_contradicts_itself_is_refused() {
         (
             "[pressure]\nlow_percent = 10",
             "F:2: `pressure.low_percent` = 10 contradicts the rest of the configuration: below pressure.high_percent",
+        ),
+        (
+            "[pool]\ntenant_scripts_bytes_max = \"4097K\"\n[jail]\ndata_headroom_bytes = \"16M\"",
+            "F:2: `pool.tenant_scripts_bytes_max` = 4097K contradicts the rest of the configuration: at most a quarter",
         ),
         (
             "[warm_up.a]\nready = 1",

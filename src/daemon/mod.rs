@@ -54,10 +54,11 @@ const AGENT: &str = concat!("stockade/", env!("CARGO_PKG_VERSION"));
 /// Pause after a connection could not be taken for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Time jobs have to be gone once they are ended without grace.
+/// Time jobs have to be gone once they are ended without grace. They are killed: it is the kernel that is waited for.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Time clients have to read their last answers when the daemon stops.
+/// Time clients have to read their last answers when the daemon stops. Their jobs are over by then: how long those may take is
+/// `clients.drain_timeout`.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Why the daemon cannot serve.

@@ -23,7 +23,8 @@ use crate::observe::Causes;
 use crate::sealed::SealedFile;
 use crate::wire_end::WireEnd;
 
-/// Most frames that wait for one client; their bytes are bounded besides.
+/// Most frames that wait for one client. Whoever has another waits until it is taken; their bytes are bounded besides, by
+/// `clients.outbound_bytes_max`.
 const FRAMES_MAX: usize = 1024;
 
 /// What has to be taken by the client within the timeout, bytes. Reading a byte now and then is not reading.

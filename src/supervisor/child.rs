@@ -35,7 +35,8 @@ const SIGKILL: i32 = Signal::SIGKILL as i32;
 /// kernel counts pages for each processor, and adds them up now and then.
 const UNSAID_BYTES_MAX: u64 = 1 << 20;
 
-/// Leaves that wait to be empty; beyond, they are left to the next start.
+/// Leaves that wait to be empty, because a process of theirs is stuck in the kernel; beyond, they are left to the next start.
+/// Each costs one look a second.
 const LINGERING_MAX: usize = 256;
 
 /// A child process. Dropped before it was reaped, it is killed and buried.

@@ -26,6 +26,7 @@ use super::in_process::InProcess;
 use super::job::Job;
 use super::job::ladder::{Cause, Waits};
 use super::job::outcome::{self, Evidence};
+use super::meanwhile::unless_done_at_once;
 use super::places::Place;
 use super::pool::{Lent, Need, Pool, PoolError, Stay};
 use super::run::{self, RunEnd, StopRules};
@@ -180,6 +181,18 @@ pub(super) async fn drive(core: Rc<Core>, job: Rc<Job>, payload: Payload) {
         jail: record.walls,
         ..blank_result(&job)
     };
+    let mut spent = record.spent.map(|worker| (worker, record.said, record.place));
+    let end = unless_done_at_once(concluded(&core, &job, result), || leave(spent.take())).await;
+    core.finish(&job, end);
+    if spent.is_some() {
+        // Whoever waits for the result has it before the worker's descriptors are closed.
+        tokio::task::yield_now().await;
+        leave(spent);
+    }
+}
+
+/// The end of a job, once its output is sealed and, if it is durable, the journal has it.
+async fn concluded(core: &Core, job: &Job, result: JobResult) -> JobEnd {
     let end = match job.take_output().await {
         Ok(output) => output.with(result),
         Err(error) => {
@@ -187,12 +200,14 @@ pub(super) async fn drive(core: Rc<Core>, job: Rc<Job>, payload: Payload) {
             JobEnd::of(JobResult { outcome: lost, ..result })
         }
     };
-    let end = core.record_end(&job, end).await;
-    core.finish(&job, end);
-    if let Some(worker) = record.spent {
-        // Whoever waits for the result has it before the worker's descriptors are closed.
-        tokio::task::yield_now().await;
-        worker.leave(record.said, record.place);
+    core.record_end(job, end).await
+}
+
+/// Leaves the worker that ran the job. Before its output is sealed and the journal written, where that takes time, be it
+/// seconds of the kernel's: no worker is to live and no place to be taken for them.
+fn leave(spent: Option<(Worker, Option<Usage>, Option<Place>)>) {
+    if let Some((worker, said, place)) = spent {
+        worker.leave(said, place);
     }
 }
 

@@ -65,6 +65,8 @@ impl InProcess {
     pub(super) fn start(config: &Config) -> Result<Self, InProcessError> {
         let settings = EngineSettings {
             memory_bytes_max: config.ceilings.memory_bytes,
+            // Nothing stays in this process.
+            scripts_bytes_max: 0,
             instances: u32::try_from(config.pool.workers_max).unwrap_or(u32::MAX),
         };
         let warm = Arc::new(warm(&settings)?);

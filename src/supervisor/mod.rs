@@ -31,6 +31,7 @@ mod journal;
 mod ledger;
 mod link;
 pub mod logs;
+mod meanwhile;
 pub mod module_kind;
 mod places;
 mod pool;

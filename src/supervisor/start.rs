@@ -276,6 +276,7 @@ async fn pool_of(
         config: ZygoteConfig {
             supervisor_pid: std::process::id(),
             memory_bytes_max: config.ceilings.memory_bytes,
+            scripts_bytes_max: config.pool.tenant_scripts_bytes_max,
             landlock_abi_min: config.jail.landlock_abi_min,
             namespaces: config.jail.namespaces,
             other_ids: has_other_ids(),

@@ -24,7 +24,8 @@ use super::script;
 use crate::config::WarmUp;
 use crate::observe::Causes;
 
-/// Time the first workers of a module have once it is compiled, beside the time it may take to initialise itself.
+/// Time the first workers of a module have once it is compiled, beside the time it may take to initialise itself. Each of the
+/// steps has a shorter one of its own; this is for a start that is never to hang, however they come together.
 const HOLD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a module is that is not tried yet.

@@ -15,7 +15,8 @@ use wasmtime::{Engine, Module, Precompiled};
 /// Bytes of an artifact that tell what it is: an ELF header.
 const HEADER_BYTES: usize = 64;
 
-/// Largest artifact that is loaded, bytes.
+/// Largest artifact that is loaded, bytes: the most that `compile.artifact_bytes` may be. Twice its default, and eight times the
+/// largest module.
 pub const ARTIFACT_BYTES_MAX: u64 = 512 << 20;
 
 /// Where an ELF header (64 bits) says where its tables are and how many entries they have.

@@ -27,7 +27,9 @@ const NEVER_MAPPED: SealFlag = SealFlag::F_SEAL_SHRINK
     .union(SealFlag::F_SEAL_SEAL);
 
 /// How often a file is tried to be sealed while the kernel holds on to a page of it (compaction, migration and reclaim do
-/// for a moment). Each time it waits for about 150 ms itself before it says so (`memfd_wait_for_pins`).
+/// for a moment). Each time it waits for about 150 ms itself before it says so (`memfd_wait_for_pins`),
+/// so that this comes to two seconds and a half. No setting: what
+/// holds on for longer than that is no passing business of the kernel's, and would for any time that a job can wait.
 const SEAL_TRIES_MAX: u32 = 16;
 
 /// The seals of a file whose content nobody can change any more; further seals may be added.

@@ -47,7 +47,13 @@ fn daemon_in_production_that_could_run_out_of_descriptors_does_not_start_and_say
     let place = Place::new(Mode::Jailed).set("PRODUCTION", "true");
     let refused = ran(&mut Daemon::with_files(&place, 512), b"");
     assert_eq!(refused.status, Some(125), "{refused:?}");
-    for words in ["512 open files are too few", "LimitNOFILE=", "queue.files_max", "results.files_max"] {
+    for words in [
+        "512 open files are too few",
+        "LimitNOFILE=",
+        "queue.files_max",
+        "cache.files_max",
+        "results.files_max",
+    ] {
         assert!(refused.stderr.contains(words), "{words}: {}", refused.stderr);
     }
     assert!(!place.path("socket").exists());

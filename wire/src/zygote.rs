@@ -26,6 +26,8 @@ pub struct ZygoteConfig {
     pub supervisor_pid: u32,
     /// Largest memory limit any job may get, bytes; sizes the engine's reservations.
     pub memory_bytes_max: u64,
+    /// Most memory that a worker which stays keeps scripts in, bytes.
+    pub scripts_bytes_max: u64,
     /// Landlock ABI below which a worker refuses to lock (0: none is acceptable).
     pub landlock_abi_min: u32,
     /// Namespaces: try them, leave them, or fail without them.

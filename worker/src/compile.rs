@@ -195,7 +195,8 @@ mod tests {
         module: &[u8],
         change: fn(&mut CompileOrder),
     ) -> Result<(CompileReport, Vec<u8>), CompileFailure> {
-        let warm = warm(&EngineSettings { memory_bytes_max: 1 << 20, instances: 1 }).unwrap();
+        let warm =
+            warm(&EngineSettings { memory_bytes_max: 1 << 20, scripts_bytes_max: 0, instances: 1 }).unwrap();
         let mut order = CompileOrder {
             module_bytes: module.len() as u64,
             artifact_bytes_max: 64 << 20,

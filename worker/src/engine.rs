@@ -44,7 +44,7 @@ const SCRIPT_STACK_RESIDENT_BYTES: usize = 64 << 10;
 /// Most elements of the JavaScript engine's table: its functions that are called by address, some 1,200.
 const SCRIPT_TABLE_ELEMENTS_MAX: usize = 4 << 10;
 
-/// Most linear memories of one store.
+/// Most linear memories of one store. This and the three below size the pool that every process reserves before there is a job.
 pub const MEMORIES_MAX: u32 = 8;
 
 /// Most tables of one store.
@@ -74,6 +74,8 @@ const WASMTIME_VERSION: &str = "48.0.8";
 pub struct EngineSettings {
     /// Largest memory limit any job may get, bytes; no store gets more, whatever its order says.
     pub memory_bytes_max: u64,
+    /// Most memory that a process which stays keeps the last scripts and what they compiled to in, bytes.
+    pub scripts_bytes_max: u64,
     /// Stores that may be alive at once: 1 where every worker runs one job.
     pub instances: u32,
 }
@@ -336,7 +338,8 @@ mod tests {
     use super::*;
     use crate::own_process::in_own_process;
 
-    const SETTINGS: EngineSettings = EngineSettings { memory_bytes_max: 64 << 20, instances: 1 };
+    const SETTINGS: EngineSettings =
+        EngineSettings { memory_bytes_max: 64 << 20, scripts_bytes_max: 0, instances: 1 };
 
     #[test]
     fn warm_leaves_the_process_single_threaded_and_without_descriptors() {

@@ -142,7 +142,11 @@ fn get_warm(control: &OwnedFd, buffer: &mut [u8]) -> Result<Option<(Zygote, Warm
     } else {
         0
     };
-    let settings = EngineSettings { memory_bytes_max: config.memory_bytes_max, instances: INSTANCES };
+    let settings = EngineSettings {
+        memory_bytes_max: config.memory_bytes_max,
+        scripts_bytes_max: config.scripts_bytes_max,
+        instances: INSTANCES,
+    };
     let warm = engine::warm(&settings)?;
     let data_baseline_bytes = data_bytes()?;
     let threads = threads()?;

@@ -20,6 +20,10 @@ use super::Key as ArtifactKey;
 use super::key::{CODE_BYTES, Key, KeyError};
 
 const MAGIC: &[u8; 16] = b"stockade-cache-1";
+/// Before an artifact in its file: the magic and the code, bytes.
+const HEADER_BYTES: usize = MAGIC.len() + CODE_BYTES;
+/// What of an artifact is read, hashed and copied at once, bytes: a processor's own cache holds it.
+const PIECE_BYTES: usize = 128 << 10;
 const KEY_FILE: &str = "key";
 /// Most files looked at when making room; far above what the bound on bytes leaves room for in practice.
 const FILES_MAX: usize = 100_000;
@@ -106,23 +110,36 @@ impl Disk {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed("open", &path)(error)),
         };
-        let mut bytes = Vec::new();
-        (&mut file).take(self.bytes_max).read_to_end(&mut bytes).map_err(failed("read", &path))?;
-        let body = self.verified(key, &bytes).ok_or(DiskError::NotAuthentic { path: path.clone() });
-        let body = body.inspect_err(|_| {
+        let Some(copy) = self.verified(key, &mut file, &path)? else {
             let _ = std::fs::remove_file(&path);
-        })?;
-        let mut copy = memfd::create("stockade-artifact").map_err(failed("copy", &path))?;
-        copy.write_all(body).map_err(failed("copy", &path))?;
+            return Err(DiskError::NotAuthentic { path });
+        };
         // For the order in which files are given up; a cache that cannot note its use still works.
         let _ = file.set_modified(SystemTime::now());
         Ok(Some(copy))
     }
 
-    fn verified<'b>(&self, key: ArtifactKey, bytes: &'b [u8]) -> Option<&'b [u8]> {
-        let rest = bytes.strip_prefix(MAGIC.as_slice())?;
-        let (code, body) = rest.split_at_checked(CODE_BYTES)?;
-        self.key.verifies(&[self.fingerprint.as_bytes(), name(key).as_bytes(), body], code).then_some(body)
+    /// A copy of what is in `file`, if that is authentic. Each piece is hashed and copied while the processor has it at hand;
+    /// the copy is nobody's before all of it is.
+    fn verified(&self, key: ArtifactKey, file: &mut File, path: &Path) -> Result<Option<File>, DiskError> {
+        let bytes = file.metadata().map_err(failed("read", path))?.len().min(self.bytes_max);
+        let Some(body_bytes) = bytes.checked_sub(HEADER_BYTES as u64) else { return Ok(None) };
+        let mut header = [0; HEADER_BYTES];
+        file.read_exact(&mut header).map_err(failed("read", path))?;
+        let Some(code) = header.strip_prefix(MAGIC) else { return Ok(None) };
+        let name = name(key);
+        let mut verifier = self.key.verifier(&[self.fingerprint.as_bytes(), name.as_bytes()], body_bytes);
+        let mut copy = memfd::create("stockade-artifact").map_err(failed("copy", path))?;
+        let (mut left, mut room) = (body_bytes, vec![0; PIECE_BYTES]);
+        while left > 0 {
+            let most = room.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let piece = room.get_mut(..most).unwrap_or_default();
+            file.read_exact(piece).map_err(failed("read", path))?;
+            verifier.update(piece);
+            copy.write_all(piece).map_err(failed("copy", path))?;
+            left -= piece.len() as u64;
+        }
+        Ok(verifier.verifies(code).then_some(copy))
     }
 
     /// Writes an artifact so that it is there whole or not at all, and makes room for it.
@@ -226,6 +243,26 @@ mod tests {
         open().store(key(1), &artifact(b"code")).unwrap();
         assert_eq!(contents(open().load(key(1)).unwrap().unwrap()), b"code");
         assert!(open().load(key(2)).unwrap().is_none());
+    }
+
+    #[test]
+    fn artifact_of_many_pieces_is_loaded_whole_and_one_byte_changed_anywhere_in_it_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = Disk::open(root.path(), None, FINGERPRINT, 1 << 20).unwrap();
+        for length in [0, 1, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES + 7] {
+            let body: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+            disk.store(key(1), &artifact(&body)).unwrap();
+            assert_eq!(contents(disk.load(key(1)).unwrap().unwrap()), body, "{length}");
+            let path = disk.path(key(1));
+            let whole = std::fs::read(&path).unwrap();
+            let pieces = (HEADER_BYTES..whole.len()).step_by(PIECE_BYTES);
+            for at in pieces.chain([MAGIC.len(), HEADER_BYTES - 1, whole.len() - 1]) {
+                let mut spoiled = whole.clone();
+                spoiled[at] ^= 1;
+                std::fs::write(&path, spoiled).unwrap();
+                assert!(matches!(disk.load(key(1)), Err(DiskError::NotAuthentic { .. })), "{length} {at}");
+            }
+        }
     }
 
     #[test]

@@ -119,9 +119,11 @@ impl Key {
         self.mac(parts).finalize().into_bytes().into()
     }
 
-    /// Whether `code` is the one over `parts`; takes the same time whatever it is.
-    pub(super) fn verifies(&self, parts: &[&[u8]], code: &[u8]) -> bool {
-        self.mac(parts).verify_slice(code).is_ok()
+    /// Begins to verify a code over `parts` and a last one of `last_bytes` that comes piece by piece.
+    pub(super) fn verifier(&self, parts: &[&[u8]], last_bytes: u64) -> Verifier {
+        let mut mac = self.mac(parts);
+        mac.update(&last_bytes.to_le_bytes());
+        Verifier(mac)
     }
 
     fn mac(&self, parts: &[&[u8]]) -> Hmac<Sha256> {
@@ -134,11 +136,33 @@ impl Key {
     }
 }
 
+/// What is being verified.
+pub(super) struct Verifier(Hmac<Sha256>);
+
+impl Verifier {
+    /// The next piece of the last part.
+    pub(super) fn update(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    /// Whether `code` is the one over all of it; takes the same time whatever it is.
+    pub(super) fn verifies(self, code: &[u8]) -> bool {
+        self.0.verify_slice(code).is_ok()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    fn verifies(key: &Key, first: &[u8], pieces: &[&[u8]], code: &[u8]) -> bool {
+        let last_bytes = pieces.iter().map(|piece| piece.len() as u64).sum();
+        let mut verifier = key.verifier(&[first], last_bytes);
+        pieces.iter().for_each(|piece| verifier.update(piece));
+        verifier.verifies(code)
+    }
 
     #[test]
     fn key_made_once_is_read_the_next_time() {
@@ -146,7 +170,7 @@ mod tests {
         let path = directory.path().join("key");
         let first = Key::open_or_make(&path).unwrap();
         let second = Key::open_or_make(&path).unwrap();
-        assert!(second.verifies(&[b"a"], &first.code(&[b"a"])));
+        assert!(verifies(&second, b"a", &[b"b"], &first.code(&[b"a", b"b"])));
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 
@@ -172,6 +196,7 @@ mod tests {
     fn code_depends_on_where_parts_end() {
         let directory = tempfile::tempdir().unwrap();
         let key = Key::open_or_make(&directory.path().join("key")).unwrap();
-        assert!(!key.verifies(&[b"a", b"bc"], &key.code(&[b"ab", b"c"])));
+        assert!(!verifies(&key, b"a", &[b"bc"], &key.code(&[b"ab", b"c"])));
+        assert!(verifies(&key, b"a", &[b"b", b"", b"c"], &key.code(&[b"a", b"bc"])));
     }
 }

@@ -173,7 +173,7 @@ impl<C: Compile + 'static> Artifacts<C> {
         };
         Ok(Self {
             compiler,
-            memory: RefCell::new(Memory::new(settings.memory_bytes)),
+            memory: RefCell::new(Memory::new(settings.memory_bytes, settings.files_max)),
             disk,
             compilers: Places::new(compilers_max),
             flights: RefCell::default(),

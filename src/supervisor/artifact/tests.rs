@@ -55,8 +55,13 @@ struct Rig {
 impl Rig {
     fn new() -> Self {
         let compiler = Rc::new(Held::default());
-        let settings =
-            config::Cache { directory: None, disk_bytes: 0, memory_bytes: 1 << 20, key_file: None };
+        let settings = config::Cache {
+            directory: None,
+            disk_bytes: 0,
+            memory_bytes: 1 << 20,
+            files_max: 64,
+            key_file: None,
+        };
         let table = Rc::new(Artifacts::new(Rc::clone(&compiler), 1, &settings, "test").unwrap());
         Self { compiler, table }
     }

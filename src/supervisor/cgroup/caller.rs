@@ -15,7 +15,8 @@ use super::leaf::{self, read_file};
 use super::{CgroupError, Controller, events};
 use crate::config::CallerLimits;
 
-/// Empty groups that are kept; beyond, they are looked for before another is made.
+/// Groups of callers, beyond which empty ones are looked for before another is made. A group that is kept
+/// costs the kernel some memory, and one that is not, a few system calls when its caller comes again.
 const GROUPS_KEPT_MAX: usize = 64;
 
 /// The groups of one tree.

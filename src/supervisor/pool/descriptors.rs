@@ -3,10 +3,26 @@
 //! Owns: the share of `RLIMIT_NOFILE` that ready workers may take, and how many descriptors all together may come to.
 //! Never: opens or closes one.
 
+use stockade_wire::limits::FORKS_MAX;
+
+use super::ready::REFILLS_AT_ONCE;
 use crate::config::Config;
 
 /// Descriptors of one worker in the supervisor: link, output, two logs, pidfd, and the directory of its leaf.
 const PER_WORKER: u64 = 6;
+
+/// The worker's own ends of the first four, which the supervisor has until it is forked.
+const PER_BIRTH: u64 = 4;
+
+/// Of a job that runs or a module that is compiled: a file with what the client sent in its frame, and a script's source, or
+/// what the compiler made.
+const PER_JOB: u64 = 2;
+
+/// Templates of one module, and zygotes: the last's successor is made while it still forks.
+const AT_ONCE: usize = 2;
+
+/// Descriptors of one zygote in the supervisor: its socket and its pidfd.
+const PER_ZYGOTE: u64 = 2;
 
 /// Ready workers leave half of the descriptors to jobs and clients.
 const SHARE: u64 = 2;
@@ -14,22 +30,36 @@ const SHARE: u64 = 2;
 /// Descriptors of one client in the supervisor: its connection, a module and an input that it brings, an output on its way.
 const PER_CLIENT: u64 = 4;
 
-/// The daemon's own: standard streams, event loop, signals, socket, lock, cache, journal, pressure, zygote, and files that
-/// are open for a moment.
+/// The daemon's own: standard streams, event loop, signals, socket, lock, cache, journal, pressure, and files that are open
+/// for a moment.
 const OWN: u64 = 64;
 
 /// Most descriptors that a daemon with this configuration can come to have open at once.
 #[must_use]
 pub fn needed(config: &Config) -> u64 {
     let pool = &config.pool;
-    let workers =
-        [pool.workers_max, pool.compilers_max, pool.ready_max, pool.templates_max, pool.tenant_workers_max];
-    let all = |counts: &[usize]| counts.iter().fold(0_u64, |sum, count| sum.saturating_add(*count as u64));
-    all(&workers)
-        .saturating_mul(PER_WORKER)
-        .saturating_add(all(&[config.queue.files_max, config.results.files_max]))
-        .saturating_add(all(&[config.clients.connections_max]).saturating_mul(PER_CLIENT))
-        .saturating_add(OWN)
+    let templates = pool.templates_max.saturating_mul(AT_ONCE);
+    let jobs = [pool.workers_max, pool.compilers_max];
+    let workers = [pool.ready_max, templates, pool.tenant_workers_max].into_iter().chain(jobs);
+    // Of a template and its successor, one forks and the other is forked.
+    let forks = pool.templates_max.saturating_mul(FORKS_MAX);
+    let births = [forks, pool.templates_max, REFILLS_AT_ONCE].into_iter().chain(jobs);
+    let files = [config.queue.files_max, config.results.files_max, config.cache.files_max];
+    [
+        times(workers, PER_WORKER),
+        times(births, PER_BIRTH),
+        times(jobs, PER_JOB),
+        times(files, 1),
+        times([config.clients.connections_max], PER_CLIENT),
+        times([AT_ONCE], PER_ZYGOTE),
+    ]
+    .into_iter()
+    .fold(OWN, u64::saturating_add)
+}
+
+/// So many descriptors for each of all of these.
+fn times(counts: impl IntoIterator<Item = usize>, each: u64) -> u64 {
+    counts.into_iter().fold(0_u64, |sum, count| sum.saturating_add(count as u64)).saturating_mul(each)
 }
 
 /// Most workers that may stand ready of `wanted`, and the limit that says so.
@@ -81,6 +111,18 @@ mod tests {
         assert_eq!(needed_with("STOCKADE_CLIENTS_CONNECTIONS_MAX", "200") - least, 100 * PER_CLIENT);
         let least = needed_with("STOCKADE_POOL_TENANT_WORKERS_MAX", "10");
         assert_eq!(needed_with("STOCKADE_POOL_TENANT_WORKERS_MAX", "20") - least, 10 * PER_WORKER);
+        let least = needed_with("STOCKADE_CACHE_FILES_MAX", "0");
+        assert_eq!(needed_with("STOCKADE_CACHE_FILES_MAX", "1000") - least, 1000);
+        let least = needed_with("STOCKADE_POOL_COMPILERS_MAX", "1");
+        let compiler = PER_WORKER + PER_BIRTH + PER_JOB;
+        assert_eq!(needed_with("STOCKADE_POOL_COMPILERS_MAX", "11") - least, 10 * compiler);
+    }
+
+    #[test]
+    fn template_counts_with_its_successor_and_with_what_it_is_forking() {
+        let least = needed_with("STOCKADE_POOL_TEMPLATES_MAX", "0");
+        let each = 2 * PER_WORKER + (1 + FORKS_MAX as u64) * PER_BIRTH;
+        assert_eq!(needed_with("STOCKADE_POOL_TEMPLATES_MAX", "10") - least, 10 * each);
     }
 
     #[test]

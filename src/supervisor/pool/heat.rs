@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-/// Modules remembered; beyond that the one unused for longest is forgotten.
+/// Modules remembered; beyond that the one unused for longest is forgotten. As many as there can be templates: were so many
+/// asked for in turn, none of them would be asked for often.
 const REMEMBERED_MAX: usize = 1024;
 
 /// Uses of modules, each named by a `K`.

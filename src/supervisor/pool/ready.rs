@@ -21,7 +21,7 @@ use crate::supervisor::worker::{Birth, Worker, WorkerError};
 use crate::supervisor::zygote::{ZygoteError, closed};
 
 /// Idle workers made at once. More would wait for each other in the zygote and for processors.
-const REFILLS_AT_ONCE: usize = 4;
+pub(super) const REFILLS_AT_ONCE: usize = 4;
 
 /// Every so many workers one is looked at for what it costs.
 const LOOKED_AT: u64 = 16;

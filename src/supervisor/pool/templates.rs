@@ -47,8 +47,9 @@ const SOON_PART: u64 = 20;
 /// that its fork makes for a moment.
 const TEMPLATE_FDS: u64 = 9;
 
-/// For so long no template is made of a module that none could hold. Not for ever: what kept it from that may have been the
-/// machine's doing after all, and to find that out again costs one process.
+/// For so long no template is made of a module that none could hold; its jobs have processes that load it meanwhile. Not for
+/// ever: what kept it from that may have been the machine's doing after all, and to find that out again costs one process.
+/// No setting: a tenth of it would cost next to nothing either, and who mended the machine restarts the daemon.
 const UNFIT_REST: Duration = Duration::from_secs(10 * 60);
 
 /// Why a module is not held although the operator wants it to be.

@@ -25,7 +25,8 @@ use super::cgroup::Leaf;
 use super::child::{Child, Graveyard};
 use crate::observe::Causes;
 
-/// Time the zygote has to build its engine.
+/// Time the zygote has to build its engine, which takes it milliseconds: beyond this it hangs, on
+/// whatever machine.
 const WARM_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time the zygote has to answer a fork order. A fork takes a tenth of a millisecond.
 const FORK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,7 +34,8 @@ const FORK_TIMEOUT: Duration = Duration::from_secs(5);
 const LAST_FORK_TIMEOUT: Duration = Duration::from_secs(1);
 /// The next zygote is started in the last part of this many of its forks, so that nobody waits for it.
 const SOON_PART: u64 = 10;
-/// Fork orders that may wait for the zygote.
+/// Fork orders that may wait for the zygote. Whoever has another waits to give it: this many keep it busy, and nothing is
+/// refused for want of room.
 const REQUESTS_MAX: usize = 64;
 
 /// Why there is no new worker.

@@ -179,7 +179,7 @@ pub fn fork_parent(kind: &str, rounds: &str) -> io::Result<()> {
 /// # Errors
 /// When it cannot fork.
 pub fn forks(kind: &str, rounds: usize) -> io::Result<()> {
-    let settings = EngineSettings { memory_bytes_max: 1 << 30, instances: 1 };
+    let settings = EngineSettings { memory_bytes_max: 1 << 30, scripts_bytes_max: 0, instances: 1 };
     let engine = if kind == "engine" { Some(warm(&settings).map_err(io::Error::other)?) } else { None };
     let solo = SingleThreaded::probe().map_err(io::Error::other)?;
     let mut found = String::new();

@@ -72,7 +72,11 @@ fn vanish(control: &OwnedFd) {
 
 fn warm(config: &ZygoteConfig) -> Option<WarmReport> {
     nix::sys::prctl::set_name(c"stockade:zygote").ok()?;
-    let settings = EngineSettings { memory_bytes_max: config.memory_bytes_max, instances: 1 };
+    let settings = EngineSettings {
+        memory_bytes_max: config.memory_bytes_max,
+        scripts_bytes_max: config.scripts_bytes_max,
+        instances: 1,
+    };
     // A supervisor does not take a zygote that finds less than the first one did.
     let solo = SingleThreaded::probe().ok()?;
     let namespaces = namespaces::enter(&solo, config.namespaces, config.other_ids).ok()?;

@@ -21,7 +21,8 @@ use super::sink::Sink;
 use super::{poll, streams};
 use crate::grants::Grants;
 
-/// Most resources (open files, streams, pollables…) a guest may hold at once.
+/// Most resources (open files, streams, pollables…) a guest may hold at once. Of open files its process may have fewer
+/// (`jail.open_files`); this bounds the table of handles, which is in the host's memory.
 const RESOURCES_MAX: usize = 16 << 10;
 
 /// Most random bytes a guest may ask for in one call; they are gathered in the host's memory.

@@ -42,7 +42,8 @@ pub(crate) struct Kept {
     next: Option<Live>,
     /// What drives scripts that wait. Between two of them it knows of nothing to wait for.
     runtime: Option<Runtime>,
-    /// The scripts that ran here, unless there is one that has them.
+    /// The scripts that ran here, unless there is one that has them. With a job that could not be set up they are lost: no
+    /// other comes after that one, see `supervisor/pool/tenancy.rs`.
     known: Option<Known>,
 }
 
@@ -129,7 +130,7 @@ impl Kept {
             remains: None,
             next: None,
             runtime: None,
-            known: Some(Known::default()),
+            known: Some(Known::new(usize::try_from(warm.settings().scripts_bytes_max).unwrap_or(0))),
         })
     }
 

@@ -17,7 +17,7 @@ use super::Host;
 /// Sleeps up to this long are made with the thread: the runtime's timer counts whole milliseconds.
 const SHORT_SLEEP: Duration = Duration::from_millis(1);
 
-/// Most subscriptions of one call.
+/// Most subscriptions of one call: they are 192 KiB of its memory, and the host reads each.
 const SUBSCRIPTIONS_MAX: u32 = 4096;
 
 const SUBSCRIPTION_BYTES: u64 = 48;

@@ -44,6 +44,7 @@ pub(crate) fn configuration() -> ZygoteConfig {
     ZygoteConfig {
         supervisor_pid: std::process::id(),
         memory_bytes_max: 64 << 20,
+        scripts_bytes_max: 1 << 20,
         landlock_abi_min: 0,
         namespaces: NamespacePolicy::Auto,
         other_ids: nix::unistd::geteuid().is_root(),

@@ -22,7 +22,8 @@ use super::*;
 use crate::compile::compile;
 use crate::engine::{EngineSettings, warm};
 
-const SETTINGS: EngineSettings = EngineSettings { memory_bytes_max: 1 << 30, instances: 16 };
+const SETTINGS: EngineSettings =
+    EngineSettings { memory_bytes_max: 1 << 30, scripts_bytes_max: 0, instances: 16 };
 
 fn shared() -> (&'static Warm, Arc<Ticker>) {
     static SHARED: OnceLock<(Arc<Warm>, Arc<Ticker>)> = OnceLock::new();
