@@ -11,10 +11,10 @@ use stockade_wire::job::Isolation;
 
 use crate::client::{Connection, Prepared};
 use crate::daemon::Home;
-use crate::floors::echo;
+use crate::floors::{echo, echo_back_to_back, echo_paced};
 use crate::jobs::Job;
 use crate::load::{Effort, closed_loop, one_at_a_time, round};
-use crate::paced::paced;
+use crate::paced::{Pace, paced};
 use crate::procfs::{Processors, own_cpu_time};
 use crate::stages::Stages;
 use crate::stockade::DEFAULTS;
@@ -55,7 +55,8 @@ pub fn drive(
     let each = |time: Duration| round(time.as_secs_f64() * 1e6 / jobs.max(1.0));
     let supervisor = each(own_cpu_time(daemon.pid()).saturating_sub(own));
     let all = each(daemon.cpu_time().saturating_sub(all));
-    let by_the_clock = paced(daemon.socket(), &submission, seen.per_second / 2.0, Duration::from_secs(seconds))?;
+    let pace = Pace::new(seen.per_second / 2.0, Duration::from_secs(seconds));
+    let by_the_clock = paced(daemon.socket(), &submission, pace)?;
     let effort = Effort { one_at_a_time: Duration::from_secs(seconds), ..Effort::FULL };
     let mut stages = Stages::default();
     let apart = one_at_a_time(&effort, || {
@@ -65,9 +66,11 @@ pub fn drive(
         Ok(())
     })?;
     let echo = echo(&effort.few(), 2)?;
+    let back_to_back = echo_back_to_back(&effort.few(), 2)?;
+    let echo_paced = echo_paced(&Effort { paced: Duration::from_secs(seconds), ..effort }, 2, &back_to_back)?;
     Ok(format!(
         "{clients} clients: {} jobs a second, median {} µs, p99 {} µs; CPU a job {all} µs, of which the supervisor {supervisor} µs; \
-         half as many sent by the clock: median {} µs, p99 {} µs (the sender's own {} µs); one client, {:?} apart: median {} µs, p99 {} µs; two-hop echo the same way {} µs; {:.1} % of the processors' time kept by the host\n\
+         half as many sent by the clock: median {} µs, p99 {} µs (the sender's own {} µs); one client, {:?} apart: median {} µs, p99 {} µs; two-hop echo the same way {} µs, by the clock, {} a second, {} µs and {} µs; {:.1} % of the processors' time kept by the host\n\
          of that one client's jobs: {}\n",
         seen.per_second,
         seen.p50_us.unwrap_or_default(),
@@ -79,6 +82,9 @@ pub fn drive(
         apart.p50().unwrap_or_default(),
         apart.p99().unwrap_or_default(),
         echo.p50().unwrap_or_default(),
+        echo_paced.per_second,
+        echo_paced.p50_us.unwrap_or_default(),
+        echo_paced.p99_us.unwrap_or_default(),
         Processors::now().stolen_percent_since(processors),
         stages.told(),
     ))

@@ -24,8 +24,9 @@ use wasmtime::{Config, Engine, InstanceAllocationStrategy, Linker, Module, Pooli
 
 use crate::jobs::NOOP;
 use crate::load::{Effort, one_at_a_time, round};
+use crate::paced::{Pace, Sent, exchange};
 use crate::polled::Polled;
-use crate::report::Clients;
+use crate::report::{Clients, Paced};
 use crate::samples::Samples;
 
 /// Bytes of an echoed message, about those of a small job.
@@ -59,7 +60,44 @@ pub fn echo_back_to_back(effort: &Effort, hops: u32) -> io::Result<Clients> {
     Ok(Clients { clients: 1, per_second, p50_us: samples.p50(), p99_us: samples.p99() })
 }
 
+/// The same sent by the clock, half as often as they are answered `back_to_back`: what the machine makes of requests that do
+/// not wait for each other.
+///
+/// # Errors
+/// As for [`echo`], or when the neighbours do not keep the pace.
+pub fn echo_paced(effort: &Effort, hops: u32, back_to_back: &Clients) -> io::Result<Paced> {
+    let sets = u32::try_from(NEIGHBOURHOODS).unwrap_or(u32::MAX);
+    let pace = Pace::new(back_to_back.per_second / 2.0, effort.paced / sets);
+    let mut all = Sent::default();
+    for _ in 0..NEIGHBOURHOODS {
+        all.append(with_neighbours(hops, |client| {
+            let (sender, mut answered, mut buffer) = (client.0.try_clone()?, 0, [0; ECHO_BYTES]);
+            let answer = || {
+                client.read_exact(&mut buffer)?;
+                answered += 1;
+                Ok(answered - 1)
+            };
+            exchange(sender, pace, &|_| Ok(vec![7; ECHO_BYTES]), answer)
+        })?);
+    }
+    Ok(all.figures(pace))
+}
+
 fn echo_of_a_set(effort: &Effort, hops: u32) -> io::Result<Samples> {
+    with_neighbours(hops, |client| {
+        let mut buffer = [7; ECHO_BYTES];
+        one_at_a_time(effort, || {
+            client.write_all(&buffer)?;
+            client.read_exact(&mut buffer)
+        })
+    })
+}
+
+/// Has `ask` talk to the first of so many processes in a row.
+fn with_neighbours<T>(
+    hops: u32,
+    ask: impl FnOnce(&mut Polled<UnixStream>) -> io::Result<T>,
+) -> io::Result<T> {
     let (client, mut near) = UnixStream::pair()?;
     let mut client = Polled(client);
     let mut neighbours = Vec::new();
@@ -69,17 +107,13 @@ fn echo_of_a_set(effort: &Effort, hops: u32) -> io::Result<Samples> {
         near = far;
     }
     neighbours.push(neighbour(near, None)?);
-    let mut buffer = [7; ECHO_BYTES];
-    let samples = one_at_a_time(effort, || {
-        client.write_all(&buffer)?;
-        client.read_exact(&mut buffer)
-    });
+    let found = ask(&mut client);
     // A neighbour ends when whoever asks it has closed.
     drop(client);
     for mut neighbour in neighbours {
         neighbour.wait()?;
     }
-    samples
+    found
 }
 
 /// A process that passes on what it is sent.

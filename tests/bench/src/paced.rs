@@ -1,8 +1,8 @@
-//! Jobs sent by the clock, whether or not the ones before are over.
+//! Requests sent by the clock, whether or not the ones before are over.
 //!
 //! Owns: the open loop.
-//! Never: lets a slow answer delay the next job, but where the daemon would refuse it; and counts that wait too, from the
-//! moment the job was due, as it does any other.
+//! Never: lets a slow answer delay the next request, but where the daemon would refuse it; and counts that wait too, from the
+//! moment the request was due, as it does any other.
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
@@ -28,46 +28,96 @@ const BEHIND_MAX: Duration = Duration::from_secs(1);
 /// How long the sender looks away when there are so many.
 const BEHIND_GLANCE: Duration = Duration::from_micros(50);
 
-/// Sends `per_second` jobs a second for `time`, and takes for each how long after the moment it was due its result came.
+/// How often something is asked, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    interval: Duration,
+    count: u64,
+}
+
+impl Pace {
+    /// So many a second for `time`.
+    #[must_use]
+    pub fn new(per_second: f64, time: Duration) -> Self {
+        let interval = Duration::from_secs_f64(1.0 / per_second.max(1.0));
+        Self { interval, count: (time.as_secs_f64() / interval.as_secs_f64()) as u64 + 1 }
+    }
+}
+
+/// How long after they were due requests were answered, and sent.
+#[derive(Debug, Default)]
+pub struct Sent {
+    latencies: Samples,
+    late: Samples,
+}
+
+impl Sent {
+    /// Adds what was found at the same pace.
+    pub fn append(&mut self, other: Self) {
+        self.latencies.append(other.latencies);
+        self.late.append(other.late);
+    }
+
+    /// As figures.
+    #[must_use]
+    pub fn figures(&self, pace: Pace) -> Paced {
+        Paced {
+            per_second: round(1.0 / pace.interval.as_secs_f64()),
+            p50_us: self.latencies.p50(),
+            p99_us: self.latencies.p99(),
+            sender_late_p99_us: self.late.p99(),
+        }
+    }
+}
+
+/// Sends jobs at a pace, and takes for each how long after the moment it was due its result came.
 ///
 /// # Errors
 /// When a job did not complete, or the pace could not be held.
-pub fn paced(
-    socket: &std::path::Path,
-    job: &Submission,
-    per_second: f64,
-    time: Duration,
-) -> io::Result<Paced> {
-    let interval = Duration::from_secs_f64(1.0 / per_second.max(1.0));
-    let count = (time.as_secs_f64() / interval.as_secs_f64()) as u64 + 1;
+pub fn paced(socket: &std::path::Path, job: &Submission, pace: Pace) -> io::Result<Paced> {
     let mut connection = Connection::open(socket)?;
     let sender = connection.sender()?;
+    let answer = || loop {
+        match connection.receive()? {
+            FromDaemon::Accepted { .. } => {}
+            FromDaemon::Finished { request, result } => return completed(&result, &[]).map(|()| request),
+            other => return Err(unexpected("a job was not run", &other)),
+        }
+    };
+    Ok(exchange(sender, pace, &|number| submit_frame(number, job), answer)?.figures(pace))
+}
+
+/// Sends what `frame` makes of each request's number, and has `answer` wait for the number of one that is answered.
+///
+/// # Errors
+/// What they failed with, or when the pace could not be held.
+pub fn exchange(
+    sender: UnixStream,
+    pace: Pace,
+    frame: &(dyn Fn(u64) -> io::Result<Vec<u8>> + Sync),
+    answer: impl FnMut() -> io::Result<u64>,
+) -> io::Result<Sent> {
+    let Pace { interval, count } = pace;
     let answered = AtomicU64::new(0);
     let broken = AtomicBool::new(false);
     let began = Instant::now() + interval;
     let due = |number: u64| began + interval.saturating_mul(u32::try_from(number).unwrap_or(u32::MAX));
     std::thread::scope(|scope| {
         let sending = scope.spawn(|| {
-            let sent = send(sender, job, count, &due, &answered);
+            let sent = send(sender, frame, count, &due, &answered);
             broken.store(sent.is_err(), Ordering::Relaxed);
             sent
         });
-        let received = receive(&mut connection, count, &due, &answered, &broken);
+        let received = receive(answer, count, &due, &answered, &broken);
         let late = sending.join().unwrap_or_else(|_| Err(io::Error::other("the sender panicked")))?;
-        let latencies = received?;
-        Ok(Paced {
-            per_second: round(1.0 / interval.as_secs_f64()),
-            p50_us: latencies.p50(),
-            p99_us: latencies.p99(),
-            sender_late_p99_us: late.p99(),
-        })
+        Ok(Sent { latencies: received?, late })
     })
 }
 
 /// Sends them, and says how late it was with each.
 fn send(
     mut stream: UnixStream,
-    job: &Submission,
+    frame: &dyn Fn(u64) -> io::Result<Vec<u8>>,
     count: u64,
     due: &dyn Fn(u64) -> Instant,
     answered: &AtomicU64,
@@ -77,7 +127,7 @@ fn send(
     let _ = prctl::set_timerslack(1);
     let mut late = Samples::default();
     for number in 0..count {
-        let frame = submit_frame(number, job)?;
+        let frame = frame(number)?;
         let left = due(number).saturating_duration_since(Instant::now());
         if !left.is_zero() {
             clock_nanosleep(ClockId::CLOCK_MONOTONIC, ClockNanosleepFlags::empty(), &left.into())?;
@@ -98,7 +148,7 @@ fn send(
 }
 
 fn receive(
-    connection: &mut Connection,
+    mut answer: impl FnMut() -> io::Result<u64>,
     count: u64,
     due: &dyn Fn(u64) -> Instant,
     answered: &AtomicU64,
@@ -106,15 +156,9 @@ fn receive(
 ) -> io::Result<Samples> {
     let mut latencies = Samples::default();
     while (latencies.len() as u64) < count && !broken.load(Ordering::Relaxed) {
-        match connection.receive()? {
-            FromDaemon::Accepted { .. } => {}
-            FromDaemon::Finished { request, result } => {
-                latencies.push(due(request).elapsed());
-                completed(&result, &[])?;
-                answered.fetch_add(1, Ordering::Relaxed);
-            }
-            other => return Err(unexpected("a job was not run", &other)),
-        }
+        let number = answer()?;
+        latencies.push(due(number).elapsed());
+        answered.fetch_add(1, Ordering::Relaxed);
     }
     Ok(latencies)
 }

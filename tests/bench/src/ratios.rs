@@ -54,6 +54,12 @@ pub fn of(rows: &[Row]) -> Vec<Ratio> {
             Wanted::AtLeast(25_000.0),
         ),
         ratio(
+            "echo-p99-to-p50",
+            "two-hop echo, p99 / p50 at half of what it is back to back",
+            found.paced_spread("floor.echo-two-hop"),
+            Wanted::Nothing,
+        ),
+        ratio(
             "fresh-p99-to-p50",
             "fresh, no-op, p99 / p50 at half of the greatest throughput",
             found.paced_spread("stockade.fresh.noop"),

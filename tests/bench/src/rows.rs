@@ -83,7 +83,9 @@ fn floors() -> Vec<Planned> {
     let floor = |figures| Ok(Measured { figures, isolation: None });
     let echo = move |bench: &Bench, hops| {
         let back_to_back = floors::echo_back_to_back(&bench.effort, hops)?;
-        floor(Figures { clients: vec![back_to_back], ..one(&floors::echo(&bench.effort, hops)?) })
+        let paced = floors::echo_paced(&bench.effort, hops, &back_to_back)?;
+        let apart = one(&floors::echo(&bench.effort, hops)?);
+        floor(Figures { clients: vec![back_to_back], paced: Some(paced), ..apart })
     };
     let fork = move |bench: &Bench, engine| {
         let (samples, cpu_us) = floors::fork(&bench.effort, engine)?;

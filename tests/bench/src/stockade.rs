@@ -16,7 +16,7 @@ use crate::client::{Connection, Prepared, completed, unexpected};
 use crate::daemon::{Daemon, Home};
 use crate::jobs::{ENDLESS, Job, of_text};
 use crate::load::{Effort, closed_loop, one_at_a_time_from, round, sustained};
-use crate::paced::paced;
+use crate::paced::{Pace, paced};
 use crate::report::Figures;
 use crate::rows::Measured;
 use crate::samples::Samples;
@@ -84,7 +84,7 @@ pub fn measure(program: &Path, effort: &Effort, asked: &Asked) -> io::Result<Mea
     if asked.depth != Depth::Clients
         && let Some(most) = figures.per_second_most()
     {
-        figures.paced = Some(paced(daemon.socket(), &job, most / 2.0, effort.paced)?);
+        figures.paced = Some(paced(daemon.socket(), &job, Pace::new(most / 2.0, effort.paced))?);
     }
     if asked.depth == Depth::Sustained && !effort.sustained.is_zero() {
         figures.sustained = Some(sustained(SUSTAINED_CLIENTS, effort.sustained, connect)?);
