@@ -138,7 +138,11 @@ impl SealedArtifact {
     ///
     /// # Errors
     /// As for [`SealedArtifact::load`], and when a copy of the file's descriptor cannot be had.
-    pub fn load_to_fork(self, solo: &SingleThreaded, engine: &Engine) -> Result<LoadedArtifact, ArtifactError> {
+    pub fn load_to_fork(
+        self,
+        solo: &SingleThreaded,
+        engine: &Engine,
+    ) -> Result<LoadedArtifact, ArtifactError> {
         if self.kind != Precompiled::Module {
             return self.load(engine);
         }
@@ -270,5 +274,26 @@ mod tests {
         let wasm = [b"\0asm\x01\0\0\0".as_slice(), &[0; 100]].concat();
         assert!(matches!(SealedArtifact::from_fd(memfd(&wasm, all)), Err(ArtifactError::NotAnArtifact)));
         assert!(matches!(SealedArtifact::from_fd(memfd(b"", all)), Err(ArtifactError::Size { bytes: 0 })));
+    }
+
+    #[test]
+    fn module_that_is_loaded_to_fork_runs_from_pages_of_no_file() {
+        let all =
+            SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL;
+        let engine = Engine::default();
+        let text = br#"(module (func (export "seven") (result i32) (i32.const 7)))"#;
+        let artifact = engine.precompile_module(text).unwrap();
+        let artifact = SealedArtifact::from_fd(memfd(&artifact, all)).unwrap();
+        // The other threads have no part in it.
+        let loaded = artifact.load_to_fork(&SingleThreaded::after_fork(), &engine).unwrap();
+        let LoadedArtifact::Module(module) = loaded else { panic!("{loaded:?}") };
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let start = format!("{:x}-", module.text().as_ptr().addr());
+        let line = maps.lines().find(|line| line.starts_with(&start)).expect("code has a mapping of its own");
+        assert!(line.contains(" r-xp ") && !line.contains("memfd"), "{line}");
+        let mut store = wasmtime::Store::new(&engine, ());
+        let instance = wasmtime::Instance::new(&mut store, &module, &[]).unwrap();
+        let seven = instance.get_typed_func::<(), i32>(&mut store, "seven").unwrap();
+        assert_eq!(seven.call(&mut store, ()).unwrap(), 7);
     }
 }

@@ -222,3 +222,27 @@ impl Drop for Room {
         let _ = unsafe { munmap(self.start, self.bytes) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_that_are_replaced_hold_what_they_held_and_can_be_written_to() {
+        let mut room = vec![0_u8; 64 << 10];
+        room[9_000..20_000].fill(7);
+        let expected = room.clone();
+        // The other threads have no part in it.
+        in_place(&SingleThreaded::after_fork(), &mut room).unwrap();
+        assert_eq!(room, expected);
+        room.fill(9);
+        assert!(room.iter().all(|byte| *byte == 9));
+    }
+
+    #[test]
+    fn slice_without_a_whole_page_stays_as_it_is() {
+        let mut few = [1, 2, 3];
+        in_place(&SingleThreaded::after_fork(), &mut few).unwrap();
+        assert_eq!(few, [1, 2, 3]);
+    }
+}
