@@ -9,8 +9,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::mman::ProtFlags;
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module, Precompiled};
+
+use crate::own_pages::{Berth, HUGE_BYTES, PagesError, Part, copy, replace};
+use crate::page_bytes;
+use crate::solo::SingleThreaded;
 
 /// Bytes of an artifact that tell what it is: an ELF header.
 const HEADER_BYTES: usize = 64;
@@ -127,6 +132,37 @@ impl SealedArtifact {
         }
     }
 
+    /// As [`SealedArtifact::load`], with a module's code on pages that this process's forks inherit: on huge ones, as far as
+    /// there are any to be had. Where that cannot be, it is loaded as always.
+    ///
+    /// Takes about a millisecond for 2 MiB of code.
+    ///
+    /// # Errors
+    /// As for [`SealedArtifact::load`], and when a copy of the file's descriptor cannot be had.
+    pub fn load_to_fork(
+        self,
+        solo: &SingleThreaded,
+        engine: &Engine,
+    ) -> Result<LoadedArtifact, ArtifactError> {
+        if self.kind != Precompiled::Module {
+            return self.load(engine);
+        }
+        // Where its code lies in it is known when it has been loaded.
+        let file = self.file.try_clone().map_err(ArtifactError::Read)?;
+        let place = match (Self { file, ..self }).load_module(engine)? {
+            LoadedArtifact::Module(module) => Image::of(&module),
+            loaded @ LoadedArtifact::Component(_) => return Ok(loaded),
+        };
+        // What is not had here is done without.
+        let berth = place.berth().ok().flatten();
+        let loaded = self.load_module(engine)?;
+        drop(berth);
+        if let LoadedArtifact::Module(module) = &loaded {
+            let _ = code_in_place(solo, module);
+        }
+        Ok(loaded)
+    }
+
     fn load_module(self, engine: &Engine) -> Result<LoadedArtifact, ArtifactError> {
         // SAFETY: `deserialize_open_file` asks for two things.
         // (1) "the file … must not be modified": `self.file` is a memfd whose SHRINK, GROW, WRITE and SEAL
@@ -147,6 +183,52 @@ impl SealedArtifact {
         let component = unsafe { Component::deserialize(engine, code) };
         component.map(LoadedArtifact::Component).map_err(ArtifactError::Load)
     }
+}
+
+/// How a module is mapped.
+struct Image {
+    bytes: usize,
+    /// From its beginning to its code.
+    code_offset: usize,
+}
+
+impl Image {
+    fn of(module: &Module) -> Self {
+        let (image, code) = (module.image_range(), module.text().as_ptr_range());
+        let from_start = |address: *const u8| address.addr().saturating_sub(image.start.addr());
+        Self { bytes: from_start(image.end), code_offset: from_start(code.start) }
+    }
+
+    fn berth(&self) -> Result<Option<Berth>, PagesError> {
+        let page_bytes = page_bytes().map_err(|errno| PagesError { call: "sysconf", errno })?;
+        Berth::new(self.bytes.next_multiple_of(page_bytes), self.code_offset)
+    }
+}
+
+/// Puts a module's code on pages of this process's own, whole pages of which it has for itself.
+fn code_in_place(_solo: &SingleThreaded, module: &Module) -> Result<(), PagesError> {
+    let page_bytes = page_bytes().map_err(|errno| PagesError { call: "sysconf", errno })?;
+    let code = module.text().as_ptr_range();
+    let (start, end) = (code.start.addr(), code.end.addr().next_multiple_of(page_bytes));
+    if start % page_bytes != 0 || start >= end {
+        return Ok(());
+    }
+    let whole = start..end;
+    let huge_bytes = if start % HUGE_BYTES == 0 { whole.len() - whole.len() % HUGE_BYTES } else { 0 };
+    let rights = ProtFlags::PROT_READ | ProtFlags::PROT_EXEC;
+    let mut part = Part { held: whole.clone(), whole, huge_bytes, rights };
+    // SAFETY: these are the pages of the module's code, which Wasmtime made readable and executable and changes no more;
+    // the module is borrowed, and so stays mapped.
+    let mut room = unsafe { copy(&part) };
+    if room.is_err() && huge_bytes > 0 {
+        part.huge_bytes = 0;
+        // SAFETY: as above.
+        room = unsafe { copy(&part) };
+    }
+    let room = room?;
+    // SAFETY: the copy was made just now, of pages that are whole and all the module's, and nothing runs there: there is one
+    // thread, and it is here.
+    unsafe { replace(&part, room) }
 }
 
 #[cfg(test)]
@@ -193,5 +275,26 @@ mod tests {
         let wasm = [b"\0asm\x01\0\0\0".as_slice(), &[0; 100]].concat();
         assert!(matches!(SealedArtifact::from_fd(memfd(&wasm, all)), Err(ArtifactError::NotAnArtifact)));
         assert!(matches!(SealedArtifact::from_fd(memfd(b"", all)), Err(ArtifactError::Size { bytes: 0 })));
+    }
+
+    #[test]
+    fn module_that_is_loaded_to_fork_runs_from_pages_of_no_file() {
+        let all =
+            SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL;
+        let engine = Engine::default();
+        let text = br#"(module (func (export "seven") (result i32) (i32.const 7)))"#;
+        let artifact = engine.precompile_module(text).unwrap();
+        let artifact = SealedArtifact::from_fd(memfd(&artifact, all)).unwrap();
+        // The other threads have no part in it.
+        let loaded = artifact.load_to_fork(&SingleThreaded::after_fork(), &engine).unwrap();
+        let LoadedArtifact::Module(module) = loaded else { panic!("{loaded:?}") };
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let start = format!("{:x}-", module.text().as_ptr().addr());
+        let line = maps.lines().find(|line| line.starts_with(&start)).expect("code has a mapping of its own");
+        assert!(line.contains(" r-xp ") && !line.contains("memfd"), "{line}");
+        let mut store = wasmtime::Store::new(&engine, ());
+        let instance = wasmtime::Instance::new(&mut store, &module, &[]).unwrap();
+        let seven = instance.get_typed_func::<(), i32>(&mut store, "seven").unwrap();
+        assert_eq!(seven.call(&mut store, ()).unwrap(), 7);
     }
 }

@@ -10,6 +10,7 @@ pub mod fds;
 pub mod fork;
 pub mod link;
 pub mod memfd;
+pub mod own_pages;
 pub mod pidfd;
 pub mod populate;
 pub mod prctl;
@@ -20,3 +21,11 @@ pub mod sigsys;
 pub mod solo;
 pub mod text;
 pub mod xattr;
+
+/// Size of a page of memory.
+pub(crate) fn page_bytes() -> Result<usize, nix::errno::Errno> {
+    match nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE) {
+        Ok(Some(bytes)) => usize::try_from(bytes).map_err(|_| nix::errno::Errno::EINVAL),
+        Ok(None) | Err(_) => Err(nix::errno::Errno::EINVAL),
+    }
+}

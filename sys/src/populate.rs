@@ -7,7 +7,8 @@ use std::ffi::c_void;
 use std::ptr::NonNull;
 
 use nix::errno::Errno;
-use nix::unistd::{SysconfVar, sysconf};
+
+use crate::page_bytes;
 
 /// Has the kernel map the pages of `bytes` for reading. One that nothing was ever written to stays shared.
 ///
@@ -27,10 +28,7 @@ pub fn for_writing(bytes: &mut [u8]) -> Result<(), Errno> {
 }
 
 fn populate(bytes: NonNull<[u8]>, advice: i32) -> Result<(), Errno> {
-    let page_bytes = match sysconf(SysconfVar::PAGE_SIZE) {
-        Ok(Some(bytes)) => usize::try_from(bytes).unwrap_or(usize::MAX),
-        Ok(None) | Err(_) => return Err(Errno::EINVAL),
-    };
+    let page_bytes = page_bytes()?;
     let before = bytes.addr().get() % page_bytes;
     let start = bytes.cast::<u8>().as_ptr().wrapping_sub(before).cast::<c_void>();
     // SAFETY: madvise with MADV_POPULATE_READ or MADV_POPULATE_WRITE, the two that the callers above name, has no

@@ -3,10 +3,8 @@
 //! Owns: moving them there.
 //! Never: touches what is not the executable's, changes a byte, makes a page that is writable and executable.
 //!
-//! A fork copies no page tables of a mapped file: every page of code that the child runs is a fault, and every one that
-//! the kernel maps around it is taken down again when the child ends. Measured on x86-64 in a virtual machine, that was
-//! a third of a short job's whole CPU time. Pages of a process's own are inherited by a fork as they are, and as huge
-//! pages there are a dozen of them to inherit instead of five thousand. Anonymous memory at the same addresses with the same
+//! Forks inherit them there (see [`crate::own_pages`]): a dozen pages instead of five thousand. Measured on x86-64 in a
+//! virtual machine, mapping them anew was a third of a short job's whole CPU time. Anonymous memory at the same addresses with the same
 //! bytes and the same protection is the same program; debuggers and profilers that look the addresses up by file find no
 //! file, though.
 //!
@@ -14,22 +12,12 @@
 //! segment its huge pages for itself. The product is not linked so: its base would have to be aligned, and of the 28
 //! bits of its address that the kernel draws, 19 would be left.
 
-use std::ffi::c_void;
-use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::os::raw::c_int;
-use std::ptr::NonNull;
 
-use nix::errno::Errno;
-use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, mprotect, munmap};
+use nix::sys::mman::ProtFlags;
 
+use crate::own_pages::{HUGE_BYTES, PagesError, Part, copy, replace};
 use crate::solo::SingleThreaded;
-
-/// Size and alignment of a huge page: 2 MiB with pages of 4 KiB, on x86-64 and aarch64 alike.
-const HUGE_BYTES: usize = 2 << 20;
-
-/// `MADV_COLLAPSE`, since Linux 6.1, which libc has no name for on every target.
-const MADV_COLLAPSE: c_int = 25;
 
 /// Why the program stays where it is.
 #[derive(Debug, thiserror::Error)]
@@ -44,14 +32,8 @@ pub enum TextError {
     #[error("the kernel commits memory strictly (vm.overcommit_memory is 2)")]
     Committed,
     /// A call was refused. Nothing has changed.
-    #[error("{call} for huge pages failed")]
-    Refused {
-        /// The system call.
-        call: &'static str,
-        /// What the kernel said.
-        #[source]
-        errno: Errno,
-    },
+    #[error(transparent)]
+    Refused(#[from] PagesError),
 }
 
 /// Moves the executable's code and constants onto huge pages, where the kernel has them to give, and returns how many bytes
@@ -73,20 +55,18 @@ pub fn onto_huge_pages(_solo: &SingleThreaded) -> Result<usize, TextError> {
         return Err(TextError::Small);
     }
     // All or nothing: what can fail is done before the first is moved.
-    let copies = parts.iter().map(copy).collect::<Result<Vec<_>, _>>()?;
+    let copies = parts
+        .iter()
+        // SAFETY: `held` is mapped and readable, as /proc says, and nothing unmaps it: there is one thread, and it is here.
+        .map(|part| unsafe { copy(part) })
+        .collect::<Result<Vec<_>, _>>()?;
     let bytes = parts.iter().map(|part| part.whole.len()).sum();
-    parts.iter().zip(copies).try_for_each(|(part, copy)| replace(part, copy))?;
+    parts
+        .iter()
+        .zip(copies)
+        // SAFETY: these are the copies of the parts, which nobody can write to, and `parts` took none with anything beside.
+        .try_for_each(|(part, copy)| unsafe { replace(part, copy) })?;
     Ok(bytes)
-}
-
-/// Whole huge pages that are to be moved.
-#[derive(Debug, PartialEq, Eq)]
-struct Part {
-    /// What is mapped there.
-    held: Range<usize>,
-    /// The huge pages. There is nothing else in them.
-    whole: Range<usize>,
-    rights: ProtFlags,
 }
 
 /// The huge pages that hold only one mapping each, which can be read or run and is of the file that is mapped at address
@@ -112,11 +92,13 @@ fn parts(maps: &str, inside: usize) -> Vec<Part> {
             let around =
                 held.start - held.start % HUGE_BYTES..held.end.checked_next_multiple_of(HUGE_BYTES)?;
             if alone(&around, &held) {
-                return Some(Part { held, whole: around, rights });
+                let huge_bytes = around.len();
+                return Some(Part { held, whole: around, huge_bytes, rights });
             }
             let start = held.start.checked_next_multiple_of(HUGE_BYTES)?;
             let within = start..held.end - held.end % HUGE_BYTES;
-            (start < within.end).then(|| Part { held: within.clone(), whole: within, rights })
+            let huge_bytes = within.len();
+            (start < within.end).then(|| Part { held: within.clone(), whole: within, huge_bytes, rights })
         })
         .collect()
 }
@@ -137,93 +119,6 @@ fn mapping(line: &str) -> Option<Mapping<'_>> {
     let _offset = fields.next()?;
     let file = (fields.next()?, fields.next()?);
     Some(Mapping { range, rights, file })
-}
-
-/// A copy of a part, on huge pages and with its rights.
-fn copy(part: &Part) -> Result<Room, TextError> {
-    let refused = |call| move |errno| TextError::Refused { call, errno };
-    let Part { held, whole, rights } = part;
-    let room = Room::new(whole.len())?;
-    let copy = room.aligned;
-    // SAFETY: the advice does not change what the memory holds, and it is the room's own.
-    unsafe { madvise(copy, whole.len(), MmapAdvise::MADV_HUGEPAGE) }.map_err(refused("madvise"))?;
-    // SAFETY: `held` begins in `whole`, which is as long as the aligned part.
-    let place = unsafe { copy.byte_add(held.start - whole.start) };
-    // SAFETY: `held` is mapped and readable, as /proc says, and nothing unmaps it: there is one thread, and it is here.
-    // The room is writable, long enough, and just mapped, so they do not overlap.
-    unsafe {
-        std::ptr::copy_nonoverlapping(held.start as *const u8, place.as_ptr().cast::<u8>(), held.len());
-    }
-    // SAFETY: as for the advice above. It fails where there is not a huge page for every part, and small pages of our own
-    // would make a fork dearer than it was.
-    let collapsed = unsafe { libc::madvise(copy.as_ptr(), whole.len(), MADV_COLLAPSE) };
-    Errno::result(collapsed).map_err(refused("madvise(MADV_COLLAPSE)"))?;
-    // SAFETY: the room is ours and nothing refers to it.
-    unsafe { mprotect(copy, whole.len(), *rights) }.map_err(refused("mprotect"))?;
-    Ok(room)
-}
-
-/// Puts a part's copy in its place.
-fn replace(part: &Part, room: Room) -> Result<(), TextError> {
-    let (whole, copy) = (&part.whole, room.aligned);
-    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-    // SAFETY: `mremap` moves the room's pages to `whole` and unmaps what was there, in one call. That was the part's `held`
-    // alone, whose bytes are at their addresses again with the same rights, so that code that runs from there, this
-    // function's and, linked statically, the call's own too, and references into it stay valid.
-    let there =
-        unsafe { libc::mremap(copy.as_ptr(), whole.len(), whole.len(), flags, whole.start as *mut c_void) };
-    if there == libc::MAP_FAILED {
-        return Err(TextError::Refused { call: "mremap", errno: Errno::last() });
-    }
-    room.given_away(whole.len());
-    Ok(())
-}
-
-/// Memory of our own with an aligned part. Unmapped when dropped.
-struct Room {
-    start: NonNull<c_void>,
-    bytes: usize,
-    aligned: NonNull<c_void>,
-}
-
-impl Room {
-    /// Room for `length` bytes from a multiple of [`HUGE_BYTES`].
-    fn new(length: usize) -> Result<Self, TextError> {
-        let failed = |errno| TextError::Refused { call: "mmap", errno };
-        let bytes = NonZeroUsize::MIN.saturating_add(length + HUGE_BYTES - 1);
-        let rights = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a new mapping wherever the kernel puts it replaces none.
-        let start =
-            unsafe { mmap_anonymous(None, bytes, rights, MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE) }
-                .map_err(failed)?;
-        let skipped = start.as_ptr().cast::<u8>().align_offset(HUGE_BYTES);
-        // SAFETY: the offset is below `HUGE_BYTES`, and the mapping is that much longer than `length`.
-        let aligned = unsafe { start.byte_add(skipped) };
-        Ok(Self { start, bytes: bytes.get(), aligned })
-    }
-
-    /// The first `length` bytes of the aligned part are somewhere else now; what is left is unmapped.
-    fn given_away(self, length: usize) {
-        let before = self.aligned.as_ptr() as usize - self.start.as_ptr() as usize;
-        let after = self.bytes - before - length;
-        // SAFETY: within the mapping's length.
-        let rest = unsafe { self.aligned.byte_add(length) };
-        let start = self.start;
-        std::mem::forget(self);
-        for (start, bytes) in [(start, before), (rest, after)] {
-            if bytes > 0 {
-                // SAFETY: a part of the room that was not moved; nothing refers to it. Kept, it would do no harm.
-                let _ = unsafe { munmap(start, bytes) };
-            }
-        }
-    }
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        // SAFETY: the room is this value's own, whole, and nothing refers to it any more.
-        let _ = unsafe { munmap(self.start, self.bytes) };
-    }
 }
 
 #[cfg(test)]

@@ -266,6 +266,7 @@ const CONSTANTS: &[(&str, u64)] = &[
     ("MADV_NOHUGEPAGE", 15),
     ("MADV_POPULATE_READ", 22),
     ("MADV_POPULATE_WRITE", 23),
+    ("MADV_COLLAPSE", 25),
     ("RLIMIT_DATA", 2),
     ("CLONE_THREAD", 0x0001_0000),
     ("CLONE_PIDFD", 0x1000),

@@ -53,8 +53,13 @@ pub(crate) fn serve(
     if u32::try_from(artifact.as_raw_fd()) != Ok(ARTIFACT_FD) {
         give_up(link, format!("the artifact came as descriptor {}", artifact.as_raw_fd()));
     }
-    let load = if order.engine { Prepared::load_engine } else { Prepared::load };
-    let mut prepared = match load(grounds.warm, artifact) {
+    let loaded = if order.engine {
+        let solo = grounds.config.huge_pages.then(|| locked.solo());
+        Prepared::load_engine(grounds.warm, artifact, solo)
+    } else {
+        Prepared::load(grounds.warm, artifact)
+    };
+    let mut prepared = match loaded {
         Ok(prepared) => prepared,
         Err(why) => give_up(link, why),
     };

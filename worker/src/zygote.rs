@@ -125,7 +125,7 @@ fn get_warm(control: &OwnedFd, buffer: &mut [u8]) -> Result<Option<(Zygote, Warm
     prctl::set_name(c"stockade:zygote").map_err(kernel("prctl(PR_SET_NAME)"))?;
     let Some(namespaces) = apart(control, buffer)? else { return Ok(None) };
     let received = link::receive(control.as_fd(), buffer, 0)?;
-    let Some(config) = configuration(buffer, received.length)? else { return Ok(None) };
+    let Some(mut config) = configuration(buffer, received.length)? else { return Ok(None) };
     if u32::try_from(getppid().as_raw()) != Ok(config.supervisor_pid) {
         return Err(ZygoteError::Orphan);
     }
@@ -142,6 +142,8 @@ fn get_warm(control: &OwnedFd, buffer: &mut [u8]) -> Result<Option<(Zygote, Warm
     } else {
         0
     };
+    // What keeps the program from them keeps templates from them.
+    config.huge_pages = text_bytes > 0;
     let settings = EngineSettings {
         memory_bytes_max: config.memory_bytes_max,
         scripts_bytes_max: config.scripts_bytes_max,

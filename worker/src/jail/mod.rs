@@ -331,6 +331,12 @@ fn wall_in(bare: fds::Bare, plan: &Plan<'_>) -> Result<Locked, LockError> {
 }
 
 impl Locked {
+    /// The proof that the process has one thread.
+    #[must_use]
+    pub const fn solo(&self) -> &SingleThreaded {
+        &self.solo
+    }
+
     /// What the kernel says about this process, layer by layer.
     #[must_use]
     pub fn report(&self, namespaces: &Namespaces) -> JailReport {

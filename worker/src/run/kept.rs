@@ -62,7 +62,7 @@ impl Held {
     fn link(warm: &Warm, order: &RunOrder, artifact: OwnedFd) -> Result<Self, Ending> {
         if order.script.is_some() {
             let Staying { engine, linker } = warm.staying();
-            return Ok(Self::Engine(link_engine((engine, linker), artifact)?));
+            return Ok(Self::Engine(link_engine((engine, linker), artifact, None)?));
         }
         let variant = warm.variant(false);
         match open(variant, artifact)? {

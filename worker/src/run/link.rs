@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use stockade_sys::artifact::{ArtifactError, LoadedArtifact, SealedArtifact};
+use stockade_sys::solo::SingleThreaded;
 use stockade_wire::worker::{Ending, LinkFault, RunOrder};
 use wasmtime::component::Component;
 use wasmtime::{Engine, InstancePre, Linker, Module, Precompiled};
@@ -27,7 +28,7 @@ pub(super) fn link(
 ) -> Result<Program, Ending> {
     let variant = warm.variant(order.limits.fuel.is_some());
     if let Some(script) = &order.script {
-        let engine = link_engine((&variant.scripts, &variant.script), artifact)?;
+        let engine = link_engine((&variant.scripts, &variant.script), artifact, None)?;
         return Ok(Program::Script { engine, script: Script::new(order, script, deadline) });
     }
     match open(variant, artifact)? {
@@ -57,12 +58,19 @@ pub(super) fn open(variant: &Variant, artifact: OwnedFd) -> Result<LoadedArtifac
 }
 
 /// The JavaScript engine, whose artifact this is: our own module, however it came here.
+///
+/// With proof that there is one thread, it is loaded for the forks that are to come.
 pub(super) fn link_engine(
     (engine, linker): (&Engine, &Linker<Host>),
     artifact: OwnedFd,
+    to_fork: Option<&SingleThreaded>,
 ) -> Result<InstancePre<Host>, Ending> {
     let artifact = SealedArtifact::from_fd(artifact).map_err(|error| setup(&error))?;
-    match artifact.load(engine).map_err(|error| setup(&error))? {
+    let loaded = match to_fork {
+        Some(solo) => artifact.load_to_fork(solo, engine),
+        None => artifact.load(engine),
+    };
+    match loaded.map_err(|error| setup(&error))? {
         LoadedArtifact::Module(module) => {
             linker.instantiate_pre(&module).map_err(|error| unknown_import(&error))
         }

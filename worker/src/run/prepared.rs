@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use stockade_sys::artifact::{LoadedArtifact, SealedArtifact};
+use stockade_sys::solo::SingleThreaded;
 use stockade_sys::{epoch, populate};
 use stockade_wire::worker::{Ending, PrepareOrder, RunOrder, RunReport};
 use tokio::runtime::Runtime;
@@ -32,10 +33,19 @@ pub(crate) struct Prepared {
     largest_memory_bytes: u64,
     stack: Stack,
     /// It is the JavaScript engine.
-    engine: bool,
+    engine: Option<Pages>,
     /// What a job that names no entry and has no arguments gets: most do.
     usual_entry: Option<Entry>,
     live: Option<Live>,
+}
+
+/// Where the pages are that the JavaScript engine begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pages {
+    /// In a file: a fork maps them.
+    Mapped,
+    /// In the template: a fork has them.
+    Inherited,
 }
 
 /// An instance and its store.
@@ -83,7 +93,7 @@ impl Prepared {
             memory_bytes_max,
             largest_memory_bytes,
             stack,
-            engine: false,
+            engine: None,
             usual_entry,
             live: None,
         };
@@ -91,13 +101,18 @@ impl Prepared {
         Ok(prepared)
     }
 
-    /// Loads and links `artifact`, which must be the JavaScript engine's. Needs leave to make memory executable.
+    /// Loads and links `artifact`, which must be the JavaScript engine's. Needs leave to make memory executable. With proof
+    /// that there is one thread, what it runs and begins with is put where this process's forks inherit it.
     ///
     /// # Errors
     /// With what is to be said about it.
-    pub(crate) fn load_engine(warm: &Warm, artifact: OwnedFd) -> Result<Self, String> {
+    pub(crate) fn load_engine(
+        warm: &Warm,
+        artifact: OwnedFd,
+        to_fork: Option<&SingleThreaded>,
+    ) -> Result<Self, String> {
         let variant = warm.variant(false);
-        let pre = link_engine((&variant.scripts, &variant.script), artifact)
+        let pre = link_engine((&variant.scripts, &variant.script), artifact, to_fork)
             .map_err(|ending| format!("{ending:?}"))?;
         let largest_memory_bytes = largest_memory_bytes(Some(pre.module().resources_required()));
         let runtime = runtime().map_err(|error| error.to_string())?;
@@ -108,24 +123,29 @@ impl Prepared {
             memory_bytes_max: warm.settings().memory_bytes_max,
             largest_memory_bytes,
             stack: Stack::Fiber,
-            engine: true,
+            engine: Some(Pages::Mapped),
             usual_entry: None,
             live: None,
         };
         prepared.instantiate();
+        if let (Some(solo), Some(Live { store, existing, .. })) = (to_fork, &mut prepared.live)
+            && script::take_pages(solo, store, existing.instance)
+        {
+            prepared.engine = Some(Pages::Inherited);
+        }
         Ok(prepared)
     }
 
     /// In a fork that has no order yet: has the pages that its script is going to use, so that the job does not wait for
     /// them one by one. Only the JavaScript engine's are known, of a module that is nobody's.
     pub(crate) fn populate(&mut self) {
-        if !self.engine {
-            return;
-        }
+        let Some(pages) = self.engine else { return };
         // What is not had now is had when it is used.
-        let _ = populate::for_reading(self.pre.module().text());
+        if pages == Pages::Mapped {
+            let _ = populate::for_reading(self.pre.module().text());
+        }
         if let Some(Live { store, existing, .. }) = &mut self.live {
-            script::populate(store, existing.instance);
+            script::populate(store, existing.instance, pages == Pages::Mapped);
         }
     }
 
@@ -215,13 +235,13 @@ impl Prepared {
             return Err(Ending::SetupFailed("a template's module does not count fuel".to_owned()));
         }
         let program = match (&order.script, usual_entry) {
-            (Some(script), _) if engine => {
+            (Some(script), _) if engine.is_some() => {
                 Program::Script { engine: pre, script: Script::new(order, script, deadline) }
             }
             (None, Some(entry)) if order.entry.is_none() && order.arguments.is_empty() => {
                 Program::Core { pre, entry, stack }
             }
-            (None, _) if !engine => {
+            (None, _) if engine.is_none() => {
                 let entry = choose_entry(pre.module(), order)?;
                 Program::Core { pre, entry, stack }
             }

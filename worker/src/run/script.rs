@@ -12,7 +12,8 @@ use stockade_js::door::{self, Call};
 use stockade_js::profile::Looks;
 use stockade_js::reply::{self, Failure, Fault, Reply};
 use stockade_js::request::{Compiled, Context, Form, Request, RequestError};
-use stockade_sys::populate;
+use stockade_sys::solo::SingleThreaded;
+use stockade_sys::{own_pages, populate};
 use stockade_wire::job::{Purpose, ScriptError};
 use stockade_wire::limits::INPUT_BYTES_MAX;
 use stockade_wire::worker::{Ending, RunOrder, ScriptFault, ScriptOrder};
@@ -265,8 +266,13 @@ impl Script {
     }
 }
 
-/// Has the pages of a new engine's memory that its script is going to use.
-pub(super) fn populate(store: &mut Store<Host>, instance: Instance) {
+/// Gives a new engine's memory pages of its own, which forks inherit; whether it has them.
+pub(super) fn take_pages(solo: &SingleThreaded, store: &mut Store<Host>, instance: Instance) -> bool {
+    memory(store, instance).is_ok_and(|memory| own_pages::in_place(solo, memory.data_mut(store)).is_ok())
+}
+
+/// Has the pages of a new engine's memory that its script is going to write to, and if `mapped` to read.
+pub(super) fn populate(store: &mut Store<Host>, instance: Instance, mapped: bool) {
     let Ok(memory) = memory(store, instance) else { return };
     let bytes = memory.data_mut(&mut *store);
     let ranges = stockade_js::HOT.iter().map(|(start, length)| {
@@ -276,6 +282,9 @@ pub(super) fn populate(store: &mut Store<Host>, instance: Instance) {
     // What is not had now is had when it is used.
     for range in ranges.clone() {
         let _ = populate::for_writing(bytes.get_mut(range).unwrap_or_default());
+    }
+    if !mapped {
+        return;
     }
     let (first, last) =
         (ranges.clone().next().unwrap_or_default(), ranges.clone().next_back().unwrap_or_default());
