@@ -148,6 +148,12 @@ impl Child {
         }
     }
 
+    /// Whether it has exited; `context` is woken when it has. To be asked by one task at most.
+    pub(crate) fn poll_exited(&self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(pidfd) = &self.pidfd else { return Poll::Ready(()) };
+        pidfd.poll_read_ready(context).map(drop)
+    }
+
     /// Sends a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         let Some(pidfd) = &self.pidfd else { return };

@@ -26,6 +26,7 @@ use super::in_process::InProcess;
 use super::job::Job;
 use super::job::ladder::{Cause, Waits};
 use super::job::outcome::{self, Evidence};
+use super::leaving::Spent;
 use super::meanwhile::unless_done_at_once;
 use super::places::Place;
 use super::pool::{Lent, Need, Pool, PoolError, Stay};
@@ -181,13 +182,15 @@ pub(super) async fn drive(core: Rc<Core>, job: Rc<Job>, payload: Payload) {
         jail: record.walls,
         ..blank_result(&job)
     };
-    let mut spent = record.spent.map(|worker| (worker, record.said, record.place));
-    let end = unless_done_at_once(concluded(&core, &job, result), || leave(spent.take())).await;
-    core.finish(&job, end);
-    if spent.is_some() {
-        // Whoever waits for the result has it before the worker's descriptors are closed.
-        tokio::task::yield_now().await;
-        leave(spent);
+    let (said, place) = (record.said, record.place);
+    let mut spent = record.spent.map(|worker| Spent { worker, said, place });
+    // Where that takes time, be it seconds of the kernel's, no worker is to live and no place to be taken for it.
+    let end = unless_done_at_once(concluded(&core, &job, result), || {
+        spent.take().map(Spent::leave);
+    });
+    core.finish(&job, end.await);
+    if let Some(spent) = spent {
+        core.leaving.add(spent);
     }
 }
 
@@ -201,14 +204,6 @@ async fn concluded(core: &Core, job: &Job, result: JobResult) -> JobEnd {
         }
     };
     core.record_end(job, end).await
-}
-
-/// Leaves the worker that ran the job. Before its output is sealed and the journal written, where that takes time, be it
-/// seconds of the kernel's: no worker is to live and no place to be taken for them.
-fn leave(spent: Option<(Worker, Option<Usage>, Option<Place>)>) {
-    if let Some((worker, said, place)) = spent {
-        worker.leave(said, place);
-    }
 }
 
 /// The steps. An `Err` is the outcome of a job that had to stop on the way.
@@ -228,6 +223,9 @@ async fn attempt(
     job.enter(Phase::Queued);
     let queued = Instant::now();
     let deadline = queued + wanted.left;
+    if core.places.are_taken() {
+        core.leaving.end_all();
+    }
     let place = tokio::select! {
         biased;
         cause = job.stop_asked() => return Err(outcome::stopped_waiting(cause)),

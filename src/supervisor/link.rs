@@ -6,10 +6,11 @@
 use std::cell::RefCell;
 use std::future::pending;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use nix::errno::Errno;
+use nix::sys::socket::{Shutdown, shutdown};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use stockade_sys::link::{self, LinkError, Received};
@@ -88,6 +89,12 @@ impl<S: Serialize, R: DeserializeOwned> Link<S, R> {
     /// What it says all the same is there for [`Link::receive_now`], and [`Link::receive`] waits for ever.
     pub(crate) fn unwatch(&self) {
         self.watched.take();
+    }
+
+    /// Sends nothing more, which the peer sees. What it says is still received.
+    pub(crate) fn hang_up(&self) {
+        // It fails where there is no peer left to see it.
+        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Write);
     }
 
     /// Receives one message and exactly the descriptors it may carry at most; `None` when the peer is gone.

@@ -28,6 +28,7 @@ mod in_process;
 mod inspect;
 mod job;
 mod journal;
+mod leaving;
 mod ledger;
 mod link;
 pub mod logs;
@@ -81,6 +82,7 @@ use self::job::Job;
 use self::job::ladder::Cause;
 use self::journal::{Accepted, Journal};
 use self::ledger::Ledger;
+use self::leaving::Leaving;
 use self::places::Places;
 use self::warm_up::WarmUps;
 use crate::config::Config;
@@ -126,6 +128,7 @@ struct Core {
     executor: Executor,
     warm_ups: Rc<WarmUps>,
     places: Places,
+    leaving: Rc<Leaving>,
     ledger: RefCell<Ledger>,
     /// Layers every worker has, as the first one had.
     layers: Vec<Layer>,

@@ -108,6 +108,11 @@ impl Places {
         }
     }
 
+    /// Whether whoever comes now must wait.
+    pub(crate) fn are_taken(&self) -> bool {
+        self.state.free.get() == 0
+    }
+
     fn hand_on(&self) {
         loop {
             // Out of the borrow before it is sent: a place that finds nobody comes back here.

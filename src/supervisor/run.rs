@@ -246,6 +246,8 @@ struct Course<'a> {
     stays: bool,
     /// It is not over before the worker's exit, whatever it replied.
     awaited: bool,
+    /// It was told that its end is waited for.
+    let_go: bool,
     turn: Turn,
     open: Open,
 }
@@ -280,6 +282,7 @@ impl<'a> Course<'a> {
             order_unread: false,
             stays,
             awaited: false,
+            let_go: false,
             turn: Turn::new(),
             open: Open { link: true, output: true, stdout: true, stderr: true, stop: true },
         }
@@ -293,6 +296,7 @@ impl<'a> Course<'a> {
             if self.is_over_with_its_reply() {
                 return Watched::Replied;
             }
+            self.let_go();
             let due = earliest(earliest(ladder::due(self.rung), self.cpu_check), self.watch_from);
             let watching = self.watch_from.is_none();
             // For a fresh process another is being made meanwhile, which wants the processor.
@@ -338,6 +342,14 @@ impl<'a> Course<'a> {
                 let taken_bytes = usage.resident_peak_bytes.saturating_sub(self.worker.born_bytes);
                 taken_bytes < self.rules.unawaited_bytes_max
             })
+    }
+
+    /// Has a worker exit that has replied and whose end is waited for.
+    fn let_go(&mut self) {
+        if self.replied.is_some() && !self.stays && !self.let_go {
+            self.let_go = true;
+            self.worker.link.hang_up();
+        }
     }
 
     /// Whether nobody has stopped the worker, and it has kept to what it may do.

@@ -110,6 +110,7 @@ impl Startup {
             executor,
             warm_ups,
             places: Places::new(config.pool.workers_max),
+            leaving: Rc::default(),
             ledger: RefCell::new(remembering(Ledger::new(config.results.clone()), known.unwrap_or_default())),
             journal,
             layers,

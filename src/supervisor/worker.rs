@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Once;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -322,6 +323,11 @@ impl Worker {
         self.child.exited().await;
     }
 
+    /// Whether it has exited; `context` is woken when it has. To be asked by one task at most.
+    pub(crate) fn poll_exited(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.child.poll_exited(context)
+    }
+
     /// SIGTERM, and SIGCONT so that a stopped process gets to see it.
     pub(crate) fn terminate(&self) {
         self.child.signal(Signal::SIGTERM);
@@ -355,11 +361,15 @@ impl Worker {
         self.child.is_reaped()
     }
 
-    /// Leaves a worker that has replied to its end, which is SIGKILL where it does not exit by itself at once. Its place is
+    /// Leaves a worker that has replied to its end, which is SIGKILL: it has nothing left to do but exit. Its place is
     /// free again when it is reaped, and it is held against what it said of itself then.
-    pub(crate) fn leave(mut self, said: Option<Usage>, place: Option<Place>) {
+    pub(crate) fn leave(self, said: Option<Usage>, place: Option<Place>) {
         let said = said.map(|usage| Said { resident_peak_bytes: usage.resident_peak_bytes });
-        self.child.leave(said, place);
+        let Self { mut child, link, .. } = self;
+        child.leave(said, place);
+        // Before its link is closed, by which it would be woken too.
+        drop(child);
+        drop(link);
     }
 }
 

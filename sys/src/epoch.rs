@@ -6,6 +6,7 @@
 //! ```text
 //! deadline ─▶ SIGALRM ─▶ epoch + 1: the guest traps at its next loop edge or call
 //! SIGTERM  ─▶ epoch + 1, timer := TERM_PATIENCE ─▶ SIGALRM ─▶ _exit(TERM_EXIT_CODE)
+//! reply    ─▶ timer := as it is told            ─▶ SIGALRM ─▶ _exit(0)
 //! ```
 //! The second timer is for a guest that sits in a host call or in a bulk memory instruction, where no epoch
 //! is looked at.
@@ -29,6 +30,7 @@ pub const TERM_EXIT_CODE: i32 = 143;
 static ENGINE: AtomicPtr<Engine> = AtomicPtr::new(ptr::null_mut());
 static DEADLINE_PASSED: AtomicBool = AtomicBool::new(false);
 static STOPPING: AtomicBool = AtomicBool::new(false);
+static LEAVING: AtomicBool = AtomicBool::new(false);
 
 /// Why the handlers or the timer could not be set.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +84,19 @@ pub fn disarm() -> Result<(), EpochError> {
     start_timer(Duration::ZERO)
 }
 
+/// Ends the process with status 0 after `remaining`, whatever it does then. For one that has nothing left to do. Does nothing
+/// before [`install`]: without a handler the timer's signal would be what the process died of.
+///
+/// # Errors
+/// When the kernel refuses the timer.
+pub fn exit_after(remaining: Duration) -> Result<(), EpochError> {
+    if ENGINE.load(Ordering::SeqCst).is_null() {
+        return Ok(());
+    }
+    LEAVING.store(true, Ordering::SeqCst);
+    set_timer(remaining)
+}
+
 /// Whether the deadline's signal has come.
 #[must_use]
 pub fn deadline_passed() -> bool {
@@ -109,6 +124,10 @@ fn handle(signal: Signal, handler: extern "C" fn(libc::c_int)) -> Result<(), Epo
 }
 
 extern "C" fn on_alarm(_signal: libc::c_int) {
+    if LEAVING.load(Ordering::SeqCst) {
+        // SAFETY: `_exit` has no precondition; it runs no destructor and no exit handler.
+        unsafe { libc::_exit(0) }
+    }
     if stopping() {
         // SAFETY: `_exit` has no precondition; it runs no destructor and no exit handler.
         unsafe { libc::_exit(TERM_EXIT_CODE) }
