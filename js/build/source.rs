@@ -1,7 +1,6 @@
 //! Where the engine's source is.
 //!
-//! Owns: finding the crate that carries it, by asking cargo what the lock file says; what is taken from it, and the one
-//! line of it that is another here.
+//! Owns: finding the crate that carries it, by asking cargo what the lock file says; what is taken from it.
 //! Never: searches the registry's directories, whose layout is cargo's own affair.
 
 use std::path::{Path, PathBuf};
@@ -10,23 +9,11 @@ use std::{env, fs};
 
 use serde_json::Value;
 
-use crate::compile::write_if_changed;
-
 /// The crate with the source of QuickJS-ng and a libc for it.
 const CRATE: &str = "rquickjs-sys";
 
 /// The target it is a dependency for.
 const TARGET: &str = "wasm32-unknown-unknown";
-
-/// The engine itself.
-const ENGINE: &str = "quickjs.c";
-
-/// Whether it keeps small blocks away from its arenas, which it decides when it is compiled.
-const ARENAS: &str = "#define JS_ARENA_LARGE_BLOCKS_ONLY 0\n";
-
-/// The same, decided by each job as it goes: see `guest/heap.c`. To free a block it looks at the block alone.
-const ARENAS_LATER: &str = "extern int heap_side_by_side_bytes;\n\
-    #define JS_ARENA_LARGE_BLOCKS_ONLY (heap_side_by_side_bytes > 0)\n";
 
 pub(crate) struct Source {
     root: PathBuf,
@@ -66,19 +53,14 @@ impl Source {
         self.root.join("quickjs")
     }
 
-    /// The engine, and the crate's stand-ins for what a libc would ask an operating system for. What differs from the
-    /// crate's is written to `out`.
-    pub(crate) fn engine_files(&self, out: &Path) -> Result<Vec<PathBuf>, String> {
-        let original = self.engine().join(ENGINE);
-        let text =
-            fs::read_to_string(&original).map_err(|error| format!("{}: {error}", original.display()))?;
-        if text.matches(ARENAS).count() != 1 {
-            return Err(format!("{} decides otherwise what its arenas are for", original.display()));
-        }
-        let engine = out.join(ENGINE);
-        write_if_changed(&engine, text.replace(ARENAS, ARENAS_LATER).as_bytes())?;
-        let others = ["libregexp.c", "libunicode.c", "dtoa.c"].iter().map(|name| self.engine().join(name));
-        Ok([engine].into_iter().chain(others).chain([self.root.join("wasm-shim/shim.c")]).collect())
+    /// The engine, and the crate's stand-ins for what a libc would ask an operating system for.
+    pub(crate) fn engine_files(&self) -> Vec<PathBuf> {
+        let mut files: Vec<PathBuf> = ["quickjs.c", "libregexp.c", "libunicode.c", "dtoa.c"]
+            .iter()
+            .map(|name| self.engine().join(name))
+            .collect();
+        files.push(self.root.join("wasm-shim/shim.c"));
+        files
     }
 
     pub(crate) fn headers(&self) -> PathBuf {

@@ -148,14 +148,8 @@ void failure_describe(struct reply *reply, enum ending ending, const struct text
 void failure_say(struct reply *reply, enum ending ending, const char *name, const char *message);
 JSValue failure_frames(JSContext *c, JSValueConst this, int argc, JSValueConst *argv);
 
-/* The engine keeps blocks of up to so many bytes, with their headings, in arenas of one size each. */
-#define BLOCK_BYTES_MAX 512
-
 /* heap.c: what set-up leaves to a job; the memory that is kept back. */
 void *heap_settle(void);
-/* What is left, bytes, of what small blocks may take side by side. While there is, the engine uses no arena: see
- * build/source.rs. */
-extern int32_t heap_side_by_side_bytes;
 
 /* host.c: memory, time, chance. */
 extern const JSMallocFunctions host_memory;

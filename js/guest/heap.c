@@ -12,15 +12,10 @@
 
 /* Largest and smallest gap that is looked for, bytes. */
 #define GAP_BYTES_MAX 4096
-#define GAP_BYTES_MIN 8
+#define GAP_BYTES_MIN 512
 
-/* What a job's small blocks take, bytes, before they come from arenas. With an arena for each size a small script writes
- * to thirty pages, of each to a little; side by side what it allocates fills four. A script that goes on allocating is
- * better off with arenas, which are twice as fast. */
-#define SIDE_BY_SIDE_BYTES (64 << 10)
-
-int32_t heap_side_by_side_bytes;
-
+/* The engine keeps blocks of up to so many bytes, with their headings, in arenas of one size each. */
+#define BLOCK_BYTES_MAX 512
 #define BLOCK_HEADING_BYTES 8
 
 /* Where a filling is written to, so that no compiler thinks it is none. */
@@ -66,6 +61,5 @@ void *heap_settle(void)
     JSMemoryUsage usage;
     JS_ComputeMemoryUsage(runtime, &usage);
     JS_SetGCThreshold(runtime, (size_t)usage.malloc_size + GARBAGE_BYTES);
-    heap_side_by_side_bytes = SIDE_BY_SIDE_BYTES;
     return reserve;
 }

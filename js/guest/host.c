@@ -15,8 +15,6 @@ static void *noted(void *block, size_t bytes)
 {
     if (!block && bytes)
         host_memory_refused = true;
-    if (heap_side_by_side_bytes > 0 && bytes <= BLOCK_BYTES_MAX)
-        heap_side_by_side_bytes -= (int32_t)bytes;
     return block;
 }
 
