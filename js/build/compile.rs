@@ -106,7 +106,7 @@ impl<'a> Objects<'a> {
         let mut command = self.toolchain.link();
         command
             .args(["--no-entry", "--stack-first", "-z", &format!("stack-size={C_STACK_BYTES}")])
-            .args(["--gc-sections", "--strip-all", "--fatal-warnings"])
+            .args(["--gc-sections", "--strip-all", "--fatal-warnings", "--export-table"])
             .args(&self.objects)
             .arg(source.libc())
             .arg("-o")

@@ -74,13 +74,13 @@ fn set_up(engine: &[u8]) -> Result<(Vec<u8>, String), String> {
     Ok((binary.with_memory(&memory, &SET_UP)?, hot))
 }
 
-/// The ranges of pages that differ, as Rust. A page between two of them costs less than another range.
+/// The ranges of pages that differ, as Rust. A page between two of them costs more than another range: it is copied.
 fn changed(before: &[u8], after: &[u8]) -> String {
     let mut ranges: Vec<std::ops::Range<usize>> = Vec::new();
     let pages = before.chunks(HOT_PAGE_BYTES).zip(after.chunks(HOT_PAGE_BYTES)).enumerate();
     for (page, _) in pages.filter(|(_, (before, after))| before != after) {
         match ranges.last_mut() {
-            Some(range) if page <= range.end + 1 => range.end = page + 1,
+            Some(range) if page == range.end => range.end = page + 1,
             _ => ranges.push(page..page + 1),
         }
     }

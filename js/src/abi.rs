@@ -33,6 +33,8 @@ pub const NAME_BYTES_MAX: usize = 255;
 pub mod export {
     /// The linear memory.
     pub const MEMORY: &str = "memory";
+    /// The table of functions that are called by address.
+    pub const TABLE: &str = "__indirect_function_table";
     /// `() -> u32`: [`super::VERSION`].
     pub const ABI: &str = "js_abi";
     /// `(length: u32) -> address: u32`: room for a request; 0 is none.

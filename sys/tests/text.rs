@@ -8,6 +8,7 @@ use std::fs::File;
 use std::hash::{DefaultHasher, Hasher};
 use std::os::unix::fs::FileExt;
 
+use stockade_sys::own_pages::PagesError;
 use stockade_sys::solo::SingleThreaded;
 use stockade_sys::text::{TextError, onto_huge_pages};
 
@@ -19,7 +20,7 @@ fn main() {
     assert!(before.iter().any(|(_, _, rights)| rights == "r-xp"), "{before:?}");
     let held = hash(&before);
     match onto_huge_pages(&SingleThreaded::probe().unwrap()) {
-        Err(TextError::Refused { call: "madvise(MADV_COLLAPSE)", .. }) => {
+        Err(TextError::Refused(PagesError { call: "madvise(MADV_COLLAPSE)", .. })) => {
             println!("successes:\n\n---- {TEST} stdout ----\nnot run: huge pages\n");
         }
         moved => same_as(&before, held, moved.unwrap()),

@@ -170,7 +170,10 @@ impl Kept {
         if let (Held::Engine(pre), Some(runtime)) = (&self.held, &self.runtime) {
             let made = Live::new(pre, Stack::Fiber, self.memory_bytes_max, self.largest_memory_bytes);
             // Without it the next script makes its own, or says why it cannot.
-            self.next = runtime.block_on(made);
+            self.next = runtime.block_on(made).map(|mut live| {
+                live.look_up_exports();
+                live
+            });
         }
     }
 

@@ -62,7 +62,7 @@ use known::Known;
 use ledger::Ledger;
 use link::link;
 use prepared::{Existing, Live};
-use script::{Given, Script, Side};
+use script::{Exports, Given, Script, Side};
 use stack::{Stack, at_once};
 
 /// A deadline further away than this is as good as none.
@@ -522,24 +522,24 @@ async fn drive(
             Ok(Ending::Exited(i32::from(result.is_err())))
         }
         Program::Script { engine, script } => {
-            let instance = match existing {
-                Some(existing) => existing.instance,
-                None => Stack::Fiber.instantiate(engine, &mut *store).await?,
-            };
+            let exports = Exports::of_any(existing, engine, store).await?;
             store.data_mut().ledger.instantiated();
             *instantiated = Some(Instant::now());
             let (source, input) = (exchange.source.take(), exchange.input.take());
             match (source, exchange.output.as_mut()) {
                 (Some(source), Some(output)) => {
-                    script.run(store, instance, Given { source, input, output }).await
+                    script.run(store, exports, Given { source, input, output }).await
                 }
                 _ => Ok(Ending::SetupFailed("a script came without its source".to_owned())),
             }
         }
         Program::Core { pre, entry, stack } => {
-            let Existing { instance, initialised } = match existing {
+            let Existing { instance, initialised, .. } = match existing {
                 Some(existing) => existing,
-                None => Existing { instance: stack.instantiate(pre, &mut *store).await?, initialised: false },
+                None => {
+                    let instance = stack.instantiate(pre, &mut *store).await?;
+                    Existing { instance, initialised: false, exports: None }
+                }
             };
             store.data_mut().ledger.instantiated();
             let has_initialiser = entry::has_initialiser(pre.module());

@@ -61,6 +61,8 @@ pub(super) struct Existing {
     pub(super) instance: Instance,
     /// It has run its initialiser.
     pub(super) initialised: bool,
+    /// Of the JavaScript engine.
+    pub(super) exports: Option<script::Exports>,
 }
 
 impl Prepared {
@@ -128,10 +130,13 @@ impl Prepared {
             live: None,
         };
         prepared.instantiate();
-        if let (Some(solo), Some(Live { store, existing, .. })) = (to_fork, &mut prepared.live)
-            && script::take_pages(solo, store, existing.instance)
-        {
-            prepared.engine = Some(Pages::Inherited);
+        if let Some(live) = &mut prepared.live {
+            live.look_up_exports();
+            let Live { store, existing, .. } = live;
+            script::fill_table(store, existing.instance);
+            if to_fork.is_some_and(|solo| script::take_pages(solo, store, existing.instance)) {
+                prepared.engine = Some(Pages::Inherited);
+            }
         }
         Ok(prepared)
     }
@@ -195,7 +200,7 @@ impl Prepared {
         if store.data().ledger.growth_refused() {
             return None;
         }
-        Some(Live::of(store, Existing { instance, initialised: true }, pre))
+        Some(Live::of(store, Existing { instance, initialised: true, exports: None }, pre))
     }
 
     /// Whether the module says that it may be initialised before there is a job for it.
@@ -284,7 +289,7 @@ impl Live {
         store.set_epoch_deadline(0);
         let instance = stack.instantiate(pre, &mut store).await.ok()?;
         store.data_mut().ledger.instantiated();
-        Some(Self::of(store, Existing { instance, initialised: false }, pre))
+        Some(Self::of(store, Existing { instance, initialised: false, exports: None }, pre))
     }
 
     /// With nothing of a job behind it.
@@ -298,6 +303,11 @@ impl Live {
 
     fn of(store: Store<Host>, existing: Existing, pre: &InstancePre<Host>) -> Self {
         Self { store, existing, imports_nothing: pre.module().imports().len() == 0 }
+    }
+
+    /// Of the JavaScript engine. What is not there its job looks for, and is told.
+    pub(super) fn look_up_exports(&mut self) {
+        self.existing.exports = script::Exports::of(&mut self.store, self.existing.instance).ok();
     }
 
     fn held_bytes(&self) -> u64 {

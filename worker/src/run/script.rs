@@ -17,15 +17,15 @@ use stockade_sys::{own_pages, populate};
 use stockade_wire::job::{Purpose, ScriptError};
 use stockade_wire::limits::INPUT_BYTES_MAX;
 use stockade_wire::worker::{Ending, RunOrder, ScriptFault, ScriptOrder};
-use wasmtime::{
-    Caller, Engine, Extern, Instance, Linker, Memory, Store, Trap, TypedFunc, WasmParams, WasmResults,
-};
+use wasmtime::{Caller, Engine, Extern, Instance, InstancePre, Linker, Memory, Store, Trap, TypedFunc};
 
 use super::ending::guest_text;
 use super::function::{Input, deliver};
 use super::host::HostError;
 use super::known::{Found, Known};
+use super::prepared::Existing;
 use super::script_log::ScriptLog;
+use super::stack::Stack;
 use super::{Host, Sink, poll};
 
 /// What a script is called in its errors when its own name cannot be: see [`RequestError::BadName`].
@@ -143,14 +143,14 @@ impl Script {
     pub(super) async fn run(
         &mut self,
         store: &mut Store<Host>,
-        instance: Instance,
+        exports: Exports,
         given: Given<'_>,
     ) -> wasmtime::Result<Ending> {
         let (source, input) = match (self.source(given.source), read_input(given.input)) {
             (Ok(source), Ok(input)) => (source, input),
             (Err(ending), _) | (_, Err(ending)) => return Ok(ending),
         };
-        let memory = memory(store, instance)?;
+        let memory = exports.memory;
         let room = self.memory_bytes.saturating_sub(memory.data_size(&*store) as u64);
         // What is compiled takes memory to hand over and to read: no script that needs its own is to notice.
         let has_room =
@@ -170,14 +170,14 @@ impl Script {
             },
             ..self.request(&source, &input)
         };
-        let handed = self.hand_over(store, (instance, memory), request).await?;
+        let handed = self.hand_over(store, &exports, request).await?;
         // The engine has its own copy, and the process may hold only so much.
         drop((source, input));
         let asked = match handed {
             Ok(asked) => asked,
             Err(ending) => return Ok(ending),
         };
-        let replied = call(store, instance, export::RUN, asked).await?;
+        let replied = exports.run.call_async(&mut *store, asked).await?;
         if let (Some(known), Some(compiled)) = (&mut self.known, store.data_mut().script.compiled.take()) {
             known.keep(compiled);
         }
@@ -237,7 +237,7 @@ impl Script {
     async fn hand_over(
         &self,
         store: &mut Store<Host>,
-        (instance, memory): (Instance, Memory),
+        exports: &Exports,
         request: Request<'_>,
     ) -> wasmtime::Result<Result<(u32, u32), Ending>> {
         let context = match request.context_text() {
@@ -253,16 +253,56 @@ impl Script {
             Err(error) => return Ok(Err(unasked(&error))),
         };
         let length = encoded.bytes();
-        let address: u32 = call(store, instance, export::RESERVE, length).await?;
+        let address = exports.reserve.call_async(&mut *store, length).await?;
         if address == 0 {
             return Ok(Err(out_of_memory(length)));
         }
         let (from, length_bytes) = (address as usize, length as usize);
-        let room = memory.data_mut(&mut *store).get_mut(from..from.saturating_add(length_bytes));
+        let room = exports.memory.data_mut(&mut *store).get_mut(from..from.saturating_add(length_bytes));
         if let Err(error) = encoded.write(room.unwrap_or_default()) {
             return Ok(Err(unasked(&error)));
         }
         Ok(Ok((address, length)))
+    }
+}
+
+/// An engine's exports that every script needs, looked up.
+#[derive(Clone)]
+pub(super) struct Exports {
+    memory: Memory,
+    reserve: TypedFunc<u32, u32>,
+    run: TypedFunc<(u32, u32), u32>,
+}
+
+impl Exports {
+    pub(super) fn of(store: &mut Store<Host>, instance: Instance) -> wasmtime::Result<Self> {
+        Ok(Self {
+            memory: memory(store, instance)?,
+            reserve: instance.get_typed_func(&mut *store, export::RESERVE)?,
+            run: instance.get_typed_func(store, export::RUN)?,
+        })
+    }
+
+    /// Those of the engine that there is, or of one that is made.
+    pub(super) async fn of_any(
+        existing: Option<Existing>,
+        engine: &InstancePre<Host>,
+        store: &mut Store<Host>,
+    ) -> wasmtime::Result<Self> {
+        let instance = match existing {
+            Some(Existing { exports: Some(exports), .. }) => return Ok(exports),
+            Some(existing) => existing.instance,
+            None => Stack::Fiber.instantiate(engine, &mut *store).await?,
+        };
+        Self::of(store, instance)
+    }
+}
+
+/// Has Wasmtime find every function in a new engine's table, which it does for each when it is first called. It runs none.
+pub(super) fn fill_table(store: &mut Store<Host>, instance: Instance) {
+    let Some(table) = instance.get_table(&mut *store, export::TABLE) else { return };
+    for index in 0..table.size(&*store) {
+        let _ = table.get(&mut *store, index);
     }
 }
 
@@ -289,16 +329,6 @@ pub(super) fn populate(store: &mut Store<Host>, instance: Instance, mapped: bool
     let (first, last) =
         (ranges.clone().next().unwrap_or_default(), ranges.clone().next_back().unwrap_or_default());
     let _ = populate::for_reading(bytes.get(first.start..last.end).unwrap_or_default());
-}
-
-async fn call<P: WasmParams + Sync, R: WasmResults + Sync>(
-    store: &mut Store<Host>,
-    instance: Instance,
-    name: &str,
-    parameters: P,
-) -> wasmtime::Result<R> {
-    let function: TypedFunc<P, R> = instance.get_typed_func(&mut *store, name)?;
-    function.call_async(store, parameters).await
 }
 
 fn memory(store: &mut Store<Host>, instance: Instance) -> wasmtime::Result<Memory> {
