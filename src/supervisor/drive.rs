@@ -186,7 +186,9 @@ pub(super) async fn drive(core: Rc<Core>, job: Rc<Job>, payload: Payload) {
     let mut spent = record.spent.map(|worker| Spent { worker, said, place });
     // Where that takes time, be it seconds of the kernel's, no worker is to live and no place to be taken for it.
     let end = unless_done_at_once(concluded(&core, &job, result), || {
-        spent.take().map(Spent::leave);
+        if let Some(spent) = spent.take() {
+            spent.leave();
+        }
     });
     core.finish(&job, end.await);
     if let Some(spent) = spent {

@@ -84,17 +84,17 @@ pub fn disarm() -> Result<(), EpochError> {
     start_timer(Duration::ZERO)
 }
 
-/// Ends the process with status 0 after `remaining`, whatever it does then. For one that has nothing left to do. Does nothing
-/// before [`install`]: without a handler the timer's signal would be what the process died of.
+/// Ends the process with status 0 after `remaining`, whatever it does then. For one that has nothing left to do. Whether it
+/// will: before [`install`] it does not, for the timer's signal would be what the process died of.
 ///
 /// # Errors
 /// When the kernel refuses the timer.
-pub fn exit_after(remaining: Duration) -> Result<(), EpochError> {
+pub fn exit_after(remaining: Duration) -> Result<bool, EpochError> {
     if ENGINE.load(Ordering::SeqCst).is_null() {
-        return Ok(());
+        return Ok(false);
     }
     LEAVING.store(true, Ordering::SeqCst);
-    set_timer(remaining)
+    set_timer(remaining).map(|()| true)
 }
 
 /// Whether the deadline's signal has come.

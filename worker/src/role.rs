@@ -300,9 +300,9 @@ const LINGER: Duration = Duration::from_millis(1);
 /// processor may have to wait for it: 100 to 200 µs of a job's 400, in nearly half of all jobs.
 fn finish(link: Link, report: RunReport) -> ! {
     reply(link, &FromWorker::Finished(RunReport { usage: usage::so_far(), ..report }));
-    // Without a timer it waits to be killed.
-    let _ = epoch::exit_after(LINGER);
-    let _ = nix::unistd::read(link.as_fd(), &mut [0]);
+    if epoch::exit_after(LINGER).is_ok_and(|will| will) {
+        let _ = nix::unistd::read(link.as_fd(), &mut [0]);
+    }
     exit_now(0)
 }
 

@@ -54,24 +54,6 @@ pub fn of(rows: &[Row]) -> Vec<Ratio> {
             Wanted::AtLeast(25_000.0),
         ),
         ratio(
-            "echo-p99-to-p50",
-            "two-hop echo, p99 / p50 at half of what it is back to back",
-            found.paced_spread("floor.echo-two-hop"),
-            Wanted::Nothing,
-        ),
-        ratio(
-            "fresh-p99-to-p50",
-            "fresh, no-op, p99 / p50 at half of the greatest throughput",
-            found.paced_spread("stockade.fresh.noop"),
-            Wanted::AtMost(4.0),
-        ),
-        ratio(
-            "tenant-p99-to-p50",
-            "tenant, no-op, p99 / p50 at half of the greatest throughput",
-            found.paced_spread("stockade.tenant.noop"),
-            Wanted::AtMost(4.0),
-        ),
-        ratio(
             "idle-worker-kib",
             "private memory of one idle worker, KiB",
             found.figures("stockade.fresh.noop").and_then(|figures| figures.worker_private_kib),
@@ -96,9 +78,34 @@ pub fn of(rows: &[Row]) -> Vec<Ratio> {
             Wanted::Nothing,
         ),
     ];
+    ratios.extend(of_tails(&found));
     ratios.extend(of_scripts(&found));
     ratios.extend(of_rivals(rows, &found));
     ratios
+}
+
+/// How far the slowest are from the rest, of what is sent by the clock.
+fn of_tails(found: &Found<'_>) -> Vec<Ratio> {
+    vec![
+        ratio(
+            "echo-p99-to-p50",
+            "two-hop echo, p99 / p50 at half of what it is back to back",
+            found.paced_spread("floor.echo-two-hop"),
+            Wanted::Nothing,
+        ),
+        ratio(
+            "fresh-p99-to-p50",
+            "fresh, no-op, p99 / p50 at half of the greatest throughput",
+            found.paced_spread("stockade.fresh.noop"),
+            Wanted::AtMost(4.0),
+        ),
+        ratio(
+            "tenant-p99-to-p50",
+            "tenant, no-op, p99 / p50 at half of the greatest throughput",
+            found.paced_spread("stockade.tenant.noop"),
+            Wanted::AtMost(4.0),
+        ),
+    ]
 }
 
 /// What is asked of scripts.
