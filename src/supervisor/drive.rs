@@ -26,7 +26,7 @@ use super::in_process::InProcess;
 use super::job::Job;
 use super::job::ladder::{Cause, Waits};
 use super::job::outcome::{self, Evidence};
-use super::leaving::Spent;
+use super::leaving::{Spent, Standing, may_linger};
 use super::meanwhile::unless_done_at_once;
 use super::places::Place;
 use super::pool::{Lent, Need, Pool, PoolError, Stay};
@@ -191,8 +191,18 @@ pub(super) async fn drive(core: Rc<Core>, job: Rc<Job>, payload: Payload) {
         }
     });
     core.finish(&job, end.await);
-    if let Some(spent) = spent {
+    let Some(spent) = spent else { return };
+    let standing = Standing {
+        ends_by_itself: spent.said.is_some(),
+        places_taken: core.places.are_taken(),
+        user_limited: core.config().cgroup.callers.any(),
+    };
+    if may_linger(standing) {
         core.leaving.add(spent);
+    } else {
+        // Whoever waits for the result has it before the worker's descriptors are closed.
+        tokio::task::yield_now().await;
+        spent.leave();
     }
 }
 

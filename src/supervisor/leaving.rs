@@ -1,13 +1,13 @@
 //! Workers that have replied, whose end waits until their replies are with whoever asked.
 //!
 //! Owns: how long that is.
-//! Never: keeps one whose place a job waits for, or of which there is nothing to end.
+//! Never: keeps one whose place a job waits for, or which would not end by itself.
 //!
 //! The kernel takes longer to take a process apart than a client to be told, and when it does so is the scheduler's to say:
 //! a client that is woken on the processor where a worker ends waits for that in nearly half of all jobs, and then for
 //! half as long again as the job took. A worker therefore ends by itself a little after its reply, and is ended here where it does not.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -43,42 +43,81 @@ impl Spent {
     }
 }
 
+/// How things stand when a worker's reply is out.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Standing {
+    /// It replied in order, was not waited for, and has its timer.
+    pub(super) ends_by_itself: bool,
+    /// A job that comes, or is there, has to wait for a place.
+    pub(super) places_taken: bool,
+    /// Its user's processes and memory are counted against limits of their own.
+    pub(super) user_limited: bool,
+}
+
+/// Whether it may stay for that long.
+pub(super) const fn may_linger(standing: Standing) -> bool {
+    let Standing { ends_by_itself, places_taken, user_limited } = standing;
+    ends_by_itself && !places_taken && !user_limited
+}
+
 /// Those that wait.
 #[derive(Default)]
-pub(super) struct Leaving(RefCell<Vec<Spent>>);
+pub(super) struct Leaving {
+    all: RefCell<Vec<Spent>>,
+    /// How often all of them were ended.
+    ended: Cell<u64>,
+}
 
 impl Leaving {
     /// Has one end by itself. To be called on a `LocalRuntime` or in a `LocalSet`.
     pub(super) fn add(self: &Rc<Self>, one: Spent) {
-        if one.worker.is_reaped() {
-            return one.leave();
-        }
         let waiting = {
-            let mut all = self.0.borrow_mut();
+            let mut all = self.all.borrow_mut();
             all.push(one);
             all.len()
         };
         if waiting > LEAVING_MAX {
             self.end_all();
         } else if waiting == 1 {
-            let leaving = Rc::clone(self);
+            let (leaving, before) = (Rc::clone(self), self.ended.get());
             tokio::task::spawn_local(async move {
-                let first_exited = poll_fn(|context| leaving.poll_first_exited(context));
+                let first_exited = poll_fn(|context| leaving.poll_first_exited(context, before));
                 // Whether it ended or did not: the others came after it, and are on their way.
                 let _ = timeout(LINGER_MAX, first_exited).await;
-                leaving.end_all();
+                if leaving.ended.get() == before {
+                    leaving.end_all();
+                }
             });
         }
     }
 
-    fn poll_first_exited(&self, context: &mut Context<'_>) -> Poll<()> {
-        self.0.borrow().first().map_or(Poll::Ready(()), |first| first.worker.poll_exited(context))
+    /// Ready too once those that there were `before` are ended.
+    fn poll_first_exited(&self, context: &mut Context<'_>, before: u64) -> Poll<()> {
+        match self.all.borrow().first() {
+            Some(first) if self.ended.get() == before => first.worker.poll_exited(context),
+            Some(_) | None => Poll::Ready(()),
+        }
     }
 
     /// Ends all of them now.
     pub(super) fn end_all(&self) {
         // Out of the borrow before any of them is ended.
-        let all = self.0.take();
+        let all = self.all.take();
+        self.ended.set(self.ended.get() + 1);
         all.into_iter().for_each(Spent::leave);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn worker_lingers_only_where_it_ends_by_itself_and_holds_up_nobody() {
+        for bits in 0..8 {
+            let [ends_by_itself, places_taken, user_limited] = [1, 2, 4].map(|bit| bits & bit != 0);
+            let lingers = may_linger(Standing { ends_by_itself, places_taken, user_limited });
+            assert_eq!(lingers, bits == 1, "{bits}");
+        }
     }
 }

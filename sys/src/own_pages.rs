@@ -78,8 +78,8 @@ pub(crate) unsafe fn copy(part: &Part) -> Result<Room, PagesError> {
         }
     }
     if *huge_bytes > 0 {
-        // SAFETY: as for the advice above. It fails where there is not a huge page for every part, and small pages of our own
-        // would make a fork dearer than it was.
+        // SAFETY: as for the advice above. It fails where there is not a huge page for every part: the caller says what is
+        // better then.
         let collapsed = unsafe { libc::madvise(copy.as_ptr(), *huge_bytes, MADV_COLLAPSE) };
         Errno::result(collapsed).map_err(refused("madvise(MADV_COLLAPSE)"))?;
     }

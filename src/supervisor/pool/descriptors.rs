@@ -44,7 +44,10 @@ pub fn needed(config: &Config) -> u64 {
     // Of a template and its successor, one forks and the other is forked.
     let forks = pool.templates_max.saturating_mul(FORKS_MAX);
     let births = [forks, pool.templates_max, REFILLS_AT_ONCE].into_iter().chain(jobs);
-    let files = [config.queue.files_max, config.results.files_max, config.cache.files_max];
+    // Jobs that wait, and templates, hold artifacts that the cache may have given up.
+    let held = [config.queue.jobs_max, templates];
+    let files =
+        [config.queue.files_max, config.results.files_max, config.cache.files_max].into_iter().chain(held);
     [
         times(workers, PER_WORKER),
         times(births, PER_BIRTH),
