@@ -108,6 +108,8 @@ mod tests {
     fn every_bound_on_what_holds_a_descriptor_counts() {
         let least = needed_with("STOCKADE_RESULTS_FILES_MAX", "0");
         assert_eq!(needed_with("STOCKADE_RESULTS_FILES_MAX", "1000") - least, 1000);
+        let least = needed_with("STOCKADE_QUEUE_JOBS_MAX", "2000");
+        assert_eq!(needed_with("STOCKADE_QUEUE_JOBS_MAX", "3000") - least, 1000);
         let least = needed_with("STOCKADE_QUEUE_FILES_MAX", "1000");
         assert_eq!(needed_with("STOCKADE_QUEUE_FILES_MAX", "5000") - least, 4000);
         let least = needed_with("STOCKADE_CLIENTS_CONNECTIONS_MAX", "100");
@@ -124,7 +126,7 @@ mod tests {
     #[test]
     fn template_counts_with_its_successor_and_with_what_it_is_forking() {
         let least = needed_with("STOCKADE_POOL_TEMPLATES_MAX", "0");
-        let each = 2 * PER_WORKER + (1 + FORKS_MAX as u64) * PER_BIRTH;
+        let each = 2 * (PER_WORKER + 1) + (1 + FORKS_MAX as u64) * PER_BIRTH;
         assert_eq!(needed_with("STOCKADE_POOL_TEMPLATES_MAX", "10") - least, 10 * each);
     }
 
