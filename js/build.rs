@@ -50,13 +50,13 @@ fn build() -> Result<(), String> {
     let toolchain = Toolchain::find(&out)?;
     let scripts = embed_scripts(&guest, &out)?;
     let mut objects = Objects::new(&toolchain, &source, &guest, &out);
-    for file in source.engine_files() {
-        objects.add(&file)?;
+    for file in source.engine_files(&out)? {
+        objects.add(&file, false)?;
     }
     for file in SHIM {
-        objects.add(&guest.join(file))?;
+        objects.add(&guest.join(file), true)?;
     }
-    objects.add(&scripts)?;
+    objects.add(&scripts, true)?;
     let (engine, hot) = snapshot::take(&objects.link(&source)?, &out)?;
     let digest = out.join("engine.sha256");
     let bytes = fs::read(&engine).map_err(|error| format!("cannot read {}: {error}", engine.display()))?;

@@ -61,12 +61,11 @@ impl<'a> Objects<'a> {
         Self { toolchain, source, guest, out, objects: Vec::new(), keys: Vec::new(), running: Vec::new() }
     }
 
-    /// Compiles `file`, in the background, unless its object is still good.
-    pub(crate) fn add(&mut self, file: &Path) -> Result<(), String> {
+    /// Compiles `file`, which is the crate's or `ours`, in the background, unless its object is still good.
+    pub(crate) fn add(&mut self, file: &Path, ours: bool) -> Result<(), String> {
         let name = file.file_name().and_then(|name| name.to_str()).unwrap_or("unnamed.c");
         // The crate and we both have a shim.
         let object = self.out.join(format!("{}-{name}.o", self.objects.len()));
-        let ours = !file.starts_with(self.source.root());
         let mut command = self.toolchain.compile();
         command.args(FLAGS);
         if ours {
@@ -124,15 +123,14 @@ impl<'a> Objects<'a> {
         Ok(engine)
     }
 
-    /// What an object depends on: the command, the compiler, and the file. The crate's own files are named with the
-    /// crate's version in their path, and never change.
+    /// What an object depends on: the command, the compiler, and the file. The crate's headers are named with the crate's
+    /// version in their path, and never change.
     fn key(&self, command: &Command, file: &Path, ours: bool) -> Result<u64, String> {
         let mut hasher = DefaultHasher::new();
         (format!("{command:?}"), self.toolchain.version()).hash(&mut hasher);
-        if ours {
-            for read in [file.to_path_buf(), self.guest.join("engine.h")] {
-                fs::read(&read).map_err(|error| format!("{}: {error}", read.display()))?.hash(&mut hasher);
-            }
+        let header = ours.then(|| self.guest.join("engine.h"));
+        for read in [file.to_path_buf()].into_iter().chain(header) {
+            fs::read(&read).map_err(|error| format!("{}: {error}", read.display()))?.hash(&mut hasher);
         }
         Ok(hasher.finish())
     }

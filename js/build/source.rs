@@ -1,6 +1,7 @@
 //! Where the engine's source is.
 //!
-//! Owns: finding the crate that carries it, by asking cargo what the lock file says; what is taken from it.
+//! Owns: finding the crate that carries it, by asking cargo what the lock file says; what is taken from it, and the one
+//! line of it that is another here.
 //! Never: searches the registry's directories, whose layout is cargo's own affair.
 
 use std::path::{Path, PathBuf};
@@ -9,11 +10,24 @@ use std::{env, fs};
 
 use serde_json::Value;
 
+use crate::compile::write_if_changed;
+
 /// The crate with the source of QuickJS-ng and a libc for it.
 const CRATE: &str = "rquickjs-sys";
 
 /// The target it is a dependency for.
 const TARGET: &str = "wasm32-unknown-unknown";
+
+/// The engine itself.
+const ENGINE: &str = "quickjs.c";
+
+/// Bytes of one of its arenas, of which there is one for each of 31 sizes of small blocks, or more.
+const ARENAS: &str = "#define JS_ARENA_SIZE              4096\n";
+
+/// The same where they are made. While little is held they are small: a small script writes to a part of each, and each page it
+/// writes to is one that its process has to copy first. The smallest has room for one block of the largest size.
+const GROWING_ARENAS: &str =
+    "#define JS_ARENA_SIZE (rt->malloc_state.malloc_size < (768 << 10) ? 640 : 4096)\n";
 
 pub(crate) struct Source {
     root: PathBuf,
@@ -53,14 +67,19 @@ impl Source {
         self.root.join("quickjs")
     }
 
-    /// The engine, and the crate's stand-ins for what a libc would ask an operating system for.
-    pub(crate) fn engine_files(&self) -> Vec<PathBuf> {
-        let mut files: Vec<PathBuf> = ["quickjs.c", "libregexp.c", "libunicode.c", "dtoa.c"]
-            .iter()
-            .map(|name| self.engine().join(name))
-            .collect();
-        files.push(self.root.join("wasm-shim/shim.c"));
-        files
+    /// The engine, and the crate's stand-ins for what a libc would ask an operating system for. What differs from the
+    /// crate's is written to `out`.
+    pub(crate) fn engine_files(&self, out: &Path) -> Result<Vec<PathBuf>, String> {
+        let original = self.engine().join(ENGINE);
+        let text =
+            fs::read_to_string(&original).map_err(|error| format!("{}: {error}", original.display()))?;
+        if text.matches(ARENAS).count() != 1 {
+            return Err(format!("{} decides otherwise what its arenas are for", original.display()));
+        }
+        let engine = out.join(ENGINE);
+        write_if_changed(&engine, text.replace(ARENAS, GROWING_ARENAS).as_bytes())?;
+        let others = ["libregexp.c", "libunicode.c", "dtoa.c"].iter().map(|name| self.engine().join(name));
+        Ok([engine].into_iter().chain(others).chain([self.root.join("wasm-shim/shim.c")]).collect())
     }
 
     pub(crate) fn headers(&self) -> PathBuf {
