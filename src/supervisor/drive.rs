@@ -6,7 +6,7 @@
 //! The deadline runs while the job waits, for a compiler or for a place, and while it runs. It stands still while its
 //! module is compiled: that has a limit of its own, is paid once, and is not the job's doing.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use stockade_wire::client::{Refusal, RefusalReason, Statistics};
 use stockade_wire::job::{
     Bill, Digest, Isolation, JobResult, ModuleSource, Outcome, Phase, Purpose, ScriptError, Walls,
 };
+use stockade_wire::limits::SCRIPT_TEXT_BYTES_MAX;
 use stockade_wire::worker::{RunLimits, RunOrder, Usage};
 
 use super::admission;
@@ -249,15 +250,19 @@ async fn attempt(
     tracing::debug!(queue_us = record.bill.queue_us, "place free");
     core.counters.borrow_mut().running += 1;
     let (input, input_bytes) = match input {
-        Input::Submitted => (core.input(&bytes.0), Some(bytes.0.len() as u64)),
+        Input::Submitted => {
+            let length = Some(bytes.0.len() as u64);
+            let given = if script.is_some() { Given::to_script(bytes, core) } else { core.input(&bytes.0) };
+            (given, length)
+        }
         Input::Sealed(file) => {
             let bytes = file.bytes();
-            (Ok(Rc::new(file.into())), Some(bytes))
+            (Ok(Given::File(Rc::new(file.into()))), Some(bytes))
         }
-        Input::Descriptor(fd) => (Ok(Rc::new(fd)), None),
+        Input::Descriptor(fd) => (Ok(Given::File(Rc::new(fd))), None),
     };
     record.bill.input_bytes = input_bytes;
-    let source = script.as_deref().map(ScriptFile::of).transpose();
+    let source = script.as_deref().map(script::Text::of).transpose();
     let outcome = match input.and_then(|input| Ok((input, source?))) {
         Ok((input, source)) => {
             let stack_bytes = if source.is_some() { script::DATA_BYTES } else { 0 };
@@ -278,23 +283,39 @@ pub(super) struct Work {
     pub(super) key: Key,
     pub(super) artifact: Rc<Artifact>,
     /// The script, where the artifact is the JavaScript engine.
-    pub(super) source: Option<ScriptFile>,
-    pub(super) input: Rc<OwnedFd>,
+    pub(super) source: Option<script::Text>,
+    pub(super) input: Given,
     pub(super) input_bytes: Option<u64>,
     pub(super) deadline: Instant,
     /// Private memory of a worker, see [`RunLimits::data_bytes`].
     pub(super) data_bytes: u64,
 }
 
-/// A script's source, in a sealed file.
-pub(super) struct ScriptFile {
-    pub(super) file: OwnedFd,
-    bytes: u64,
+/// A job's input on its way.
+pub(super) enum Given {
+    /// A script's, which goes with its order.
+    Here(ByteBuf),
+    /// A file, or what a client gave.
+    File(Rc<OwnedFd>),
 }
 
-impl ScriptFile {
-    fn of(script: &Module) -> std::io::Result<Self> {
-        Ok(Self { file: script.file()?, bytes: script.bytes() })
+impl Given {
+    fn to_script(bytes: ByteBuf, core: &Core) -> std::io::Result<Self> {
+        if bytes.0.len() <= SCRIPT_TEXT_BYTES_MAX { Ok(Self::Here(bytes)) } else { core.input(&bytes.0) }
+    }
+
+    pub(super) fn file(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Here(_) => None,
+            Self::File(file) => Some(file.as_fd()),
+        }
+    }
+
+    fn here(&self) -> Option<&ByteBuf> {
+        match self {
+            Self::Here(bytes) => Some(bytes),
+            Self::File(_) => None,
+        }
     }
 }
 
@@ -314,7 +335,7 @@ impl Work {
                 fuel: admitted.limits.fuel,
                 input_bytes: self.input_bytes,
             },
-            script: self.source.as_ref().map(|source| script::order(job, source.bytes)),
+            script: self.source.as_ref().map(|source| script::order(job, source, self.input.here())),
         }
     }
 }
@@ -447,7 +468,7 @@ async fn assigned(
     job.enter(Phase::Running);
     let order = work.order(job);
     let (worker, artifact) = (&mut lent.worker, work.artifact.fd());
-    let data = (work.input.as_fd(), work.source.as_ref().map(|source| source.file.as_fd()));
+    let data = (work.input.file(), work.source.as_ref().and_then(script::Text::file));
     match run::assign(worker, order, artifact, data, record.shared).await {
         Ok(()) => {
             tracing::debug!(pid = worker.pid(), reused, fork_us = record.bill.fork_us, "worker has the job");

@@ -30,6 +30,7 @@ use super::job::Job;
 use super::job::ladder::Cause;
 use super::job::outcome::{self, Evidence};
 use super::places::Place;
+use super::script;
 use super::streams::{Turn, read};
 use crate::config::Config;
 
@@ -96,10 +97,13 @@ impl InProcess {
         let artifact = work.artifact.fd().try_clone_to_owned()?;
         let ((output, their_output), (stdout, their_stdout), (stderr, their_stderr)) =
             (GuestPipe::make()?, GuestPipe::make()?, GuestPipe::make()?);
-        let (input, pump) = interruptible(work.input.try_clone()?)?;
-        let source = work.source.as_ref().map(|source| source.file.try_clone()).transpose()?;
+        let input =
+            work.input.file().map(|file| file.try_clone_to_owned().and_then(interruptible)).transpose()?;
+        let (input, pump) = input.map_or((None, None), |(input, pump)| (Some(input), pump));
+        let source = work.source.as_ref().and_then(script::Text::file);
+        let source = source.map(|source| source.try_clone_to_owned()).transpose()?;
         let stdio = Stdio {
-            input: Some(input),
+            input,
             source,
             output: their_output.into(),
             stdout: their_stdout.into(),

@@ -77,7 +77,7 @@ pub use self::vitals::{NoWorker, Vitals};
 pub use self::warm_up::WarmUpError;
 
 use self::beside::{Source, Weight};
-use self::drive::{Executor, Payload};
+use self::drive::{Executor, Given, Payload};
 use self::job::Job;
 use self::job::ladder::Cause;
 use self::journal::{Accepted, Journal};
@@ -409,16 +409,16 @@ impl Core {
     }
 
     /// A file that holds `bytes`, which nobody can write to.
-    fn input(&self, bytes: &[u8]) -> std::io::Result<Rc<OwnedFd>> {
+    fn input(&self, bytes: &[u8]) -> std::io::Result<Given> {
         let file = || memfd::unwritable("stockade-input", bytes).map(Rc::new);
         if !bytes.is_empty() {
-            return file();
+            return file().map(Given::File);
         }
         if let Some(empty) = self.no_input.get() {
-            return Ok(Rc::clone(empty));
+            return Ok(Given::File(Rc::clone(empty)));
         }
         let empty = file()?;
-        Ok(Rc::clone(self.no_input.get_or_init(|| empty)))
+        Ok(Given::File(Rc::clone(self.no_input.get_or_init(|| empty))))
     }
 
     fn can_be_durable(&self) -> Result<(), Refusal> {

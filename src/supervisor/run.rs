@@ -155,12 +155,12 @@ pub(crate) async fn assign(
     worker: &mut Worker,
     order: RunOrder,
     artifact: BorrowedFd<'_>,
-    (input, source): (BorrowedFd<'_>, Option<BorrowedFd<'_>>),
+    (input, source): (Option<BorrowedFd<'_>>, Option<BorrowedFd<'_>>),
     stays: bool,
 ) -> Result<(), ExchangeError> {
     // A descriptor of nothing is two system calls to pass on and one to close.
-    let nothing = worker.has_module && stays && order.limits.input_bytes == Some(0);
-    let given = [Some(artifact).filter(|_| !worker.has_module), Some(input).filter(|_| !nothing), source];
+    let nothing = worker.has_module && stays && order.script.is_none() && order.limits.input_bytes == Some(0);
+    let given = [Some(artifact).filter(|_| !worker.has_module), input.filter(|_| !nothing), source];
     let given: Vec<_> = given.into_iter().flatten().collect();
     if worker.has_module {
         return worker.link.send(&ToWorker::Run(order), &given).await;

@@ -1,13 +1,16 @@
 //! Jobs whose module is JavaScript source.
 //!
-//! Owns: the engine that such a job's module is exchanged for, what a script's end means.
+//! Owns: the engine that such a job's module is exchanged for, how its source travels, what a script's end means.
 //! Never: parses a script; looks at more of it than its beginning.
 
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, LazyLock};
 
+use stockade_wire::bytes::ByteBuf;
 use stockade_wire::job::{Blame, Digest, Outcome, ScriptError, Verdict};
-use stockade_wire::limits::GUEST_TEXT_BYTES_MAX;
-use stockade_wire::worker::{Ending, RunReport, ScriptFault, ScriptOrder};
+use stockade_wire::limits::{GUEST_TEXT_BYTES_MAX, SCRIPT_TEXT_BYTES_MAX};
+use stockade_wire::worker::{Ending, RunReport, ScriptFault, ScriptOrder, ScriptSource};
 
 use super::artifact::Module;
 use super::job::{Job, outcome};
@@ -35,10 +38,40 @@ pub(super) fn engine() -> &'static Engine {
     &ENGINE
 }
 
-/// What a worker is told of a script of `source_bytes`.
-pub(super) fn order(job: &Job, source_bytes: u64) -> ScriptOrder {
+/// A script's source on its way to who runs it.
+pub(super) enum Text {
+    /// In its order.
+    Here(ByteBuf),
+    /// In a sealed file.
+    File { file: OwnedFd, bytes: u64 },
+}
+
+impl Text {
+    /// # Errors
+    /// When the kernel has no descriptor or memory for a long one.
+    pub(super) fn of(script: &Module) -> io::Result<Self> {
+        Ok(match script {
+            Module::Bytes(bytes) if bytes.len() <= SCRIPT_TEXT_BYTES_MAX => Self::Here(bytes.clone().into()),
+            Module::Bytes(_) | Module::File(_) => Self::File { file: script.file()?, bytes: script.bytes() },
+        })
+    }
+
+    pub(super) fn file(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Here(_) => None,
+            Self::File { file, .. } => Some(file.as_fd()),
+        }
+    }
+}
+
+/// What a worker is told of a script, with its input if that is to go with the order.
+pub(super) fn order(job: &Job, source: &Text, input: Option<&ByteBuf>) -> ScriptOrder {
     ScriptOrder {
-        source_bytes,
+        source: match source {
+            Text::Here(bytes) => ScriptSource::Here(bytes.clone()),
+            Text::File { bytes, .. } => ScriptSource::File { bytes: *bytes },
+        },
+        input: input.cloned(),
         job: job.id.clone(),
         tenant: job.admitted.tenant.clone(),
         traceparent: job.admitted.traceparent.clone(),

@@ -53,7 +53,8 @@ pub enum ToWorker {
     Compile(CompileOrder),
     /// Run. Descriptors: the artifact (sealed memfd), the input (readable); to a worker that has its module already
     /// (a template forked it, or it was told to stay) the input alone; to one that was told to stay not even that when
-    /// [`RunLimits::input_bytes`] is 0. For a script its source (readable) comes last.
+    /// [`RunLimits::input_bytes`] is 0. For a script its source (readable) comes last. A script's input and source that are in
+    /// the [`ScriptOrder`] come in no descriptor.
     Run(RunOrder),
     /// Run, and stay for further [`ToWorker::Run`]s of the same tenant with the same module and the same
     /// [`RunLimits::memory_bytes`] and [`RunLimits::data_bytes`]. Descriptors: the artifact (sealed memfd), the input
@@ -120,8 +121,10 @@ pub struct RunOrder {
 /// A script for the JavaScript engine. With [`RunOrder::entry`] it is a module and that is the export to call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScriptOrder {
-    /// Length of the source, bytes.
-    pub source_bytes: u64,
+    /// The source.
+    pub source: ScriptSource,
+    /// The input, where it is no longer than [`SCRIPT_TEXT_BYTES_MAX`]; otherwise it comes in a file.
+    pub input: Option<ByteBuf>,
     /// The job's id, for the script to read.
     pub job: String,
     /// The job's tenant, for the script to read.
@@ -132,6 +135,18 @@ pub struct ScriptOrder {
     pub request_id: Option<String>,
     /// What is to be done with it.
     pub purpose: Purpose,
+}
+
+/// Where a script's source is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ScriptSource {
+    /// Here: it is no longer than [`SCRIPT_TEXT_BYTES_MAX`].
+    Here(ByteBuf),
+    /// In the last of the files that come with the order.
+    File {
+        /// Its length.
+        bytes: u64,
+    },
 }
 
 /// What one run may use.

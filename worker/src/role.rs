@@ -27,7 +27,7 @@ use stockade_sys::prctl::exit_now;
 use stockade_wire::frame::{self, FrameError, HEADER_BYTES};
 use stockade_wire::limits::{GUEST_TEXT_BYTES_MAX, LINK_FDS_MAX, LINK_MESSAGE_BYTES_MAX, MODULE_BYTES_MAX};
 use stockade_wire::worker::{
-    CompileOrder, Ending, FromWorker, JailReport, Role, RunOrder, RunReport, ToWorker,
+    CompileOrder, Ending, FromWorker, JailReport, Role, RunOrder, RunReport, ScriptSource, ToWorker,
 };
 use stockade_wire::zygote::{ForkOrder, ZygoteConfig};
 
@@ -190,9 +190,9 @@ pub struct RunFds {
     pub stderr_log: OwnedFd,
     /// The artifact: a sealed memfd.
     pub artifact: OwnedFd,
-    /// The input.
-    pub input: OwnedFd,
-    /// The source of a script.
+    /// The input; `None` where it came with the order.
+    pub input: Option<OwnedFd>,
+    /// The source of a script, where it did not come with the order.
     pub source: Option<OwnedFd>,
 }
 
@@ -223,8 +223,7 @@ pub(crate) fn live(newborn: Newborn, birth: Birth<'_>) -> Infallible {
     reply(link, &FromWorker::Locked(report));
     match (take_order(link), role) {
         ((ToWorker::Run(order), given), Role::Run | Role::RunFiles) => {
-            let (given, source) = with_source(given, &order);
-            let [artifact, input] = exactly(given);
+            let ([artifact], input, source) = sorted(given, &order);
             let Settled { output, stdout_log, stderr_log, .. } = fds;
             let fds = RunFds { link, output, stdout_log, stderr_log, artifact, input, source };
             (behaviour.run)(locked, order, fds, warm)
@@ -239,8 +238,7 @@ pub(crate) fn live(newborn: Newborn, birth: Birth<'_>) -> Infallible {
         }
         ((ToWorker::RunAndStay(order), given), Role::Run) => {
             let received = Instant::now();
-            let (given, source) = with_source(given, &order);
-            let [artifact, input] = exactly(given);
+            let ([artifact], input, source) = sorted(given, &order);
             tenant::serve(locked, fds, First { order, artifact, input, source, received }, warm, behaviour)
         }
         (
@@ -266,16 +264,10 @@ pub(crate) fn run_prepared(
 ) -> Infallible {
     let Settled { link, output, stdout_log, stderr_log, .. } = fds;
     let (ToWorker::Run(order), given) = orders.take(link) else { exit_now(ORDER_STATUS) };
-    let (given, source) = with_source(given, &order);
-    let [input] = exactly(given);
+    let ([], input, source) = sorted(given, &order);
     (behaviour.ordered)(&order, link);
-    let stdio = Stdio {
-        input: Some(input),
-        source,
-        output: output.into(),
-        stdout: stdout_log.into(),
-        stderr: stderr_log.into(),
-    };
+    let stdio =
+        Stdio { input, source, output: output.into(), stdout: stdout_log.into(), stderr: stderr_log.into() };
     let report = match (prepared.adopt(&order), branch.fit(order.limits.data_bytes)) {
         (Ok(loaded), Ok(sealed)) => {
             let mdwe = sealed.mdwe();
@@ -417,10 +409,19 @@ impl Orders {
     }
 }
 
-/// Takes off the source, which comes last where there is a script.
-pub(crate) fn with_source(mut given: Vec<OwnedFd>, order: &RunOrder) -> (Vec<OwnedFd>, Option<OwnedFd>) {
-    let source = if order.script.is_some() { given.pop() } else { None };
-    (given, source)
+/// What came with an order: first of all so many others, then the input and the source of a script, where they are not in it.
+pub(crate) fn sorted<const N: usize>(
+    mut given: Vec<OwnedFd>,
+    order: &RunOrder,
+) -> ([OwnedFd; N], Option<OwnedFd>, Option<OwnedFd>) {
+    let script = order.script.as_ref();
+    let taken = |given: &mut Vec<OwnedFd>, comes: bool| {
+        comes.then(|| given.pop().unwrap_or_else(|| exit_now(ORDER_STATUS)))
+    };
+    let source =
+        taken(&mut given, script.is_some_and(|script| matches!(script.source, ScriptSource::File { .. })));
+    let input = taken(&mut given, script.is_none_or(|script| script.input.is_none()));
+    (exactly(given), input, source)
 }
 
 pub(crate) fn exactly<const N: usize>(given: Vec<OwnedFd>) -> [OwnedFd; N] {
@@ -435,13 +436,8 @@ pub(crate) fn reply(link: Link, message: &FromWorker) {
 
 fn run_order(locked: Locked, order: RunOrder, fds: RunFds, warm: &Warm) -> Infallible {
     let RunFds { link, output, stdout_log, stderr_log, artifact, input, source } = fds;
-    let stdio = Stdio {
-        input: Some(input),
-        source,
-        output: output.into(),
-        stdout: stdout_log.into(),
-        stderr: stderr_log.into(),
-    };
+    let stdio =
+        Stdio { input, source, output: output.into(), stdout: stdout_log.into(), stderr: stderr_log.into() };
     let report = match run::load(warm, &order, artifact) {
         Ok(loaded) => run_sealed(locked, loaded, stdio, &order),
         Err(report) => report,

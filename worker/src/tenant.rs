@@ -22,17 +22,15 @@ use stockade_wire::worker::{FromWorker, RunOrder, RunReport, ToWorker};
 
 use crate::engine::Warm;
 use crate::jail::{Locked, Sealed};
-use crate::role::{
-    Behaviour, Link, ORDER_STATUS, Orders, Settled, exactly, reply, set_up_failed, with_source,
-};
+use crate::role::{Behaviour, Link, ORDER_STATUS, Orders, Settled, reply, set_up_failed, sorted};
 use crate::run::{Kept, Returned, Sink, Stdio, not_loaded};
 
 /// The order with which a worker is told to stay.
 pub(crate) struct First {
     pub(crate) order: RunOrder,
     pub(crate) artifact: OwnedFd,
-    pub(crate) input: OwnedFd,
-    /// Of a script.
+    /// Unless it is in the order, as is the source of most scripts.
+    pub(crate) input: Option<OwnedFd>,
     pub(crate) source: Option<OwnedFd>,
     pub(crate) received: Instant,
 }
@@ -68,7 +66,7 @@ pub(crate) fn serve(
 ) -> Infallible {
     let Settled { link, output, stdout_log, stderr_log, .. } = fds;
     let First { mut order, artifact, input, source, mut received } = first;
-    let mut given = (Some(input), source);
+    let mut given = (input, source);
     let sinks = Sinks { output: output.into(), stdout: stdout_log.into(), stderr: stderr_log.into() };
     let (mut kept, sealed) = match settle(locked, &order, artifact, received, warm) {
         Ok(settled) => settled,
@@ -115,16 +113,15 @@ fn settle(
     Ok((kept, sealed))
 }
 
-/// The next order, with its input and, if it is for a script, its source.
+/// The next order, with its input and, if it is for a script, its source, where they are not in it.
 fn next(link: Link, orders: &mut Orders) -> (RunOrder, (Option<OwnedFd>, Option<OwnedFd>)) {
     match orders.take(link) {
         (ToWorker::Run(order), given) => {
-            let (given, source) = with_source(given, &order);
-            if given.is_empty() && order.limits.input_bytes == Some(0) {
-                return (order, (None, source));
+            if given.is_empty() && order.script.is_none() && order.limits.input_bytes == Some(0) {
+                return (order, (None, None));
             }
-            let [input] = exactly(given);
-            (order, (Some(input), source))
+            let ([], input, source) = sorted(given, &order);
+            (order, (input, source))
         }
         (
             ToWorker::RunAndStay(_) | ToWorker::Compile(_) | ToWorker::Prepare(_) | ToWorker::Fork { .. },

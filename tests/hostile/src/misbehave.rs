@@ -305,7 +305,8 @@ fn act_of(entry: &str) -> Option<Act> {
         "flood-stderr" => |fds| flood(fds.stderr_log.into(), PAGE_BYTES),
         "flood-output" => |fds| flood(fds.output.into(), PAGE_BYTES),
         "change-input" => |fds| {
-            let told = match File::from(fds.input).write(b"changed") {
+            let Some(input) = fds.input else { exit_now(1) };
+            let told = match File::from(input).write(b"changed") {
                 Ok(length) => format!("{length} bytes written"),
                 Err(error) => format!("errno {}", error.raw_os_error().unwrap_or(0)),
             };

@@ -77,9 +77,10 @@ const COMMAND_ENTRIES: [&str; 3] = ["run", "wasi:cli/run", entry::START];
 /// The streams of a run.
 #[derive(Debug)]
 pub struct Stdio {
-    /// Standard input of a command, the bytes handed to a function; `None` when there are none.
+    /// Standard input of a command, the bytes handed to a function; `None` when there are none, and where a script's came with
+    /// the order.
     pub input: Option<OwnedFd>,
-    /// The source of a script.
+    /// The source of a script, where it did not come with the order.
     pub source: Option<OwnedFd>,
     /// The job's output: a command's standard output, a function's result.
     pub output: Sink,
@@ -526,11 +527,9 @@ async fn drive(
             store.data_mut().ledger.instantiated();
             *instantiated = Some(Instant::now());
             let (source, input) = (exchange.source.take(), exchange.input.take());
-            match (source, exchange.output.as_mut()) {
-                (Some(source), Some(output)) => {
-                    script.run(store, exports, Given { source, input, output }).await
-                }
-                _ => Ok(Ending::SetupFailed("a script came without its source".to_owned())),
+            match exchange.output.as_mut() {
+                Some(output) => script.run(store, exports, Given { source, input, output }).await,
+                None => Ok(Ending::SetupFailed("a script came without an output".to_owned())),
             }
         }
         Program::Core { pre, entry, stack } => {

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::mem;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use stockade_js::abi::{self, export, import};
@@ -16,7 +17,7 @@ use stockade_sys::solo::SingleThreaded;
 use stockade_sys::{own_pages, populate};
 use stockade_wire::job::{Purpose, ScriptError};
 use stockade_wire::limits::INPUT_BYTES_MAX;
-use stockade_wire::worker::{Ending, RunOrder, ScriptFault, ScriptOrder};
+use stockade_wire::worker::{Ending, RunOrder, ScriptFault, ScriptOrder, ScriptSource};
 use wasmtime::{Caller, Engine, Extern, Instance, InstancePre, Linker, Memory, Store, Trap, TypedFunc};
 
 use super::ending::guest_text;
@@ -89,7 +90,7 @@ impl Side {
                 Err(_) => return door::REFUSED,
             },
             Ok(Call::Compiled(compiled)) => {
-                if !std::mem::take(&mut self.wants_compiled) {
+                if !mem::take(&mut self.wants_compiled) {
                     return door::REFUSED;
                 }
                 // Empty is the engine's word that there is nothing to keep.
@@ -120,9 +121,9 @@ pub(super) struct Script {
     pub(super) known: Option<Known>,
 }
 
-/// What goes into one.
+/// What goes into one, where it is not in its order, and where its value goes.
 pub(super) struct Given<'a> {
-    pub(super) source: File,
+    pub(super) source: Option<File>,
     pub(super) input: Option<Input>,
     pub(super) output: &'a mut Sink,
 }
@@ -146,7 +147,7 @@ impl Script {
         exports: Exports,
         given: Given<'_>,
     ) -> wasmtime::Result<Ending> {
-        let (source, input) = match (self.source(given.source), read_input(given.input)) {
+        let (source, input) = match (self.source(given.source), self.input(given.input)) {
             (Ok(source), Ok(input)) => (source, input),
             (Err(ending), _) | (_, Err(ending)) => return Ok(ending),
         };
@@ -188,22 +189,28 @@ impl Script {
         })
     }
 
-    fn source(&self, mut file: File) -> Result<String, Ending> {
-        let most = abi::SOURCE_BYTES_MAX as u64;
-        if self.order.source_bytes > most {
-            let message =
-                format!("the source has {} bytes; at most {most} are taken", self.order.source_bytes);
-            return Err(no_source(message, None));
-        }
-        let mut bytes = vec![0; usize::try_from(self.order.source_bytes).unwrap_or_default()];
-        file.read_exact(&mut bytes)
-            .map_err(|error| Ending::SetupFailed(format!("the source cannot be read: {error}")))?;
+    fn source(&mut self, file: Option<File>) -> Result<String, Ending> {
+        let bytes = match (&mut self.order.source, file) {
+            (ScriptSource::Here(bytes), _) => mem::take(&mut bytes.0),
+            (ScriptSource::File { bytes }, Some(file)) => read_source(file, *bytes)?,
+            (ScriptSource::File { .. }, None) => {
+                return Err(Ending::SetupFailed("a script came without its source".to_owned()));
+            }
+        };
         String::from_utf8(bytes).map_err(|error| {
             let at = error.utf8_error().valid_up_to();
             let before = error.as_bytes().get(..at).unwrap_or_default();
             let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
             no_source(format!("the source is not UTF-8: see byte {at}"), u32::try_from(line).ok())
         })
+    }
+
+    fn input(&mut self, input: Option<Input>) -> Result<String, Ending> {
+        let bytes = match self.order.input.take() {
+            Some(bytes) => bytes.0,
+            None => read_input(input)?,
+        };
+        String::from_utf8(bytes).map_err(|error| no_input(format!("the input is not UTF-8: {error}")))
     }
 
     fn request<'a>(&'a self, source: &'a str, input: &'a str) -> Request<'a> {
@@ -335,27 +342,37 @@ fn memory(store: &mut Store<Host>, instance: Instance) -> wasmtime::Result<Memor
     instance.get_memory(store, export::MEMORY).ok_or_else(|| wasmtime::Error::msg("the engine has no memory"))
 }
 
-fn read_input(input: Option<Input>) -> Result<String, Ending> {
+fn read_source(mut file: File, length: u64) -> Result<Vec<u8>, Ending> {
+    let most = abi::SOURCE_BYTES_MAX as u64;
+    if length > most {
+        return Err(no_source(format!("the source has {length} bytes; at most {most} are taken"), None));
+    }
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or_default()];
+    file.read_exact(&mut bytes)
+        .map_err(|error| Ending::SetupFailed(format!("the source cannot be read: {error}")))?;
+    Ok(bytes)
+}
+
+fn read_input(input: Option<Input>) -> Result<Vec<u8>, Ending> {
     let mut bytes = Vec::new();
     let most = INPUT_BYTES_MAX as u64;
-    let Some(Input { file, bytes: length }) = input else { return Ok(String::new()) };
+    let Some(Input { file, bytes: length }) = input else { return Ok(bytes) };
     // What is too long is not read to its end.
     let length = length.unwrap_or_default().min(most);
     bytes.reserve(usize::try_from(length).unwrap_or_default());
     file.take(most.saturating_add(1))
         .read_to_end(&mut bytes)
         .map_err(|error| Ending::SetupFailed(format!("input cannot be read: {error}")))?;
-    let refused = |message| {
-        let (name, file) = ("TypeError".to_owned(), Some("input".to_owned()));
-        Ending::Script(
-            ScriptFault::InputNotJson,
-            Box::new(ScriptError { name, message, file, ..ScriptError::default() }),
-        )
-    };
     if bytes.len() > INPUT_BYTES_MAX {
-        return Err(refused(format!("a script takes at most {most} bytes of input")));
+        return Err(no_input(format!("a script takes at most {most} bytes of input")));
     }
-    String::from_utf8(bytes).map_err(|error| refused(format!("the input is not UTF-8: {error}")))
+    Ok(bytes)
+}
+
+fn no_input(message: String) -> Ending {
+    let (name, file) = ("TypeError".to_owned(), Some("input".to_owned()));
+    let error = ScriptError { name, message, file, ..ScriptError::default() };
+    Ending::Script(ScriptFault::InputNotJson, Box::new(error))
 }
 
 fn no_source(message: String, line: Option<u32>) -> Ending {

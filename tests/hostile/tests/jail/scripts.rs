@@ -6,7 +6,9 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use stockade_sys::memfd;
 use stockade_wire::job::Purpose;
-use stockade_wire::worker::{Ending, FromWorker, Role, RunOrder, RunReport, ScriptOrder, ToWorker};
+use stockade_wire::worker::{
+    Ending, FromWorker, Role, RunOrder, RunReport, ScriptOrder, ScriptSource, ToWorker,
+};
 
 use crate::rig::{Rig, Worker, compiled, fork_order, run_order};
 
@@ -68,7 +70,8 @@ impl Tenant {
 
     fn run_source(&mut self, order: &RunOrder, source: &str, purpose: Purpose) -> (String, Ending) {
         let script = ScriptOrder {
-            source_bytes: source.len() as u64,
+            source: ScriptSource::File { bytes: source.len() as u64 },
+            input: None,
             job: "job".to_owned(),
             tenant: "tenant".to_owned(),
             traceparent: None,
