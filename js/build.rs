@@ -13,6 +13,8 @@ mod snapshot;
 mod source;
 #[path = "build/toolchain.rs"]
 mod toolchain;
+#[path = "build/usual.rs"]
+mod usual;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

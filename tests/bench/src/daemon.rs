@@ -25,7 +25,7 @@ const GLANCE: Duration = Duration::from_millis(10);
 /// The name that idle run workers go by.
 const RUN_WORKER: &str = "stockade:run";
 
-/// The name of the file that a worker has mapped whose module is loaded.
+/// The name of the file that a worker has mapped whose module is loaded: all of it, or what is no code where that was copied.
 const ARTIFACT: &str = "stockade-artifact";
 
 /// Settings that every daemon of the bench has, beside where it is.
@@ -137,7 +137,7 @@ impl Daemon<'_> {
     pub fn idle_worker(&self) -> IdleWorker {
         let workers = self.run_workers();
         let ready: Vec<u32> =
-            workers.iter().copied().filter(|pid| procfs::has_code_of(*pid, ARTIFACT)).collect();
+            workers.iter().copied().filter(|pid| procfs::has_mapped(*pid, ARTIFACT)).collect();
         IdleWorker {
             private_kib: kib_of(&workers, procfs::private_kib),
             pss_kib: kib_of(&workers, procfs::proportional_kib),

@@ -1,9 +1,10 @@
 //! What the machine itself takes: nothing with a socket, a process or an instance in it can be faster.
 //!
-//! Owns: the echoes, the fork, the instantiation.
+//! Owns: the echoes, the forks, the instantiation.
 //! Never: involves Stockade's daemon.
 
 use std::convert::Infallible;
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -19,7 +20,7 @@ use nix::unistd::Pid;
 use stockade_sys::fork::{Newborn, sibling};
 use stockade_sys::prctl::exit_now;
 use stockade_sys::solo::SingleThreaded;
-use stockade_worker::engine::{EngineSettings, warm};
+use stockade_worker::engine::{EngineSettings, Warm, warm};
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, Linker, Module, PoolingAllocationConfig, Store};
 
 use crate::jobs::NOOP;
@@ -28,6 +29,7 @@ use crate::paced::{Pace, Sent, exchange};
 use crate::polled::Polled;
 use crate::report::{Clients, Paced};
 use crate::samples::Samples;
+use crate::script::{self, Ready};
 
 /// Bytes of an echoed message, about those of a small job.
 pub const ECHO_BYTES: usize = 256;
@@ -150,17 +152,41 @@ fn pass_on(mut from: UnixStream, mut onward: Option<UnixStream>) -> io::Result<(
     Ok(())
 }
 
-/// A fork, to the first byte from the child, of a small process or of one with warm engines; and the CPU time, µs, of one such
+/// What a process has that forks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holding {
+    /// Nothing: it is small.
+    Nothing,
+    /// Warm engines.
+    Engines,
+    /// An instance of the JavaScript engine, in which each child runs a script: [`crate::script::Ready`].
+    Script,
+}
+
+impl Holding {
+    const ALL: [Self; 3] = [Self::Nothing, Self::Engines, Self::Script];
+
+    const fn argument(self) -> &'static str {
+        match self {
+            Self::Nothing => "bare",
+            Self::Engines => "engine",
+            Self::Script => "script",
+        }
+    }
+}
+
+/// A fork, to the first byte from the child, of a process that has this; and the CPU time, µs, of one such
 /// process from its fork until it is reaped, its parent's part in that included.
 ///
 /// # Errors
 /// When the process that forks could not be started, or failed.
-pub fn fork(effort: &Effort, engine: bool) -> io::Result<(Samples, Option<f64>)> {
+pub fn fork(effort: &Effort, holding: Holding) -> io::Result<(Samples, Option<f64>)> {
+    let engine = (holding == Holding::Script).then(script::compiled).transpose()?;
     let began = cpu_of_children()?;
     // What the parent takes to begin is no fork's.
-    forks_of_a_parent(1, engine)?;
+    forks_of_a_parent(1, holding, engine.as_ref())?;
     let between = cpu_of_children()?;
-    let samples = forks_of_a_parent(effort.samples.min(1_000), engine)?;
+    let samples = forks_of_a_parent(effort.samples.min(1_000), holding, engine.as_ref())?;
     let used = (cpu_of_children()? - between).saturating_sub(between - began);
     let forks = samples.len().saturating_sub(1).max(1);
     Ok((samples, Some(round(used.as_secs_f64() * 1e6 / forks as f64))))
@@ -173,11 +199,12 @@ fn cpu_of_children() -> io::Result<Duration> {
     Ok(time(usage.user_time()) + time(usage.system_time()))
 }
 
-fn forks_of_a_parent(rounds: usize, engine: bool) -> io::Result<Samples> {
+/// `engine` is what a process gets as its standard input that is to hold it.
+fn forks_of_a_parent(rounds: usize, holding: Holding, engine: Option<&File>) -> io::Result<Samples> {
     let rounds = rounds.to_string();
     let found = Command::new(std::env::current_exe()?)
-        .args(["fork-parent", if engine { "engine" } else { "bare" }, &rounds])
-        .stdin(Stdio::null())
+        .args(["fork-parent", holding.argument(), &rounds])
+        .stdin(engine.map(File::try_clone).transpose()?.map_or_else(Stdio::null, Stdio::from))
         .output()?;
     if !found.status.success() {
         return Err(io::Error::other(format!("forking failed: {}", String::from_utf8_lossy(&found.stderr))));
@@ -211,26 +238,55 @@ pub fn fork_parent(kind: &str, rounds: &str) -> io::Result<()> {
 /// Forks, and prints how long each took, ns.
 ///
 /// # Errors
-/// When it cannot fork.
+/// When it cannot fork, or a child did not do what it was for.
 pub fn forks(kind: &str, rounds: usize) -> io::Result<()> {
-    let settings = EngineSettings { memory_bytes_max: 1 << 30, scripts_bytes_max: 0, instances: 1 };
-    let engine = if kind == "engine" { Some(warm(&settings).map_err(io::Error::other)?) } else { None };
     let solo = SingleThreaded::probe().map_err(io::Error::other)?;
+    let mut held = Held::make(kind, &solo)?;
     let mut found = String::new();
     for _ in 0..rounds {
         let (mut reader, writer) = io::pipe()?;
         let since = Instant::now();
-        sibling(&solo, None, |newborn| one_byte(newborn, &writer))?;
+        sibling(&solo, None, |newborn| one_byte(newborn, &mut held, &writer))?;
+        // For a byte of a child that ended without one nobody is to wait.
+        drop(writer);
         let mut byte = [0];
         reader.read_exact(&mut byte)?;
         found.push_str(&format!("{}\n", since.elapsed().as_nanos()));
     }
-    drop(engine);
     io::stdout().write_all(found.as_bytes())
 }
 
-fn one_byte(_newborn: Newborn, mut writer: &io::PipeWriter) -> Infallible {
-    exit_now(i32::from(writer.write_all(&[1]).is_err()))
+/// What a [`Holding`] says, in the process that forks.
+enum Held {
+    Nothing,
+    Engines { _warm: Warm },
+    Script(Box<Ready>),
+}
+
+impl Held {
+    fn make(kind: &str, solo: &SingleThreaded) -> io::Result<Self> {
+        let settings = EngineSettings { memory_bytes_max: 1 << 30, scripts_bytes_max: 0, instances: 1 };
+        match Holding::ALL.into_iter().find(|holding| holding.argument() == kind) {
+            Some(Holding::Nothing) => Ok(Self::Nothing),
+            Some(Holding::Engines) => {
+                warm(&settings).map(|warm| Self::Engines { _warm: warm }).map_err(io::Error::other)
+            }
+            Some(Holding::Script) => {
+                let ready = Ready::load(solo, io::stdin().as_fd().try_clone_to_owned()?)?;
+                Ok(Self::Script(Box::new(ready)))
+            }
+            None => Err(io::Error::other(format!("there is no such kind of fork: {kind}"))),
+        }
+    }
+}
+
+/// The byte comes after a script whose output is right, or else not at all.
+fn one_byte(_newborn: Newborn, held: &mut Held, mut writer: &io::PipeWriter) -> Infallible {
+    let well = match held {
+        Held::Nothing | Held::Engines { .. } => true,
+        Held::Script(ready) => ready.run().unwrap_or(false),
+    };
+    exit_now(i32::from(!well || writer.write_all(&[1]).is_err()))
 }
 
 /// A fresh instance of the no-op module, a call and its end, in a process that has the module: what WebAssembly alone

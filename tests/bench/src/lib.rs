@@ -24,6 +24,7 @@ pub mod rivals;
 pub mod rows;
 pub mod samples;
 pub mod scale;
+pub mod script;
 pub mod stages;
 pub mod stockade;
 pub mod table;

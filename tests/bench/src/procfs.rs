@@ -78,18 +78,15 @@ pub fn private_kib(pid: u32) -> u64 {
     kib(&format!("/proc/{pid}/smaps_rollup"), &["Private_Clean:", "Private_Dirty:"])
 }
 
-/// Whether a process has code of a file in memory mapped that goes by a name.
+/// Whether a process has anything mapped of a file in memory that goes by a name.
 #[must_use]
-pub fn has_code_of(pid: u32, name: &str) -> bool {
+pub fn has_mapped(pid: u32, name: &str) -> bool {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
-    has_code(&maps, &format!("/memfd:{name} "))
+    names_mapping(&maps, name)
 }
 
-fn has_code(maps: &str, file: &str) -> bool {
-    maps.lines().any(|line| {
-        let executable = line.split(' ').nth(1).is_some_and(|rights| rights.contains('x'));
-        executable && line.contains(file)
-    })
+fn names_mapping(maps: &str, name: &str) -> bool {
+    maps.contains(&format!(" /memfd:{name} "))
 }
 
 /// Open descriptors; 0 of a process that is gone.
@@ -178,12 +175,13 @@ mod tests {
     }
 
     #[test]
-    fn code_of_a_file_in_memory_is_what_is_mapped_of_it_to_be_executed() {
-        let maps = "7f00-7f01 r-xp 00001000 00:01 2056 /memfd:stockade-artifact (deleted)\n\
+    fn file_in_memory_that_is_mapped_to_be_read_alone_is_mapped() {
+        let maps = "7f00-7f01 r--p 00000000 00:01 2056 /memfd:stockade-artifact (deleted)\n\
+                    7f01-7f02 r-xp 00000000 00:00 0 \n\
                     7f02-7f03 r--p 00000000 00:01 2057 /memfd:stockade-input (deleted)\n";
-        assert!(has_code(maps, "/memfd:stockade-artifact "));
-        assert!(!has_code(maps, "/memfd:stockade-input ") && !has_code(maps, "/memfd:stockade "));
-        assert!(!has_code_of(std::process::id(), "stockade-artifact"));
+        assert!(names_mapping(maps, "stockade-artifact") && names_mapping(maps, "stockade-input"));
+        assert!(!names_mapping(maps, "stockade") && !names_mapping(maps, "artifact"));
+        assert!(!has_mapped(std::process::id(), "stockade-artifact"));
     }
 
     #[test]

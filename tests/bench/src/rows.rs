@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use stockade_wire::job::Isolation;
 
-use crate::floors;
+use crate::floors::{self, Holding};
 use crate::jobs::Job;
 use crate::load::Effort;
 use crate::report::{Figures, Row};
@@ -87,19 +87,24 @@ fn floors() -> Vec<Planned> {
         let apart = one(&floors::echo(&bench.effort, hops)?);
         floor(Figures { clients: vec![back_to_back], paced: Some(paced), ..apart })
     };
-    let fork = move |bench: &Bench, engine| {
-        let (samples, cpu_us) = floors::fork(&bench.effort, engine)?;
+    let fork = move |bench: &Bench, holding| {
+        let (samples, cpu_us) = floors::fork(&bench.effort, holding)?;
         floor(Figures { cpu_us, ..one(&samples) })
     };
     vec![
         Planned::new("floor.echo-one-hop", "Unix socket echo, 256 B, one hop", move |bench| echo(bench, 1)),
         Planned::new("floor.echo-two-hop", "Unix socket echo, 256 B, two hops", move |bench| echo(bench, 2)),
         Planned::new("floor.fork", "fork of a small process, to the child's first byte", move |bench| {
-            fork(bench, false)
+            fork(bench, Holding::Nothing)
         }),
         Planned::new("floor.fork-engine", "fork of a process with warm engines", move |bench| {
-            fork(bench, true)
+            fork(bench, Holding::Engines)
         }),
+        Planned::new(
+            "floor.fork-script",
+            "fork of a process with the JavaScript engine, to the end of 1 KiB of JSON transformed",
+            move |bench| fork(bench, Holding::Script),
+        ),
         Planned::new(
             "floor.instantiate",
             "fresh instance in one process, pooled, copy-on-write",

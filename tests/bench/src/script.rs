@@ -1,0 +1,117 @@
+//! A script with nothing around it but its engine.
+//!
+//! Owns: the engine's machine code, an instance of the engine, one job in it.
+//! Never: lets a script have anything: whatever the engine asks its host for is nothing.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use stockade_js::ENGINE_WASM;
+use stockade_js::abi::export;
+use stockade_js::reply::{self, Reply};
+use stockade_js::request::{Compiled, Context, Form, Request};
+use stockade_sys::artifact::{LoadedArtifact, SealedArtifact};
+use stockade_sys::own_pages;
+use stockade_sys::solo::SingleThreaded;
+use wasmtime::{Engine, Linker, Memory, Module, Store, TypedFunc};
+
+use crate::jobs::Job;
+
+/// The engine compiled, in a sealed file in memory: for [`Ready::load`] in whatever process has it.
+///
+/// # Errors
+/// When it cannot be compiled, or there is no such file to be had.
+pub fn compiled() -> io::Result<File> {
+    let artifact = Engine::default().precompile_module(ENGINE_WASM).map_err(io::Error::other)?;
+    let mut file =
+        File::from(memfd_create("bench-engine", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
+    file.write_all(&artifact)?;
+    let seals =
+        SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(file)
+}
+
+/// An instance of the engine that has run nothing, and the job that it is for: [`Job::Transform`].
+pub struct Ready {
+    store: Store<()>,
+    memory: Memory,
+    reserve: TypedFunc<u32, u32>,
+    run: TypedFunc<(u32, u32), u32>,
+    source: String,
+    input: String,
+    output: Vec<u8>,
+}
+
+impl Ready {
+    /// From what [`compiled`] made, on pages that this process's forks inherit, as a template's are.
+    ///
+    /// # Errors
+    /// When it is something else, or there is too little memory.
+    pub fn load(solo: &SingleThreaded, compiled: OwnedFd) -> io::Result<Self> {
+        let engine = Engine::default();
+        // The signal stack of the thread, which each fork would map for itself.
+        Engine::tls_eager_initialize();
+        let sealed = SealedArtifact::from_fd(compiled).map_err(io::Error::other)?;
+        match sealed.load_to_fork(solo, &engine).map_err(io::Error::other)? {
+            LoadedArtifact::Module(module) => Self::of(solo, &engine, &module).map_err(io::Error::other),
+            LoadedArtifact::Component(_) => Err(io::Error::other("the engine is a component")),
+        }
+    }
+
+    fn of(solo: &SingleThreaded, engine: &Engine, module: &Module) -> wasmtime::Result<Self> {
+        let (mut store, mut linker) = (Store::new(engine, ()), Linker::new(engine));
+        linker.define_unknown_imports_as_default_values(&mut store, module)?;
+        let instance = linker.instantiate(&mut store, module)?;
+        let memory = instance
+            .get_memory(&mut store, export::MEMORY)
+            .ok_or_else(|| wasmtime::Error::msg("the engine has no memory"))?;
+        // Wasmtime finds each of its functions when it is first asked for.
+        if let Some(table) = instance.get_table(&mut store, export::TABLE) {
+            for index in 0..table.size(&store) {
+                let _ = table.get(&mut store, index);
+            }
+        }
+        own_pages::in_place(solo, memory.data_mut(&mut store))?;
+        let job = Job::Transform;
+        Ok(Self {
+            memory,
+            reserve: instance.get_typed_func(&mut store, export::RESERVE)?,
+            run: instance.get_typed_func(&mut store, export::RUN)?,
+            source: job.module(0),
+            input: String::from_utf8(job.input())?,
+            output: job.output(),
+            store,
+        })
+    }
+
+    /// Runs the job, once; whether what came out is right.
+    ///
+    /// # Errors
+    /// When the engine does not take it, or traps.
+    pub fn run(&mut self) -> wasmtime::Result<bool> {
+        let request = Request {
+            name: "script.js",
+            source: &self.source,
+            form: Form::Script,
+            input: &self.input,
+            context: Context { job: "floor", tenant: "bench", ..Context::default() },
+            debug: false,
+            profile: false,
+            compiled: Compiled::No,
+        };
+        let context = request.context_text()?;
+        let encoded = request.encoded(&context)?;
+        let (length, store) = (encoded.bytes(), &mut self.store);
+        let address = self.reserve.call(&mut *store, length)?;
+        let (start, bytes) = (address as usize, length as usize);
+        let room = self.memory.data_mut(&mut *store).get_mut(start..start.saturating_add(bytes));
+        encoded.write(room.unwrap_or_default())?;
+        let replied = self.run.call(&mut *store, (address, length))?;
+        let reply = reply::read(self.memory.data(&*store), replied)?;
+        Ok(matches!(reply, Reply::Output(text) if text.as_bytes() == self.output))
+    }
+}
