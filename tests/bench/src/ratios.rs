@@ -130,6 +130,12 @@ fn of_scripts(found: &Found<'_>) -> Vec<Ratio> {
             Wanted::AtLeast(2_500.0),
         ),
         ratio(
+            "js-fresh-to-fork-script",
+            "fresh, JavaScript, median / a fork with the engine set up, the same script and nothing around it",
+            over(found.p50("stockade.fresh.js-transform"), found.p50("floor.fork-script")),
+            Wanted::Nothing,
+        ),
+        ratio(
             "js-idle-worker-kib",
             "private memory of one idle worker with the engine set up, KiB",
             found.figures("stockade.fresh.js-transform").and_then(|figures| figures.ready_private_kib),
