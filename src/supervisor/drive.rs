@@ -6,7 +6,6 @@
 //! The deadline runs while the job waits, for a compiler or for a place, and while it runs. It stands still while its
 //! module is compiled: that has a limit of its own, is paid once, and is not the job's doing.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,8 +15,7 @@ use stockade_wire::client::{Refusal, RefusalReason, Statistics};
 use stockade_wire::job::{
     Bill, Digest, Isolation, JobResult, ModuleSource, Outcome, Phase, Purpose, ScriptError, Walls,
 };
-use stockade_wire::limits::SCRIPT_TEXT_BYTES_MAX;
-use stockade_wire::worker::{RunLimits, RunOrder, Usage};
+use stockade_wire::worker::Usage;
 
 use super::admission;
 use super::artifact::{Artifact, Artifacts, Compile, Key, Landed, Module, Wanted};
@@ -32,6 +30,7 @@ use super::meanwhile::unless_done_at_once;
 use super::places::Place;
 use super::pool::{Lent, Need, Pool, PoolError, Stay};
 use super::run::{self, RunEnd, StopRules};
+use super::work::{Given, Work};
 use super::worker::{Worker, WorkerError, micros_since};
 use super::{Core, Input, blank_result, digest_of, script};
 use crate::job_end::JobEnd;
@@ -276,68 +275,6 @@ async fn attempt(
     core.counters.borrow_mut().running -= 1;
     record.place = record.spent.as_ref().is_some_and(|worker| !worker.is_reaped()).then_some(place);
     outcome
-}
-
-/// What one run needs.
-pub(super) struct Work {
-    pub(super) key: Key,
-    pub(super) artifact: Rc<Artifact>,
-    /// The script, where the artifact is the JavaScript engine.
-    pub(super) source: Option<script::Text>,
-    pub(super) input: Given,
-    pub(super) input_bytes: Option<u64>,
-    pub(super) deadline: Instant,
-    /// Private memory of a worker, see [`RunLimits::data_bytes`].
-    pub(super) data_bytes: u64,
-}
-
-/// A job's input on its way.
-pub(super) enum Given {
-    /// A script's, which goes with its order.
-    Here(ByteBuf),
-    /// A file, or what a client gave.
-    File(Rc<OwnedFd>),
-}
-
-impl Given {
-    fn to_script(bytes: ByteBuf, core: &Core) -> std::io::Result<Self> {
-        if bytes.0.len() <= SCRIPT_TEXT_BYTES_MAX { Ok(Self::Here(bytes)) } else { core.input(&bytes.0) }
-    }
-
-    pub(super) fn file(&self) -> Option<BorrowedFd<'_>> {
-        match self {
-            Self::Here(_) => None,
-            Self::File(file) => Some(file.as_fd()),
-        }
-    }
-
-    fn here(&self) -> Option<&ByteBuf> {
-        match self {
-            Self::Here(bytes) => Some(bytes),
-            Self::File(_) => None,
-        }
-    }
-}
-
-impl Work {
-    /// The order to whoever runs it.
-    pub(super) fn order(&self, job: &Job) -> RunOrder {
-        let admitted = &job.admitted;
-        RunOrder {
-            name: admitted.name.clone(),
-            entry: admitted.entry.clone(),
-            arguments: admitted.arguments.clone(),
-            environment: admitted.environment.clone(),
-            limits: RunLimits {
-                deadline_us: micros_since(Instant::now(), self.deadline),
-                memory_bytes: admitted.limits.memory_bytes,
-                data_bytes: self.data_bytes,
-                fuel: admitted.limits.fuel,
-                input_bytes: self.input_bytes,
-            },
-            script: self.source.as_ref().map(|source| script::order(job, source, self.input.here())),
-        }
-    }
 }
 
 async fn artifact_for(

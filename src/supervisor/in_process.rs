@@ -24,7 +24,6 @@ use stockade_worker::run::{self, Confinement, CpuLimit, DeveloperMode, Stdio, Ti
 use tokio::sync::oneshot;
 
 use super::artifact::{Compile, Module};
-use super::drive::Work;
 use super::guest_pipe::GuestPipe;
 use super::job::Job;
 use super::job::ladder::Cause;
@@ -32,6 +31,7 @@ use super::job::outcome::{self, Evidence};
 use super::places::Place;
 use super::script;
 use super::streams::{Turn, read};
+use super::work::Work;
 use crate::config::Config;
 
 /// Input copied at once, bytes.

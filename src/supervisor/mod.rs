@@ -44,6 +44,7 @@ mod start;
 mod streams;
 mod vitals;
 mod warm_up;
+mod work;
 mod worker;
 mod zygote;
 
@@ -77,7 +78,7 @@ pub use self::vitals::{NoWorker, Vitals};
 pub use self::warm_up::WarmUpError;
 
 use self::beside::{Source, Weight};
-use self::drive::{Executor, Given, Payload};
+use self::drive::{Executor, Payload};
 use self::job::Job;
 use self::job::ladder::Cause;
 use self::journal::{Accepted, Journal};
@@ -85,6 +86,7 @@ use self::leaving::Leaving;
 use self::ledger::Ledger;
 use self::places::Places;
 use self::warm_up::WarmUps;
+use self::work::Given;
 use crate::config::Config;
 use crate::job_end::JobEnd;
 use crate::observe::Causes;

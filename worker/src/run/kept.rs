@@ -77,9 +77,10 @@ impl Held {
 
     fn program(&self, order: &RunOrder, deadline: Instant) -> Result<Program, Ending> {
         match (self, &order.script) {
-            (Self::Engine(pre), Some(script)) => {
-                Ok(Program::Script { engine: pre.clone(), script: Script::new(order, script, deadline) })
-            }
+            (Self::Engine(pre), Some(script)) => Ok(Program::Script {
+                engine: pre.clone(),
+                script: Box::new(Script::new(order, script, deadline)),
+            }),
             (Self::Engine(_), None) | (Self::Core { .. } | Self::Component(_), Some(_)) => {
                 Err(Ending::SetupFailed("the job is not for what the worker that stays has".to_owned()))
             }

@@ -29,7 +29,7 @@ pub(super) fn link(
     let variant = warm.variant(order.limits.fuel.is_some());
     if let Some(script) = &order.script {
         let engine = link_engine((&variant.scripts, &variant.script), artifact, None)?;
-        return Ok(Program::Script { engine, script: Script::new(order, script, deadline) });
+        return Ok(Program::Script { engine, script: Box::new(Script::new(order, script, deadline)) });
     }
     match open(variant, artifact)? {
         LoadedArtifact::Module(module) => {

@@ -127,7 +127,7 @@ pub struct Loaded {
 enum Program {
     Core { pre: InstancePre<Host>, entry: Entry, stack: Stack },
     Component(CommandPre<Host>),
-    Script { engine: InstancePre<Host>, script: Script },
+    Script { engine: InstancePre<Host>, script: Box<Script> },
 }
 
 impl Program {

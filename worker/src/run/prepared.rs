@@ -241,7 +241,7 @@ impl Prepared {
         }
         let program = match (&order.script, usual_entry) {
             (Some(script), _) if engine.is_some() => {
-                Program::Script { engine: pre, script: Script::new(order, script, deadline) }
+                Program::Script { engine: pre, script: Box::new(Script::new(order, script, deadline)) }
             }
             (None, Some(entry)) if order.entry.is_none() && order.arguments.is_empty() => {
                 Program::Core { pre, entry, stack }
