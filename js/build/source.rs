@@ -21,11 +21,15 @@ const TARGET: &str = "wasm32-unknown-unknown";
 /// The engine itself.
 const ENGINE: &str = "quickjs.c";
 
+/// What it calls them.
+const ARENA_BYTES: &str = "JS_ARENA_SIZE";
+
 /// Bytes of one of its arenas, of which there is one for each of 31 sizes of small blocks, or more.
 const ARENAS: &str = "#define JS_ARENA_SIZE              4096\n";
 
 /// The same where they are made. While little is held they are small: a small script writes to a part of each, and each page it
-/// writes to is one that its process has to copy first. The smallest has room for one block of the largest size.
+/// writes to is one that its process has to copy first. The small ones have room for one block of the largest size. Set up, the
+/// engine holds half of what is little.
 const GROWING_ARENAS: &str =
     "#define JS_ARENA_SIZE (rt->malloc_state.malloc_size < (768 << 10) ? 640 : 4096)\n";
 
@@ -73,8 +77,13 @@ impl Source {
         let original = self.engine().join(ENGINE);
         let text =
             fs::read_to_string(&original).map_err(|error| format!("{}: {error}", original.display()))?;
-        if text.matches(ARENAS).count() != 1 {
-            return Err(format!("{} decides otherwise what its arenas are for", original.display()));
+        // The line, and the one place where it is used.
+        if text.matches(ARENAS).count() != 1 || text.matches(ARENA_BYTES).count() != 2 {
+            return Err(format!(
+                "{}: {ARENA_BYTES} is not defined once and used once; this build replaces its definition: see ARENAS in \
+                 js/build/source.rs",
+                original.display()
+            ));
         }
         let engine = out.join(ENGINE);
         write_if_changed(&engine, text.replace(ARENAS, GROWING_ARENAS).as_bytes())?;

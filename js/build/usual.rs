@@ -1,4 +1,4 @@
-//! What nearly every job writes to in the engine's memory.
+//! What most jobs write to in the engine's memory.
 //!
 //! Owns: a few jobs that do what most do, and the list of the pages that most of them write to.
 //! Never: keeps anything else of those jobs.
@@ -6,7 +6,7 @@
 //! A job is stopped again and again: much of what it writes to holds at its end what it held before, such as counts of
 //! references that go up and down. Its fuel says when, and so the same engine gives the same list.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use wasmi::{Config, CustomFuelCosts, Engine, Module, ResumableCall, Val};
 
@@ -24,6 +24,9 @@ const USUAL: [&str; 3] = [
 
 /// What so many of them write to is in the list: to have a page for nothing costs as much as a fault that is spared.
 const MOST: usize = 2;
+
+/// How many pages these may be. With arenas as large as the engine's own they would be some 60, and with none there is no list.
+const PAGES: RangeInclusive<usize> = 8..=48;
 
 /// Their input, before and after as many lines as follow.
 const USUAL_INPUT: (&str, &str, usize) = (r#"{"lines":["#, r#"{"sku":" part ","n":-1}]}"#, 16);
@@ -48,7 +51,16 @@ pub(crate) fn written_to(engine: &[u8]) -> Result<String, String> {
             *count += usize::from(written);
         }
     }
-    Ok(as_rust(writers.iter().enumerate().filter(|(_, count)| **count >= MOST).map(|(page, _)| page)))
+    let pages: Vec<usize> =
+        writers.iter().enumerate().filter(|(_, count)| **count >= MOST).map(|(page, _)| page).collect();
+    if !PAGES.contains(&pages.len()) {
+        let found = pages.len();
+        return Err(format!(
+            "most usual jobs write to {found} pages, and not to {PAGES:?}: look at the arenas in build/source.rs, the heap in \
+             guest/heap.c, and the jobs in build/usual.rs"
+        ));
+    }
+    Ok(as_rust(pages.into_iter()))
 }
 
 /// An interpreter that counts what it does. What it needs to get a function ready is no part of that.

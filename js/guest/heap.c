@@ -14,8 +14,9 @@
 #define GAP_BYTES_MAX 4096
 #define GAP_BYTES_MIN 512
 
-/* The engine keeps blocks of up to so many bytes, with their headings, in arenas of one size each. */
-#define BLOCK_BYTES_MAX 512
+/* The engine keeps small blocks, with their headings, in arenas of one size each. Of those up to so many bytes more than one
+ * fits into an arena as small as a job's first are: see build/source.rs. */
+#define BLOCK_BYTES_MAX 288
 #define BLOCK_HEADING_BYTES 8
 
 /* Where a filling is written to, so that no compiler thinks it is none. */
@@ -36,7 +37,7 @@ static void fill_gaps(const char *end, size_t bytes)
     free(gap);
 }
 
-/* An arena of each size, in one stretch behind `end`. One block of it stays taken, or it would be given back. */
+/* An arena of each of these sizes, in one stretch behind `end`. One block of it stays taken, or it would be given back. */
 static void make_arenas(const char *end)
 {
     int bytes = 16;

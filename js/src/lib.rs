@@ -28,7 +28,7 @@ pub const ENGINE_WASM: &[u8] = include_bytes!(env!("STOCKADE_JS_ENGINE"));
 /// SHA-256 of [`ENGINE_WASM`], which is the same for every process and takes each a millisecond to compute.
 pub const ENGINE_SHA256: &[u8; 32] = include_bytes!(env!("STOCKADE_JS_ENGINE_SHA256"));
 
-/// What nearly every script writes to of an engine's memory, and is as long as a job has little to do: addresses and lengths,
+/// What most scripts write to of an engine's memory, as long as they have little to do: addresses and lengths,
 /// bytes, in whole pages of 4 KiB, ascending. Nothing depends on it but how long a page fault is waited for.
 pub const HOT: &[(u32, u32)] = include!(env!("STOCKADE_JS_ENGINE_HOT"));
 

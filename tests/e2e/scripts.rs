@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use stockade_wire::job::{Isolation, Submission, Verdict};
+use stockade_wire::limits::{BESIDE_BYTES_MIN, SCRIPT_TEXT_BYTES_MAX};
 
 use crate::rig::{Daemon, Ended, Mode, Peer, Place, Ran, eventually, ran, short_of, submission_of, text};
 
@@ -14,6 +15,7 @@ in_both_modes!(
     script_that_does_not_stop_is_stopped,
     script_is_told_whose_job_it_is,
     scripts_that_run_one_after_the_other_have_nothing_in_common,
+    script_and_input_come_whole_however_long_they_are,
 );
 
 /// A place whose compiled modules outlive it: the engine is compiled once, not once a test.
@@ -174,6 +176,39 @@ fn scripts_that_run_one_after_the_other_have_nothing_in_common(mode: Mode) {
     let result = client.run(script("\nnull.x")).unwrap();
     assert_eq!(result.error.unwrap().line, Some(2));
     assert_eq!(result.outcome.verdict, Verdict::GuestError);
+}
+
+/// In the order, in a file that goes with it, and in one that the client sent: in every combination, to a fork of a template and
+/// to a worker that stays, both of which run several.
+fn script_and_input_come_whole_however_long_they_are(mode: Mode) {
+    const IN_THE_ORDER: usize = SCRIPT_TEXT_BYTES_MAX;
+    let daemon = Daemon::start(place(mode));
+    let mut client = daemon.client();
+    let body = "output = [input?.length ?? 0, 'whole']; //";
+    let lengths = [0, IN_THE_ORDER, IN_THE_ORDER + 1, BESIDE_BYTES_MIN, BESIDE_BYTES_MIN + 1];
+    for isolation in [Isolation::Fresh, Isolation::Tenant] {
+        for (source_bytes, input_bytes) in
+            lengths.iter().flat_map(|source| lengths.map(|input| (*source, input)))
+        {
+            let mut submission =
+                script(&format!("{body}{}", "x".repeat(source_bytes.saturating_sub(body.len()))));
+            submission.isolation = Some(isolation);
+            let text = "y".repeat(input_bytes.saturating_sub(2));
+            let input = if input_bytes == 0 { String::new() } else { format!("\"{text}\"") };
+            submission.input = input.into_bytes().into();
+            let result = client.run(submission).unwrap();
+            let what = format!("{isolation:?}, source {source_bytes}, input {input_bytes}: {result:?}");
+            assert_eq!(short_of(&result), "completed - - -", "{what}");
+            assert_eq!(result.output.0, format!("[{},\"whole\"]", text.len()).into_bytes(), "{what}");
+            assert_eq!(result.bill.input_bytes, Some(input_bytes as u64), "{what}");
+        }
+        let mut submission = Submission { isolation: Some(isolation), ..script("input") };
+        for input in [&b"\"\xff\""[..], &[b"\"", [0xff; IN_THE_ORDER].as_slice(), b"\""].concat()] {
+            submission.input = input.to_vec().into();
+            let result = client.run(submission.clone()).unwrap();
+            assert_eq!(short_of(&result), "guest_error input_not_json - operator", "{result:?}");
+        }
+    }
 }
 
 #[test]

@@ -24,9 +24,12 @@ pub const LINK_MESSAGE_BYTES_MAX: usize = 128 << 10;
 /// Longest value of a function that its worker may send with its report, bytes; a longer one goes through the output pipe.
 pub const RETURNED_BYTES_MAX: usize = 32 << 10;
 
-/// Longest source of a script, and its longest input, that travel in its order, bytes each; longer ones come in files beside
-/// it. Making a file in memory, passing it on and reading it takes some 20 µs. Both fit into a link message with all else.
+/// Longest source of a script, and its longest input, that travel in its order, bytes each; longer ones, and what a client gave
+/// as a descriptor, come as descriptors beside it. Making a file in memory, passing it on and reading it takes some 20 µs.
 pub const SCRIPT_TEXT_BYTES_MAX: usize = 16 << 10;
+
+// Both fit into a link message, with an environment, a name and ids. A script has no arguments.
+const _: () = assert!(2 * SCRIPT_TEXT_BYTES_MAX + STRINGS_BYTES_MAX + (8 << 10) <= LINK_MESSAGE_BYTES_MAX);
 
 /// Most descriptors that travel with one link message.
 pub const LINK_FDS_MAX: usize = 6;

@@ -53,12 +53,12 @@ pub enum ToWorker {
     Compile(CompileOrder),
     /// Run. Descriptors: the artifact (sealed memfd), the input (readable); to a worker that has its module already
     /// (a template forked it, or it was told to stay) the input alone; to one that was told to stay not even that when
-    /// [`RunLimits::input_bytes`] is 0. For a script its source (readable) comes last. A script's input and source that are in
-    /// the [`ScriptOrder`] come in no descriptor.
+    /// [`RunLimits::input_bytes`] is 0 and it is for no script. For a script its source (readable) comes last. A script's input
+    /// and source that are in the [`ScriptOrder`] come in no descriptor.
     Run(RunOrder),
     /// Run, and stay for further [`ToWorker::Run`]s of the same tenant with the same module and the same
     /// [`RunLimits::memory_bytes`] and [`RunLimits::data_bytes`]. Descriptors: the artifact (sealed memfd), the input
-    /// (readable). Only to a worker of role [`Role::Run`], without a fuel limit.
+    /// (readable), a script's as for [`ToWorker::Run`]. Only to a worker of role [`Role::Run`], without a fuel limit.
     RunAndStay(RunOrder),
     /// To a template, once: load this module. Descriptor: the artifact (sealed memfd).
     Prepare(PrepareOrder),
@@ -123,7 +123,8 @@ pub struct RunOrder {
 pub struct ScriptOrder {
     /// The source.
     pub source: ScriptSource,
-    /// The input, where it is no longer than [`SCRIPT_TEXT_BYTES_MAX`]; otherwise it comes in a file.
+    /// The input, where it came in the client's frame and is no longer than
+    /// [`SCRIPT_TEXT_BYTES_MAX`](crate::limits::SCRIPT_TEXT_BYTES_MAX); otherwise it comes as a descriptor.
     pub input: Option<ByteBuf>,
     /// The job's id, for the script to read.
     pub job: String,
@@ -140,7 +141,7 @@ pub struct ScriptOrder {
 /// Where a script's source is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ScriptSource {
-    /// Here: it is no longer than [`SCRIPT_TEXT_BYTES_MAX`].
+    /// Here: it is no longer than [`SCRIPT_TEXT_BYTES_MAX`](crate::limits::SCRIPT_TEXT_BYTES_MAX).
     Here(ByteBuf),
     /// In the last of the files that come with the order.
     File {

@@ -401,8 +401,11 @@ impl Orders {
         if length == 0 {
             exit_now(0)
         }
-        let packet = self.buffer.get(..length).unwrap_or_default();
-        match frame::decode_packet(packet, LINK_MESSAGE_BYTES_MAX) {
+        let packet = self.buffer.get_mut(..length).unwrap_or_default();
+        let order = frame::decode_packet(packet, LINK_MESSAGE_BYTES_MAX);
+        // Of a job that is over nothing is to be found.
+        packet.fill(0);
+        match order {
             Ok(order) => (order, fds),
             Err(_) => exit_now(ORDER_STATUS),
         }

@@ -82,6 +82,8 @@ pub(crate) fn serve(
         let report = kept.run(&sealed, &order, received, sinks.stdio(given, &returned));
         let mut report = RunReport { mdwe: sealed.mdwe(), ..report };
         (behaviour.reported)(&order, &mut report);
+        // With its source and its input: nothing of a job stays longer than its report.
+        order.script = None;
         let value = Arc::into_inner(returned).and_then(OnceLock::into_inner);
         reply(
             link,

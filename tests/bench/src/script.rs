@@ -14,8 +14,8 @@ use stockade_js::abi::export;
 use stockade_js::reply::{self, Reply};
 use stockade_js::request::{Compiled, Context, Form, Request};
 use stockade_sys::artifact::{LoadedArtifact, SealedArtifact};
-use stockade_sys::own_pages;
 use stockade_sys::solo::SingleThreaded;
+use stockade_sys::{own_pages, populate};
 use wasmtime::{Engine, Linker, Memory, Module, Store, TypedFunc};
 
 use crate::jobs::Job;
@@ -93,6 +93,7 @@ impl Ready {
     /// # Errors
     /// When the engine does not take it, or traps.
     pub fn run(&mut self) -> wasmtime::Result<bool> {
+        self.populate();
         let request = Request {
             name: "script.js",
             source: &self.source,
@@ -113,5 +114,14 @@ impl Ready {
         let replied = self.run.call(&mut *store, (address, length))?;
         let reply = reply::read(self.memory.data(&*store), replied)?;
         Ok(matches!(reply, Reply::Output(text) if text.as_bytes() == self.output))
+    }
+
+    /// Has the pages that it is going to write to, as a template's fork has.
+    fn populate(&mut self) {
+        let bytes = self.memory.data_mut(&mut self.store);
+        for (start, length) in stockade_js::HOT {
+            let range = *start as usize..start.saturating_add(*length) as usize;
+            let _ = populate::for_writing(bytes.get_mut(range).unwrap_or_default());
+        }
     }
 }
