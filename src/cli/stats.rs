@@ -41,6 +41,8 @@ struct StatisticsObject<'a> {
     zygote_starts: u64,
     compiled: u64,
     cache_hits: u64,
+    scripts_compiled: u64,
+    script_hits: u64,
     wall_p50_us: Option<u64>,
     wall_p99_us: Option<u64>,
     connections: u64,
@@ -90,6 +92,8 @@ fn object(statistics: &Statistics) -> StatisticsObject<'_> {
         zygote_starts: statistics.zygote_starts,
         compiled: statistics.compiled,
         cache_hits: statistics.cache_hits,
+        scripts_compiled: statistics.scripts_compiled,
+        script_hits: statistics.script_hits,
         wall_p50_us: statistics.wall_p50_us,
         wall_p99_us: statistics.wall_p99_us,
         connections: statistics.connections,
@@ -155,6 +159,13 @@ fn table(statistics: &Statistics) -> String {
     line(
         "modules",
         format!("{} compiled, {} found in the cache", statistics.compiled, statistics.cache_hits),
+    );
+    line(
+        "scripts",
+        format!(
+            "{} compiled ahead, {} jobs given one that was",
+            statistics.scripts_compiled, statistics.script_hits
+        ),
     );
     line("connections", statistics.connections.to_string());
     line("memory", statistics.supervisor_memory_bytes.map_or_else(|| "unknown".to_owned(), mebibytes));

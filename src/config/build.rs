@@ -78,6 +78,8 @@ pub(super) fn config(layers: &Layers, automatic: Automatic) -> Result<Config, Co
             disk_bytes: of.size("cache.disk_bytes")?,
             memory_bytes: of.size("cache.memory_bytes")?,
             files_max: of.count("cache.files_max")?,
+            scripts_max: of.count("cache.scripts_max")?,
+            scripts_bytes_max: of.size("cache.scripts_bytes_max")?,
             key_file: of.path("cache.key_file")?,
         },
         results: Results {

@@ -376,6 +376,10 @@ pub struct Cache {
     pub memory_bytes: u64,
     /// Most of them in memory, each an open file.
     pub files_max: usize,
+    /// Most scripts of jobs in fresh processes that are known, compiled or not. None: none is compiled ahead.
+    pub scripts_max: usize,
+    /// Most bytes of their names and of what they compiled to. None: none is compiled ahead.
+    pub scripts_bytes_max: u64,
     /// The host-local key that authenticates artifacts; `None` keeps one beside the cache.
     pub key_file: Option<PathBuf>,
 }

@@ -152,6 +152,8 @@ pub(super) const SETTINGS: &[Setting] = &[
     set("cache.disk_bytes", size(0, 16 * TIB)),
     set("cache.memory_bytes", size(0, TIB)),
     set("cache.files_max", count(0, 65_536)),
+    set("cache.scripts_max", count(0, 65_536)),
+    set("cache.scripts_bytes_max", size(0, GIB)),
     set("cache.key_file", Kind::Path),
     live("results.kept_max", count(0, 1_000_000)),
     live("results.bytes_max", size(0, TIB)),

@@ -30,6 +30,7 @@ use super::meanwhile::unless_done_at_once;
 use super::places::Place;
 use super::pool::{Lent, Need, Pool, PoolError, Stay};
 use super::run::{self, RunEnd, StopRules};
+use super::scripts::{Found, Scripts};
 use super::work::{Given, Work};
 use super::worker::{Worker, WorkerError, micros_since};
 use super::{Core, Input, blank_result, digest_of, script};
@@ -50,6 +51,8 @@ pub(super) enum Executor {
         pool: Rc<Pool>,
         /// Their artifacts.
         artifacts: Rc<Artifacts<Rc<Pool>>>,
+        /// Scripts that came before, of jobs in fresh processes.
+        scripts: Rc<Scripts>,
     },
     /// This process, for developers.
     InProcess {
@@ -104,6 +107,14 @@ impl Executor {
         }
     }
 
+    /// What is known of a job's script, whose source has that digest.
+    fn look(&self, job: &Job, digest: Digest, source: Option<&script::Text>) -> Found {
+        match self {
+            Self::Jailed { scripts, .. } => scripts.look(job, digest, source),
+            Self::InProcess { .. } => Found::Nothing,
+        }
+    }
+
     /// Adds what only the executor counts.
     pub(super) fn count(&self, statistics: &mut Statistics) {
         fn cached<C: Compile + 'static>(artifacts: &Artifacts<C>, statistics: &mut Statistics) {
@@ -111,7 +122,7 @@ impl Executor {
             statistics.cache_hits = artifacts.hits();
         }
         match self {
-            Self::Jailed { pool, artifacts } => {
+            Self::Jailed { pool, artifacts, scripts } => {
                 statistics.warm = pool.warm() as u64;
                 statistics.forks = pool.forks();
                 statistics.zygote_starts = pool.zygote_starts();
@@ -124,6 +135,8 @@ impl Executor {
                 statistics.starts_warm = starts.warm.get();
                 statistics.starts_cold = starts.cold.get();
                 statistics.readiness = pool.readiness();
+                statistics.scripts_compiled = scripts.compiled();
+                statistics.script_hits = scripts.hits();
                 cached(artifacts, statistics);
             }
             Self::InProcess { artifacts, .. } => cached(artifacts, statistics),
@@ -267,7 +280,8 @@ async fn attempt(
             let stack_bytes = if source.is_some() { script::DATA_BYTES } else { 0 };
             let data_bytes = core.config().jail.data_bytes(job.admitted.limits.memory_bytes);
             let data_bytes = data_bytes.saturating_add(stack_bytes);
-            let work = Work { key, artifact, source, input, input_bytes, deadline, data_bytes };
+            let compiled = core.executor.look(job, record.digest, source.as_ref());
+            let work = Work { key, artifact, source, compiled, input, input_bytes, deadline, data_bytes };
             execute(core, job, work, record).await
         }
         Err(error) => Err(outcome::internal("input", format!("no memory for the input: {error}"))),
@@ -321,7 +335,7 @@ async fn artifact_for(
 
 async fn execute(core: &Core, job: &Rc<Job>, work: Work, record: &mut Record) -> Result<Outcome, Outcome> {
     match &core.executor {
-        Executor::Jailed { pool, .. } => {
+        Executor::Jailed { pool, scripts, .. } => {
             let rules = StopRules {
                 deadline: work.deadline,
                 waits: Waits {
@@ -337,6 +351,7 @@ async fn execute(core: &Core, job: &Rc<Job>, work: Work, record: &mut Record) ->
                 let Some(Lent { mut worker, mut stay }) = assigned(pool, job, &work, record).await? else {
                     continue;
                 };
+                scripts.has_worker(pool, &work);
                 let end = run::follow(&mut worker, job, rules, stay.is_some()).await;
                 if end.never_began() {
                     tracing::warn!("worker died with its order unread; trying another");

@@ -40,6 +40,7 @@ mod pressure;
 pub(crate) mod readiness;
 mod run;
 mod script;
+mod scripts;
 mod start;
 mod streams;
 mod vitals;

@@ -124,6 +124,7 @@ impl Replies {
             }
             FromWorker::Finished(_)
             | FromWorker::Returned(..)
+            | FromWorker::CompiledScript(..)
             | FromWorker::Forbidden(_)
             | FromWorker::Panicked(_)
             | FromWorker::Locked(_)
@@ -560,6 +561,11 @@ mod tests {
     fn message_of_another_role_is_not_taken() {
         let mut replies = Replies::default();
         assert!(!replies.accept(FromWorker::Locked(stockade_wire::worker::JailReport::default()), false));
+        let FromWorker::Finished(report) = report() else { panic!("not a report") };
+        for stays in [false, true] {
+            let compiled = FromWorker::CompiledScript(report.clone(), Some(vec![7].into()));
+            assert!(!Replies::default().accept(compiled, stays));
+        }
     }
 
     /// Whether another worker gets its order, follows from whether it read that, which the kernel says.

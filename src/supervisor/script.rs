@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock};
 use stockade_wire::bytes::ByteBuf;
 use stockade_wire::job::{Blame, Digest, Outcome, ScriptError, Verdict};
 use stockade_wire::limits::{GUEST_TEXT_BYTES_MAX, SCRIPT_TEXT_BYTES_MAX};
-use stockade_wire::worker::{Ending, RunReport, ScriptFault, ScriptOrder, ScriptSource};
+use stockade_wire::worker::{CompiledForm, Ending, RunReport, ScriptFault, ScriptOrder, ScriptSource};
 
 use super::artifact::Module;
 use super::job::{Job, outcome};
@@ -64,8 +64,8 @@ impl Text {
     }
 }
 
-/// What a worker is told of a script, with its input if that is to go with the order.
-pub(super) fn order(job: &Job, source: &Text, input: Option<&ByteBuf>) -> ScriptOrder {
+/// What a worker is told of a script, with its input if that is to go with the order, and what it compiles to if that is known.
+pub(super) fn order(job: &Job, source: &Text, input: Option<&ByteBuf>, form: Option<&[u8]>) -> ScriptOrder {
     ScriptOrder {
         source: match source {
             Text::Here(bytes) => ScriptSource::Here(bytes.clone()),
@@ -77,6 +77,7 @@ pub(super) fn order(job: &Job, source: &Text, input: Option<&ByteBuf>) -> Script
         traceparent: job.admitted.traceparent.clone(),
         request_id: job.admitted.request_id.clone(),
         purpose: job.admitted.purpose,
+        compiled: form.map_or(CompiledForm::No, |form| CompiledForm::Kept(form.to_vec().into())),
     }
 }
 

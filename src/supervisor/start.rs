@@ -27,6 +27,7 @@ use super::journal::{Journal, JournalError, JournalLock, Known};
 use super::ledger::Ledger;
 use super::places::Places;
 use super::pool::{Need, Pool, PoolError, has_other_ids};
+use super::scripts::Scripts;
 use super::warm_up::{Holding, WarmUpError, WarmUps};
 use super::worker::Worker;
 use super::zygote::{Settings, Zygote, ZygoteError};
@@ -233,7 +234,8 @@ async fn jailed(
         }
         let (pool, artifacts) = (Rc::clone(&holding.pool), Rc::clone(&holding.artifacts));
         tokio::task::spawn_local(Rc::clone(warm_ups).follow(holding));
-        Ok((Executor::Jailed { pool, artifacts }, layers))
+        let scripts = Scripts::new(&config.cache, &pool);
+        Ok((Executor::Jailed { pool, artifacts, scripts }, layers))
     };
     let started = started.await;
     buried(&graveyard, started.is_err()).await;

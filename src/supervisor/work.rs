@@ -13,6 +13,7 @@ use stockade_wire::worker::{RunLimits, RunOrder};
 
 use super::artifact::{Artifact, Key};
 use super::job::Job;
+use super::scripts::Found;
 use super::worker::micros_since;
 use super::{Core, script};
 
@@ -22,6 +23,8 @@ pub(super) struct Work {
     pub(super) artifact: Rc<Artifact>,
     /// The script, where the artifact is the JavaScript engine.
     pub(super) source: Option<script::Text>,
+    /// What is known of that script.
+    pub(super) compiled: Found,
     pub(super) input: Given,
     pub(super) input_bytes: Option<u64>,
     pub(super) deadline: Instant,
@@ -75,7 +78,10 @@ impl Work {
                 fuel: admitted.limits.fuel,
                 input_bytes: self.input_bytes,
             },
-            script: self.source.as_ref().map(|source| script::order(job, source, self.input.here())),
+            script: self.source.as_ref().map(|source| {
+                let form = if let Found::Form(form) = &self.compiled { Some(form.as_ref()) } else { None };
+                script::order(job, source, self.input.here(), form)
+            }),
         }
     }
 }

@@ -25,6 +25,7 @@ macro_rules! in_both_modes {
 mod bad_scripts;
 mod beside;
 mod bill;
+mod compiled_ahead;
 mod cpu_profile;
 mod crowd;
 mod daemon;

@@ -258,6 +258,10 @@ pub struct Statistics {
     pub compiled: u64,
     /// Jobs whose module was in the cache.
     pub cache_hits: u64,
+    /// Scripts compiled ahead, for jobs in fresh processes, since start.
+    pub scripts_compiled: u64,
+    /// Jobs in fresh processes that were given what their script compiles to.
+    pub script_hits: u64,
     /// Wall time of ended jobs, µs: median and 99th percentile of the last 1,024.
     pub wall_p50_us: Option<u64>,
     /// See `wall_p50_us`.

@@ -11,6 +11,11 @@
 //!   │ ── Compiled | Finished ──────▶ │   exactly one reply
 //!   ✕ exits                          │   the exit status is what is believed
 //!
+//! of a script, ahead              supervisor
+//!   │ ◀───────────────────────── Run │   to check it, and to tell what it compiles to
+//!   │ ── CompiledScript ───────────▶ │   once; kept for jobs of that script and that user alone
+//!   ✕ is killed                      │
+//!
 //! tenant worker                   supervisor
 //!   │ ── Locked(JailReport) ───────▶ │
 //!   │ ◀─────────────── RunAndStay ── │   once: the module it will have, and the first job
@@ -136,6 +141,22 @@ pub struct ScriptOrder {
     pub request_id: Option<String>,
     /// What is to be done with it.
     pub purpose: Purpose,
+    /// What it compiles to. A worker that stays keeps that for itself, and looks at this no more than who debugs does.
+    pub compiled: CompiledForm,
+}
+
+/// What is known of the form that the engine compiles a script to, which nobody else looks into.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CompiledForm {
+    /// Nothing, and nobody asks.
+    #[default]
+    No,
+    /// It is to be told, with [`FromWorker::CompiledScript`]: of a script that is looked at only ([`Purpose::Check`]), so that
+    /// the process which makes it sees the source and nothing else.
+    Wanted,
+    /// This, for a script that is to be run: the engine made it of this very source, under this name, as a module or not. No
+    /// longer than [`SCRIPT_TEXT_BYTES_MAX`](crate::limits::SCRIPT_TEXT_BYTES_MAX).
+    Kept(ByteBuf),
 }
 
 /// Where a script's source is.
@@ -183,6 +204,9 @@ pub enum FromWorker {
     /// The same from a worker that stays, with what the function it ran returned: at most
     /// [`RETURNED_BYTES_MAX`](crate::limits::RETURNED_BYTES_MAX) bytes, which are not in the output pipe.
     Returned(RunReport, ByteBuf),
+    /// The same from a worker that was to tell what its script compiles to ([`CompiledForm::Wanted`]): at most
+    /// [`SCRIPT_TEXT_BYTES_MAX`](crate::limits::SCRIPT_TEXT_BYTES_MAX) bytes; `None` where there is nothing to keep.
+    CompiledScript(RunReport, Option<ByteBuf>),
     /// The allow-list was hit; the kernel kills the worker next. Syscall number, this architecture's.
     Forbidden(u32),
     /// The worker's own code panicked.

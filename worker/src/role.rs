@@ -25,16 +25,20 @@ use stockade_sys::fork::Newborn;
 use stockade_sys::link::{self, Received};
 use stockade_sys::prctl::exit_now;
 use stockade_wire::frame::{self, FrameError, HEADER_BYTES};
-use stockade_wire::limits::{GUEST_TEXT_BYTES_MAX, LINK_FDS_MAX, LINK_MESSAGE_BYTES_MAX, MODULE_BYTES_MAX};
+use stockade_wire::job::Purpose;
+use stockade_wire::limits::{
+    GUEST_TEXT_BYTES_MAX, LINK_FDS_MAX, LINK_MESSAGE_BYTES_MAX, MODULE_BYTES_MAX, SCRIPT_TEXT_BYTES_MAX,
+};
 use stockade_wire::worker::{
-    CompileOrder, Ending, FromWorker, JailReport, Role, RunOrder, RunReport, ScriptSource, ToWorker,
+    CompileOrder, CompiledForm, Ending, FromWorker, JailReport, Role, RunOrder, RunReport, ScriptSource,
+    ToWorker,
 };
 use stockade_wire::zygote::{ForkOrder, ZygoteConfig};
 
 use crate::engine::Warm;
 use crate::jail::template::Branch;
 use crate::jail::{self, BoundingSet, Locked, Namespaces, Plan, Refusal, WorkerFds};
-use crate::run::{self, Confinement, Loaded, Prepared, Stdio};
+use crate::run::{self, Confinement, Loaded, Prepared, Returned, Sink, Stdio};
 use crate::template::{self, Grounds};
 use crate::tenant::{self, First};
 use crate::usage;
@@ -266,8 +270,10 @@ pub(crate) fn run_prepared(
     let (ToWorker::Run(order), given) = orders.take(link) else { exit_now(ORDER_STATUS) };
     let ([], input, source) = sorted(given, &order);
     (behaviour.ordered)(&order, link);
-    let stdio =
-        Stdio { input, source, output: output.into(), stdout: stdout_log.into(), stderr: stderr_log.into() };
+    let compiled = wants_compiled(&order).then(Returned::default);
+    let output = Sink::from(output);
+    let output = compiled.as_ref().map_or_else(|| output.clone(), |place| output.returning(place));
+    let stdio = Stdio { input, source, output, stdout: stdout_log.into(), stderr: stderr_log.into() };
     let report = match (prepared.adopt(&order), branch.fit(order.limits.data_bytes)) {
         (Ok(loaded), Ok(sealed)) => {
             let mdwe = sealed.mdwe();
@@ -277,7 +283,24 @@ pub(crate) fn run_prepared(
         (Err(report), _) => report,
         (_, Err(error)) => set_up_failed(&error),
     };
-    finish(link, report)
+    match compiled {
+        Some(compiled) => tell_compiled(link, report, &compiled),
+        None => finish(link, report),
+    }
+}
+
+/// Whether it is to be told what its script, which does not run, compiles to.
+fn wants_compiled(order: &RunOrder) -> bool {
+    let script = order.script.as_ref();
+    script.is_some_and(|script| script.purpose == Purpose::Check && script.compiled == CompiledForm::Wanted)
+}
+
+/// Replies with what a script compiled to. Nobody waits for this process's end.
+fn tell_compiled(link: Link, report: RunReport, compiled: &Returned) -> ! {
+    let fits = |form: &&Vec<u8>| (1..=SCRIPT_TEXT_BYTES_MAX).contains(&form.len());
+    let form = compiled.get().filter(fits).map(|form| form.clone().into());
+    reply(link, &FromWorker::CompiledScript(report, form));
+    exit_now(0)
 }
 
 /// How long a worker stays after its reply, where nobody waits for its end: several times what it takes to pass the reply on,

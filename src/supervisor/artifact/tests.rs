@@ -60,6 +60,8 @@ impl Rig {
             disk_bytes: 0,
             memory_bytes: 1 << 20,
             files_max: 64,
+            scripts_max: 0,
+            scripts_bytes_max: 0,
             key_file: None,
         };
         let table = Rc::new(Artifacts::new(Rc::clone(&compiler), 1, &settings, "test").unwrap());

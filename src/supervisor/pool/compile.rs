@@ -191,6 +191,7 @@ fn read(message: FromWorker) -> Reply {
         | FromWorker::NotGranted(_)
         | FromWorker::Finished(_)
         | FromWorker::Returned(..)
+        | FromWorker::CompiledScript(..)
         | FromWorker::Prepared { .. }
         | FromWorker::NotPrepared(_)
         | FromWorker::Forked { .. }

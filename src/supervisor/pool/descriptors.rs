@@ -7,6 +7,7 @@ use stockade_wire::limits::FORKS_MAX;
 
 use super::ready::REFILLS_AT_ONCE;
 use crate::config::Config;
+use crate::supervisor::scripts::COMPILING_MAX;
 
 /// Descriptors of one worker in the supervisor: link, output, two logs, pidfd, and the directory of its leaf.
 const PER_WORKER: u64 = 6;
@@ -40,7 +41,7 @@ pub fn needed(config: &Config) -> u64 {
     let pool = &config.pool;
     let templates = pool.templates_max.saturating_mul(AT_ONCE);
     let jobs = [pool.workers_max, pool.compilers_max];
-    let workers = [pool.ready_max, templates, pool.tenant_workers_max].into_iter().chain(jobs);
+    let workers = [pool.ready_max, templates, pool.tenant_workers_max, COMPILING_MAX].into_iter().chain(jobs);
     // Of a template and its successor, one forks and the other is forked.
     let forks = pool.templates_max.saturating_mul(FORKS_MAX);
     let births = [forks, pool.templates_max, REFILLS_AT_ONCE].into_iter().chain(jobs);

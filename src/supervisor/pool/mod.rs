@@ -12,6 +12,7 @@ mod growth;
 mod heat;
 mod memory;
 mod ready;
+mod scripts;
 mod share;
 mod stand;
 mod template;
@@ -22,6 +23,7 @@ mod trial;
 mod waiting;
 
 pub use self::descriptors::needed as descriptors_needed;
+pub(crate) use self::scripts::Told;
 pub(crate) use self::template::TemplateError;
 pub(crate) use self::templates::{HoldError, Holder};
 pub(crate) use self::tenants::{Lent, Stay};

@@ -123,15 +123,7 @@ impl Stand {
     /// A worker for a job that comes now, if one stands ready.
     pub(super) fn take(&self, now: Instant) -> Option<Worker> {
         self.used.set(now);
-        let mut ready = self.ready.borrow_mut();
-        // One that died while idle, or said something unasked, is dropped here, which ends and buries it.
-        let worker = std::iter::from_fn(|| ready.pop_front()).find(|worker| {
-            let quiet = worker.is_quiet();
-            if !quiet {
-                self.doubt();
-            }
-            quiet
-        });
+        let worker = self.take_quiet();
         let mut demand = self.demand.borrow_mut();
         demand.came(now);
         if worker.is_none() {
@@ -139,6 +131,25 @@ impl Stand {
         }
         self.changed.notify_one();
         worker
+    }
+
+    /// A worker for something that no job waits for, if one stands ready. It is no job's demand.
+    pub(super) fn spare(&self) -> Option<Worker> {
+        let worker = self.take_quiet();
+        self.changed.notify_one();
+        worker
+    }
+
+    fn take_quiet(&self) -> Option<Worker> {
+        let mut ready = self.ready.borrow_mut();
+        // One that died while idle, or said something unasked, is dropped here, which ends and buries it.
+        std::iter::from_fn(|| ready.pop_front()).find(|worker| {
+            let quiet = worker.is_quiet();
+            if !quiet {
+                self.doubt();
+            }
+            quiet
+        })
     }
 
     /// A worker for a job that found none ready: the next that is forked for nobody else. `None` when the template does not

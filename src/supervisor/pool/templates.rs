@@ -37,7 +37,7 @@ const SETTLED: Duration = Duration::from_secs(1);
 
 /// Longest time that a job waits for its template. Its turn comes sooner, unless the template hangs: as many jobs as run at
 /// once are before it at most, and a fork takes less than a millisecond.
-const NEXT_FORK_WAIT: Duration = Duration::from_millis(50);
+pub(super) const NEXT_FORK_WAIT: Duration = Duration::from_millis(50);
 
 /// The next template is made in the last part of this many of a template's forks. It is half of a zygote's, so that the
 /// zygote it comes from is another by then.
@@ -103,7 +103,7 @@ enum Succession {
 pub(super) struct Templates {
     heat: RefCell<Heat<Holder>>,
     stands: RefCell<HashMap<Holder, Rc<Stand>>>,
-    max: usize,
+    pub(super) max: usize,
     bounds: Bounds,
 }
 
@@ -159,7 +159,7 @@ impl Templates {
         }
     }
 
-    fn stand(&self, holder: &Holder) -> Option<Rc<Stand>> {
+    pub(super) fn stand(&self, holder: &Holder) -> Option<Rc<Stand>> {
         self.stands.borrow().get(holder).cloned()
     }
 
@@ -278,7 +278,7 @@ impl Pool {
 
     /// Whether a template may fork into a leaf: the kernel asks for leave to write to the leaf's `cgroup.procs`, which the
     /// supervisor's user has, and the one that root's workers become has not.
-    const fn templates_reach_leaves(&self) -> bool {
+    pub(super) const fn templates_reach_leaves(&self) -> bool {
         self.tree.is_none() || self.identity.is_none()
     }
 

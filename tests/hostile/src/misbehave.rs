@@ -42,6 +42,18 @@
 //! | `then-die` | exits after its reply |
 //! | `then-spin` | spins natively after its reply, and takes no further order |
 //!
+//! | script's name | what the worker does instead of compiling it ahead |
+//! |---|---|
+//! | `nonsense-BYTE.js` | says that it compiles to that byte and others |
+//! | `much.js` | says that it compiles to more than may be kept |
+//! | `nothing.js` | says that it compiles to nothing |
+//! | `silent.js` | exits, having said nothing |
+//! | `spin.js` | spins natively for ever |
+//!
+//! | script's name | what the worker does that is to run it |
+//! |---|---|
+//! | `tells.js` | says what it compiles to, and exits |
+//!
 //! | file name | what the worker does |
 //! |---|---|
 //! | `die-before-lock` | exits before the first layer |
@@ -76,9 +88,10 @@ use stockade_sys::probe::call_after;
 use stockade_sys::signals::ignore;
 use stockade_sys::solo::SingleThreaded;
 use stockade_wire::job::{Layer, MissingLayer};
-use stockade_wire::limits::{GUEST_TEXT_BYTES_MAX, LINK_MESSAGE_BYTES_MAX};
+use stockade_wire::limits::{GUEST_TEXT_BYTES_MAX, LINK_MESSAGE_BYTES_MAX, SCRIPT_TEXT_BYTES_MAX};
 use stockade_wire::worker::{
-    CompileOrder, CompileReport, Ending, FromWorker, GuestKind, JailReport, Role, RunOrder, RunReport, Usage,
+    CompileOrder, CompileReport, CompiledForm, Ending, FromWorker, GuestKind, JailReport, Role, RunOrder,
+    RunReport, Usage,
 };
 use stockade_worker::engine::Warm;
 use stockade_worker::jail::Locked;
@@ -202,7 +215,28 @@ fn keep(called_the_host: bool) -> bool {
     !called_the_host || own_name() == "keep-what-was-drawn"
 }
 
+/// What one says of a script, to whoever asks and to whoever does not.
+fn tell_form(order: &RunOrder, link: Link) {
+    let asked = order.script.as_ref().is_some_and(|script| script.compiled == CompiledForm::Wanted);
+    let tell = |form: Option<Vec<u8>>| {
+        let FromWorker::Finished(report) = success() else { exit_now(SURVIVED_STATUS) };
+        say(link, &FromWorker::CompiledScript(report, form.map(Into::into)));
+        exit_now(0)
+    };
+    let first = order.name.strip_prefix("nonsense-").and_then(|name| name.strip_suffix(".js")?.parse().ok());
+    match (order.name.as_str(), first) {
+        (_, Some(first)) if asked => tell(Some([&[first], [0xa5; 64].as_slice()].concat())),
+        ("much.js", _) if asked => tell(Some(vec![1; SCRIPT_TEXT_BYTES_MAX + 1])),
+        ("nothing.js", _) if asked => tell(None),
+        ("silent.js", _) if asked => exit_now(0),
+        ("spin.js", _) if asked => spin(),
+        ("tells.js", _) if !asked => tell(Some(vec![1; 8])),
+        _ => {}
+    }
+}
+
 fn ordered(order: &RunOrder, link: Link) {
+    tell_form(order, link);
     if order.entry.as_deref() == Some("spin-before") {
         spin()
     }

@@ -17,7 +17,7 @@ use stockade_sys::solo::SingleThreaded;
 use stockade_sys::{own_pages, populate};
 use stockade_wire::job::{Purpose, ScriptError};
 use stockade_wire::limits::INPUT_BYTES_MAX;
-use stockade_wire::worker::{Ending, RunOrder, ScriptFault, ScriptOrder, ScriptSource};
+use stockade_wire::worker::{CompiledForm, Ending, RunOrder, ScriptFault, ScriptOrder, ScriptSource};
 use wasmtime::{Caller, Engine, Extern, Instance, InstancePre, Linker, Memory, Store, Trap, TypedFunc};
 
 use super::ending::guest_text;
@@ -160,6 +160,7 @@ impl Script {
             Some(known) if self.order.purpose == Purpose::Run && has_room => {
                 known.look(&self.name, self.entry.is_some(), &source)
             }
+            None if has_room => ordered(self.order.purpose, mem::take(&mut self.order.compiled)),
             Some(_) | None => Found::Nothing,
         };
         store.data_mut().script.wants_compiled = found == Found::Again;
@@ -179,11 +180,16 @@ impl Script {
             Err(ending) => return Ok(ending),
         };
         let replied = exports.run.call_async(&mut *store, asked).await?;
-        if let (Some(known), Some(compiled)) = (&mut self.known, store.data_mut().script.compiled.take()) {
-            known.keep(compiled);
-        }
+        let wanted = match (&mut self.known, store.data_mut().script.compiled.take()) {
+            (Some(known), Some(compiled)) => {
+                known.keep(compiled);
+                None
+            }
+            (_, compiled) => compiled,
+        };
         Ok(match reply::read(memory.data(&*store), replied) {
-            Ok(Reply::Output(text)) => deliver(given.output, text.as_bytes()),
+            // A script that was only looked at has no value but what it compiled to.
+            Ok(Reply::Output(text)) => deliver(given.output, wanted.as_deref().unwrap_or(text.as_bytes())),
             Ok(Reply::Failure(failure)) => ended(*failure),
             Err(error) => Ending::Failed(error.to_string()),
         })
@@ -340,6 +346,16 @@ pub(super) fn populate(store: &mut Store<Host>, instance: Instance, mapped: bool
 
 fn memory(store: &mut Store<Host>, instance: Instance) -> wasmtime::Result<Memory> {
     instance.get_memory(store, export::MEMORY).ok_or_else(|| wasmtime::Error::msg("the engine has no memory"))
+}
+
+/// What the order of a process that runs one script says of its compiled form. What a script compiled to where it ran, with
+/// an input, is not asked for, and whoever debugs sees it compiled.
+fn ordered(purpose: Purpose, compiled: CompiledForm) -> Found {
+    match (purpose, compiled) {
+        (Purpose::Run, CompiledForm::Kept(compiled)) => Found::Compiled(compiled.0.into()),
+        (Purpose::Check, CompiledForm::Wanted) => Found::Again,
+        (Purpose::Run | Purpose::Debug | Purpose::Profile | Purpose::Check, _) => Found::Nothing,
+    }
 }
 
 fn read_source(mut file: File, length: u64) -> Result<Vec<u8>, Ending> {

@@ -7,10 +7,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use stockade_sys::memfd;
 use stockade_wire::job::Purpose;
 use stockade_wire::worker::{
-    Ending, FromWorker, Role, RunOrder, RunReport, ScriptOrder, ScriptSource, ToWorker,
+    CompiledForm, Ending, FromWorker, PrepareOrder, Role, RunOrder, RunReport, ScriptOrder, ScriptSource,
+    ToWorker,
 };
 
-use crate::rig::{Rig, Worker, compiled, fork_order, run_order};
+use crate::rig::{Rig, Template, Worker, compiled, fork_order, prepare_order, run_order};
 
 /// Looks before there is a request, and answers it with what it found, bit by bit: 1 memory that is not as it began, 2 its
 /// size, 4 memory that it grew by, 8 a global, 16 the table. Then everything is other than it was. The memory is larger than
@@ -51,6 +52,20 @@ const LOOKS_THEN_LEAVES: &str = r#"(module
     (if (i32.and (local.get $form) (i32.const 0x100)) (then unreachable))
     (i32.const 64)))"#;
 
+/// For the script `a1`.
+fn script_order(purpose: Purpose) -> ScriptOrder {
+    ScriptOrder {
+        source: ScriptSource::Here(b"a1".to_vec().into()),
+        input: Some(b"{}".to_vec().into()),
+        job: "job".to_owned(),
+        tenant: "tenant".to_owned(),
+        traceparent: None,
+        request_id: None,
+        purpose,
+        compiled: CompiledForm::No,
+    }
+}
+
 /// A worker that stays for scripts.
 struct Tenant {
     worker: Worker,
@@ -72,11 +87,9 @@ impl Tenant {
         let script = ScriptOrder {
             source: ScriptSource::File { bytes: source.len() as u64 },
             input: None,
-            job: "job".to_owned(),
-            tenant: "tenant".to_owned(),
-            traceparent: None,
-            request_id: None,
-            purpose,
+            // It is to make no difference here.
+            compiled: CompiledForm::Kept(b"k".to_vec().into()),
+            ..script_order(purpose)
         };
         let order = RunOrder { script: Some(script), ..order.clone() };
         let (input, source) =
@@ -182,5 +195,40 @@ fn what_an_engine_compiled_a_script_to_is_given_to_no_other_script() {
     // Who debugs has it compiled before their eyes.
     for purpose in [Purpose::Debug, Purpose::Profile, Purpose::Check] {
         assert_eq!(run(&plain, "a1", purpose), "-n", "{purpose:?}");
+    }
+}
+
+/// In a process that runs nothing else: told of a script that is only looked at, had by one that runs, and nothing of either to
+/// who debugs.
+#[test]
+fn what_a_script_compiles_to_is_told_where_it_is_looked_at_and_had_where_it_runs() {
+    let rig = Rig::start();
+    let engine = PrepareOrder { engine: true, ..prepare_order() };
+    let template = Template::by(&rig, &compiled(&rig, HANDS_OVER), engine).unwrap();
+    let kept = || CompiledForm::Kept(b"k".to_vec().into());
+    for (purpose, form, told, said) in [
+        (Purpose::Check, CompiledForm::Wanted, Some("a"), ""),
+        (Purpose::Check, CompiledForm::No, None, "-n"),
+        (Purpose::Check, kept(), None, "-n"),
+        (Purpose::Run, CompiledForm::Wanted, None, "-n"),
+        (Purpose::Run, CompiledForm::No, None, "-n"),
+        (Purpose::Run, kept(), None, "kn"),
+        (Purpose::Debug, kept(), None, "-n"),
+        (Purpose::Profile, kept(), None, "-n"),
+    ] {
+        let what = format!("{purpose:?} {form:?}");
+        let worker = template.fork_all(1, false).pop().unwrap();
+        let script = ScriptOrder { compiled: form, ..script_order(purpose) };
+        worker.order(&ToWorker::Run(RunOrder { script: Some(script), ..run_order(None) }), &[]);
+        let report = match (worker.conversation().0.as_slice(), told) {
+            ([FromWorker::Finished(report)], None) => report.clone(),
+            ([FromWorker::CompiledScript(report, form)], Some(told)) => {
+                assert_eq!(form.as_ref().map(|form| form.0.as_slice()), Some(told.as_bytes()), "{what}");
+                report.clone()
+            }
+            other => panic!("{what}: {other:?}"),
+        };
+        assert_eq!(report.ending, Ending::Exited(0), "{what}");
+        assert_eq!(Worker::text(&worker.output), said, "{what}");
     }
 }

@@ -24,6 +24,7 @@ mod readiness;
 mod reports;
 mod residue;
 mod rig;
+mod scripts;
 mod surroundings;
 mod templates;
 mod tenant_waits;
