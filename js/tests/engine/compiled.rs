@@ -75,6 +75,19 @@ fn source_that_is_kept_compiled_does_what_it_did() {
     }
 }
 
+/// Whoever only looks at a source is told the same of it.
+#[test]
+fn source_that_was_only_looked_at_is_kept_compiled_as_one_that_ran() {
+    for (form, source) in SOURCES {
+        let plain = run(form, source, Compiled::No);
+        let check = if form == SCRIPT { Form::CheckScript } else { Form::CheckModule };
+        let looked = run(check, source, Compiled::Wanted);
+        assert!(matches!(looked.end, End::Output(_)) && looked.log.is_empty(), "{source}: {:?}", looked.end);
+        let compiled = looked.compiled.unwrap_or_else(|| panic!("nothing to keep of {source}"));
+        assert_eq!(shown(&run(form, source, Compiled::Kept(&compiled))), shown(&plain), "{source}");
+    }
+}
+
 /// The engine reads the arrays of a tagged template back unfrozen.
 #[test]
 fn source_with_a_tagged_template_is_not_kept() {

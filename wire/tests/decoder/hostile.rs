@@ -97,7 +97,7 @@ fn dice_reach_every_kind_of_message() {
     assert_eq!(tags::<ToDaemon>().len(), 7);
     assert_eq!(tags::<FromDaemon>().len(), 12);
     assert_eq!(tags::<ToWorker>().len(), 5);
-    assert_eq!(tags::<FromWorker>().len(), 13);
+    assert_eq!(tags::<FromWorker>().len(), 14);
     assert_eq!(tags::<ToZygote>().len(), 2);
     assert_eq!(tags::<FromZygote>().len(), 4);
 }
