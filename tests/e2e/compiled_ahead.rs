@@ -154,9 +154,22 @@ fn script_with_nothing_to_keep_is_asked_for_once_and_runs_on() {
         let (given, result) = given(&mut client, &tagged);
         assert_eq!((given, result.output.0.as_slice()), (false, &b"2"[..]));
     }
+    // Each function holds the source of those inside it: a megabyte.
+    let (opened, closed) = ("(() => ".repeat(100), ")()".repeat(100));
+    let deep = format!("{opened} input + 1 /*{}*/ {closed}", "x".repeat(10_000));
+    let deep = script(&deep, None, "1");
+    for _ in 0..8 {
+        let (given, result) = given(&mut client, &deep);
+        assert_eq!((given, result.output.0.as_slice()), (false, &b"2"[..]), "{:?}", result.outcome);
+    }
     // It comes after.
     compiled(&mut client, &script("1", None, ""));
     assert_eq!(figures(&mut client).scripts_compiled, 1);
+    // As long as it may be, nearly, and of usual make.
+    let part =
+        |n: u32| format!("function part{n}(order) {{ return order.items.map(item => item.price * {n}); }}\n");
+    let long = (0..150).map(part).collect::<String>() + "part2({ items: [{ price: input }] })";
+    assert_eq!(compiled(&mut client, &script(&long, None, "2")).output.0, b"[4]");
 }
 
 #[test]

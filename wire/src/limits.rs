@@ -24,13 +24,19 @@ pub const LINK_MESSAGE_BYTES_MAX: usize = 128 << 10;
 /// Longest value of a function that its worker may send with its report, bytes; a longer one goes through the output pipe.
 pub const RETURNED_BYTES_MAX: usize = 32 << 10;
 
-/// Longest source of a script, its longest input, and the longest form that it was compiled to, that travel in its order, bytes
-/// each; longer sources and inputs, and what a client gave as a descriptor, come as descriptors beside it, and a longer form is
-/// not kept. Making a file in memory, passing it on and reading it takes some 20 µs.
+/// Longest source of a script, and its longest input, that travel in its order, bytes each; longer ones, and what a client gave
+/// as a descriptor, come as descriptors beside it. Making a file in memory, passing it on and reading it takes some 20 µs.
 pub const SCRIPT_TEXT_BYTES_MAX: usize = 16 << 10;
 
+/// Longest form that a script compiles to that is kept, and travels in an order with its source, bytes; that of a script of usual
+/// make has two to three times its source's length.
+pub const SCRIPT_FORM_BYTES_MAX: usize = RETURNED_BYTES_MAX;
+
 // All three fit into a link message, with an environment, a name and ids. A script has no arguments.
-const _: () = assert!(3 * SCRIPT_TEXT_BYTES_MAX + STRINGS_BYTES_MAX + (8 << 10) <= LINK_MESSAGE_BYTES_MAX);
+const _: () = assert!(
+    2 * SCRIPT_TEXT_BYTES_MAX + SCRIPT_FORM_BYTES_MAX + STRINGS_BYTES_MAX + (8 << 10)
+        <= LINK_MESSAGE_BYTES_MAX
+);
 
 /// Most descriptors that travel with one link message.
 pub const LINK_FDS_MAX: usize = 6;

@@ -155,7 +155,7 @@ pub enum CompiledForm {
     /// the process which makes it sees the source and nothing else.
     Wanted,
     /// This, for a script that is to be run: the engine made it of this very source, under this name, as a module or not. No
-    /// longer than [`SCRIPT_TEXT_BYTES_MAX`](crate::limits::SCRIPT_TEXT_BYTES_MAX).
+    /// longer than [`SCRIPT_FORM_BYTES_MAX`](crate::limits::SCRIPT_FORM_BYTES_MAX).
     Kept(ByteBuf),
 }
 
@@ -205,7 +205,7 @@ pub enum FromWorker {
     /// [`RETURNED_BYTES_MAX`](crate::limits::RETURNED_BYTES_MAX) bytes, which are not in the output pipe.
     Returned(RunReport, ByteBuf),
     /// The same from a worker that was to tell what its script compiles to ([`CompiledForm::Wanted`]): at most
-    /// [`SCRIPT_TEXT_BYTES_MAX`](crate::limits::SCRIPT_TEXT_BYTES_MAX) bytes; `None` where there is nothing to keep.
+    /// [`SCRIPT_FORM_BYTES_MAX`](crate::limits::SCRIPT_FORM_BYTES_MAX) bytes; `None` where there is nothing to keep.
     CompiledScript(RunReport, Option<ByteBuf>),
     /// The allow-list was hit; the kernel kills the worker next. Syscall number, this architecture's.
     Forbidden(u32),

@@ -27,7 +27,7 @@ use stockade_sys::prctl::exit_now;
 use stockade_wire::frame::{self, FrameError, HEADER_BYTES};
 use stockade_wire::job::Purpose;
 use stockade_wire::limits::{
-    GUEST_TEXT_BYTES_MAX, LINK_FDS_MAX, LINK_MESSAGE_BYTES_MAX, MODULE_BYTES_MAX, SCRIPT_TEXT_BYTES_MAX,
+    GUEST_TEXT_BYTES_MAX, LINK_FDS_MAX, LINK_MESSAGE_BYTES_MAX, MODULE_BYTES_MAX, SCRIPT_FORM_BYTES_MAX,
 };
 use stockade_wire::worker::{
     CompileOrder, CompiledForm, Ending, FromWorker, JailReport, Role, RunOrder, RunReport, ScriptSource,
@@ -297,7 +297,7 @@ fn wants_compiled(order: &RunOrder) -> bool {
 
 /// Replies with what a script compiled to. Nobody waits for this process's end.
 fn tell_compiled(link: Link, report: RunReport, compiled: &Returned) -> ! {
-    let fits = |form: &&Vec<u8>| (1..=SCRIPT_TEXT_BYTES_MAX).contains(&form.len());
+    let fits = |form: &&Vec<u8>| (1..=SCRIPT_FORM_BYTES_MAX).contains(&form.len());
     let form = compiled.get().filter(fits).map(|form| form.clone().into());
     reply(link, &FromWorker::CompiledScript(report, form));
     exit_now(0)

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use stockade_wire::bytes::ByteBuf;
 use stockade_wire::job::Purpose;
-use stockade_wire::limits::SCRIPT_TEXT_BYTES_MAX;
+use stockade_wire::limits::SCRIPT_FORM_BYTES_MAX;
 use stockade_wire::worker::{
     CompiledForm, Ending, FromWorker, RunLimits, RunOrder, ScriptOrder, ScriptSource, ToWorker,
 };
@@ -138,7 +138,7 @@ impl Pool {
 fn read(message: FromWorker) -> Told {
     match message {
         FromWorker::CompiledScript(report, Some(form))
-            if report.ending == Ending::Exited(0) && (1..=SCRIPT_TEXT_BYTES_MAX).contains(&form.0.len()) =>
+            if report.ending == Ending::Exited(0) && (1..=SCRIPT_FORM_BYTES_MAX).contains(&form.0.len()) =>
         {
             Told::Form(form.0)
         }
@@ -184,9 +184,9 @@ mod tests {
         let compiled =
             |ending, bytes| FromWorker::CompiledScript(report(ending), Some(vec![7; bytes].into()));
         let well = || Ending::Exited(0);
-        assert_eq!(read(compiled(well(), SCRIPT_TEXT_BYTES_MAX)), Told::Form(vec![7; SCRIPT_TEXT_BYTES_MAX]));
+        assert_eq!(read(compiled(well(), SCRIPT_FORM_BYTES_MAX)), Told::Form(vec![7; SCRIPT_FORM_BYTES_MAX]));
         for message in [
-            compiled(well(), SCRIPT_TEXT_BYTES_MAX + 1),
+            compiled(well(), SCRIPT_FORM_BYTES_MAX + 1),
             compiled(well(), 0),
             compiled(Ending::Interrupted, 8),
             FromWorker::CompiledScript(report(well()), None),

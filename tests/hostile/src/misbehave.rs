@@ -88,7 +88,7 @@ use stockade_sys::probe::call_after;
 use stockade_sys::signals::ignore;
 use stockade_sys::solo::SingleThreaded;
 use stockade_wire::job::{Layer, MissingLayer};
-use stockade_wire::limits::{GUEST_TEXT_BYTES_MAX, LINK_MESSAGE_BYTES_MAX, SCRIPT_TEXT_BYTES_MAX};
+use stockade_wire::limits::{GUEST_TEXT_BYTES_MAX, LINK_MESSAGE_BYTES_MAX, SCRIPT_FORM_BYTES_MAX};
 use stockade_wire::worker::{
     CompileOrder, CompileReport, CompiledForm, Ending, FromWorker, GuestKind, JailReport, Role, RunOrder,
     RunReport, Usage,
@@ -226,7 +226,7 @@ fn tell_form(order: &RunOrder, link: Link) {
     let first = order.name.strip_prefix("nonsense-").and_then(|name| name.strip_suffix(".js")?.parse().ok());
     match (order.name.as_str(), first) {
         (_, Some(first)) if asked => tell(Some([&[first], [0xa5; 64].as_slice()].concat())),
-        ("much.js", _) if asked => tell(Some(vec![1; SCRIPT_TEXT_BYTES_MAX + 1])),
+        ("much.js", _) if asked => tell(Some(vec![1; SCRIPT_FORM_BYTES_MAX + 1])),
         ("nothing.js", _) if asked => tell(None),
         ("silent.js", _) if asked => exit_now(0),
         ("spin.js", _) if asked => spin(),

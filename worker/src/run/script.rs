@@ -16,7 +16,7 @@ use stockade_js::request::{Compiled, Context, Form, Request, RequestError};
 use stockade_sys::solo::SingleThreaded;
 use stockade_sys::{own_pages, populate};
 use stockade_wire::job::{Purpose, ScriptError};
-use stockade_wire::limits::INPUT_BYTES_MAX;
+use stockade_wire::limits::{INPUT_BYTES_MAX, SCRIPT_FORM_BYTES_MAX};
 use stockade_wire::worker::{CompiledForm, Ending, RunOrder, ScriptFault, ScriptOrder, ScriptSource};
 use wasmtime::{Caller, Engine, Extern, Instance, InstancePre, Linker, Memory, Store, Trap, TypedFunc};
 
@@ -185,7 +185,8 @@ impl Script {
                 known.keep(compiled);
                 None
             }
-            (_, compiled) => compiled,
+            // A longer one would not go with the reply.
+            (_, compiled) => compiled.filter(|form| form.len() <= SCRIPT_FORM_BYTES_MAX),
         };
         Ok(match reply::read(memory.data(&*store), replied) {
             // A script that was only looked at has no value but what it compiled to.
