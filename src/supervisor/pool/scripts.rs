@@ -1,7 +1,8 @@
 //! Workers that say what a script compiles to.
 //!
 //! Owns: one such worker, from the template of the JavaScript engine to its end.
-//! Never: gives it anything but the source; takes it from a job that waits; believes more than one reply, or looks into it.
+//! Never: gives it anything but the source; takes it from a job that waited before; believes more than one reply, or looks
+//! into it.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -23,9 +24,12 @@ use crate::supervisor::scripts::ScriptKey;
 use crate::supervisor::worker::Worker;
 use crate::supervisor::zygote::closed;
 
-/// Longest time that one takes, and with it all that it can have of a processor. No setting: a source that is short enough to
-/// travel in an order takes a few milliseconds, and while one is compiled no other is.
-const TIME_MAX: Duration = Duration::from_secs(1);
+/// Longest time that one takes, and with it all that it can have of a processor, which is nobody's bill. No setting: a source that
+/// is short enough to travel in an order takes a few milliseconds, and while one is compiled no other is.
+const TIME_MAX: Duration = Duration::from_millis(250);
+
+/// Most memory that the engine may have for it, bytes. No setting: several times what such a source takes.
+const MEMORY_BYTES_MAX: u64 = 32 << 20;
 
 /// The export that a module is said to be called by. None is called.
 const ENTRY: &str = "default";
@@ -69,19 +73,18 @@ impl Pool {
         let holder = Holder { uid: self.engine_holder(key.uid), key: engine, engine: true };
         let Some(worker) = self.take_aside(&holder).await else { return Told::NotAsked };
         let order = self.order_to_compile(key, source);
-        if self.fit(&worker, order.limits.memory_bytes).is_err()
-            || worker.link.send(&ToWorker::Run(order), &[]).await.is_err()
-        {
+        if self.fit(&worker, order.limits.memory_bytes).is_err() {
             return Told::NotAsked;
         }
-        let told = self.await_form(&worker).await;
+        let within = self.config.compile.timeout.min(TIME_MAX);
+        let told = timeout(within, self.ask(&worker, order)).await.unwrap_or(Told::Nothing);
         tracing::debug!(pid = worker.pid(), form = matches!(told, Told::Form(_)), "script compiled ahead");
         worker.leave(None, None);
         told
     }
 
-    /// A worker for something that no job waits for: one that stands ready, or the next that there is when the jobs that wait
-    /// have theirs. `None` where there is no template, or it has none to spare.
+    /// A worker for something that no job waits for: one that stands ready, or the next that there is when the jobs that
+    /// waited before have theirs. `None` where there is no template, or it has none to spare.
     async fn take_aside(&self, holder: &Holder) -> Option<Worker> {
         let stand = self.templates.stand(holder)?;
         if let Some(worker) = stand.spare() {
@@ -93,21 +96,25 @@ impl Pool {
         timeout(NEXT_FORK_WAIT, coming).await.ok()?.ok()
     }
 
-    async fn await_form(&self, worker: &Worker) -> Told {
-        let within = self.config.compile.timeout.min(TIME_MAX);
-        match timeout(within, worker.link.receive(0)).await {
-            Ok(Ok(Some((message, _)))) => read(message),
-            Ok(Err(ExchangeError::Unread)) => {
+    /// What it replies is believed before it has exited: it is given to nobody but the source's own user, and whoever can reply can
+    /// exit in good order as well.
+    async fn ask(&self, worker: &Worker, order: RunOrder) -> Told {
+        if worker.link.send(&ToWorker::Run(order), &[]).await.is_err() {
+            return Told::NotAsked;
+        }
+        match worker.link.receive(0).await {
+            Ok(Some((message, _))) => read(message),
+            Err(ExchangeError::Unread) => {
                 self.doubt();
                 Told::NotAsked
             }
-            Ok(Ok(None) | Err(_)) | Err(_) => Told::Nothing,
+            Ok(None) | Err(_) => Told::Nothing,
         }
     }
 
     fn order_to_compile(&self, key: &ScriptKey, source: ByteBuf) -> RunOrder {
         let config = &self.config;
-        let memory_bytes = config.compile.memory_bytes.min(config.ceilings.memory_bytes);
+        let memory_bytes = MEMORY_BYTES_MAX.min(config.ceilings.memory_bytes);
         let time = config.compile.timeout.min(TIME_MAX);
         RunOrder {
             name: key.name.clone(),
