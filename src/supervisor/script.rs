@@ -16,7 +16,8 @@ use super::artifact::Module;
 use super::job::{Job, outcome};
 use super::logs::display::safe_text;
 
-/// Private memory that running a script takes beside the job's own, bytes: the stack of the engine.
+/// Private memory that running a script takes beside the job's own, bytes: the stack of the engine, where it does not run on the
+/// thread's own, which no data limit counts.
 pub(super) const DATA_BYTES: u64 = stockade_js::abi::WASM_STACK_BYTES as u64;
 
 /// The JavaScript engine: a module like any other, of our own making.

@@ -27,13 +27,25 @@ pub fn for_writing(bytes: &mut [u8]) -> Result<(), Errno> {
     populate(NonNull::from(bytes), libc::MADV_POPULATE_WRITE)
 }
 
+/// Has the kernel make so many bytes of the calling thread's stack private and writable, from the caller's frame downwards:
+/// those that functions are going to use that are called from there.
+///
+/// # Errors
+/// As [`for_reading`], and where the stack does not reach that far yet.
+pub fn stack(bytes: usize) -> Result<(), Errno> {
+    let frame = 0_u8;
+    let lowest = (&raw const frame).wrapping_sub(bytes).cast_mut();
+    let range = NonNull::new(lowest).ok_or(Errno::EFAULT)?;
+    populate(NonNull::slice_from_raw_parts(range, bytes), libc::MADV_POPULATE_WRITE)
+}
+
 fn populate(bytes: NonNull<[u8]>, advice: i32) -> Result<(), Errno> {
     let page_bytes = page_bytes()?;
     let before = bytes.addr().get() % page_bytes;
     let start = bytes.cast::<u8>().as_ptr().wrapping_sub(before).cast::<c_void>();
     // SAFETY: madvise with MADV_POPULATE_READ or MADV_POPULATE_WRITE, the two that the callers above name, has no
     // precondition on memory: it faults pages in as an access would and changes neither content nor protection; outside a
-    // mapping it fails. The range is that of a slice that is borrowed for the call, rounded down to its first page.
+    // mapping it fails. Nothing is read or written through the pointer.
     let done = unsafe { libc::madvise(start, bytes.len().saturating_add(before), advice) };
     Errno::result(done).map(drop)
 }
@@ -41,6 +53,20 @@ fn populate(bytes: NonNull<[u8]>, advice: i32) -> Result<(), Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stack_that_is_populated_is_as_it_was() {
+        let on_it = [7_u8; 64];
+        match stack(8 << 10) {
+            Ok(()) => {}
+            Err(Errno::EINVAL) => {
+                return println!("not run: this kernel does not populate (before Linux 5.14)");
+            }
+            Err(errno) => panic!("{errno}"),
+        }
+        assert_eq!(stack(1 << 40), Err(Errno::ENOMEM), "no stack is that large");
+        assert!(std::hint::black_box(on_it).iter().all(|byte| *byte == 7));
+    }
 
     #[test]
     fn pages_that_are_populated_hold_what_they_held() {

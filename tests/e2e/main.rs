@@ -44,3 +44,4 @@ mod scripts;
 mod starved;
 mod streams;
 mod verdicts;
+mod waiting_scripts;

@@ -321,9 +321,14 @@ impl Daemon {
 
     /// What starts it with no more open files than `open_files_max`.
     pub fn with_files(place: &Place, open_files_max: u32) -> Command {
+        Self::with_limit(place, &format!("-n {open_files_max}"))
+    }
+
+    /// What starts it with what `ulimit` makes of `limit`.
+    pub fn with_limit(place: &Place, limit: &str) -> Command {
         let program = place.stockade(["serve"]);
         let mut command = Command::new("/bin/sh");
-        let limited = format!("ulimit -n {open_files_max} && exec \"$0\" \"$@\"");
+        let limited = format!("ulimit {limit} && exec \"$0\" \"$@\"");
         command.args(["-c", &limited]).arg(program.get_program()).args(program.get_args()).env_clear();
         command.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
         command.stdin(Stdio::null()).stderr(Stdio::piped());

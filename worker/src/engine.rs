@@ -22,7 +22,7 @@ use wasmtime::{
 };
 use wasmtime_wasi::WasiCtxBuilder;
 
-use crate::run::{Host, HostError, link_component, link_core, link_script, thread_has_room};
+use crate::run::{Host, HostError, ThreadStack, link_component, link_core, link_script};
 
 /// Wasm stack of a guest, bytes.
 pub const WASM_STACK_BYTES: usize = 512 << 10;
@@ -113,7 +113,7 @@ pub(crate) struct Staying {
 /// A warm engine: everything that can be made before a job is known.
 pub struct Warm {
     settings: EngineSettings,
-    thread_has_room: bool,
+    thread_stack: ThreadStack,
     plain: Arc<Variant>,
     metered: Arc<Variant>,
     staying: Staying,
@@ -141,7 +141,8 @@ pub fn warm(settings: &EngineSettings) -> Result<Warm, EngineError> {
     Engine::tls_eager_initialize();
     // Its random numbers ask the processor what it can, once: in a virtual machine that is a way out of it, of 15 µs.
     drop(WasiCtxBuilder::new());
-    Ok(Warm { settings: *settings, thread_has_room: thread_has_room(), plain, metered, staying })
+    let thread_stack = ThreadStack::of_this_process();
+    Ok(Warm { settings: *settings, thread_stack, plain, metered, staying })
 }
 
 impl Warm {
@@ -163,9 +164,9 @@ impl Warm {
         &self.settings
     }
 
-    /// Whether guest code may run on the main thread's stack.
-    pub(crate) const fn thread_has_room(&self) -> bool {
-        self.thread_has_room
+    /// The stack of the main thread, on which guest code may run.
+    pub(crate) const fn thread_stack(&self) -> ThreadStack {
+        self.thread_stack
     }
 
     pub(crate) fn variant(&self, metered: bool) -> &Arc<Variant> {

@@ -13,6 +13,7 @@
 
 use std::convert::Infallible;
 use std::fs::File;
+use std::hint::black_box;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -20,10 +21,10 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::socket::{MsgFlags, send};
-use stockade_sys::epoch;
 use stockade_sys::fork::Newborn;
 use stockade_sys::link::{self, Received};
 use stockade_sys::prctl::exit_now;
+use stockade_sys::{epoch, populate};
 use stockade_wire::frame::{self, FrameError, HEADER_BYTES};
 use stockade_wire::job::Purpose;
 use stockade_wire::limits::{
@@ -271,8 +272,10 @@ pub(crate) fn run_prepared(
     let ([], input, source) = sorted(given, &order);
     (behaviour.ordered)(&order, link);
     let compiled = wants_compiled(&order).then(Returned::default);
-    let output = Sink::from(output);
-    let output = compiled.as_ref().map_or_else(|| output.clone(), |place| output.returning(place));
+    let output = match &compiled {
+        Some(place) => Sink::from(output).returning(place),
+        None => output.into(),
+    };
     let stdio = Stdio { input, source, output, stdout: stdout_log.into(), stderr: stderr_log.into() };
     let report = match (prepared.adopt(&order), branch.fit(order.limits.data_bytes)) {
         (Ok(loaded), Ok(sealed)) => {
@@ -400,6 +403,9 @@ fn take_order(link: Link) -> (ToWorker, Vec<OwnedFd>) {
     Orders::new().take(link)
 }
 
+/// What a usual order has, source and input of a script included, bytes.
+const USUAL_ORDER_BYTES: usize = 4 << 10;
+
 /// Where orders are received.
 pub(crate) struct Orders {
     buffer: &'static mut [u8],
@@ -409,6 +415,22 @@ impl Orders {
     pub(crate) fn new() -> Self {
         // Never given back: that would be a system call in the way of the job.
         Self { buffer: Box::leak(vec![0; HEADER_BYTES + LINK_MESSAGE_BYTES_MAX].into_boxed_slice()) }
+    }
+
+    /// In a process that has nothing to do yet: does what each order makes it do first, to no effect, so that the job does not
+    /// wait for the pages that this takes. Before its own, last filter; what its template has on must allow it.
+    pub(crate) fn rehearse(&mut self) {
+        // What is not had now is had when it is used.
+        let _ = populate::for_writing(self.buffer.get_mut(..USUAL_ORDER_BYTES).unwrap_or_default());
+        // Each length has its own place in the heap's books.
+        for bytes in [USUAL_ORDER_BYTES, USUAL_ORDER_BYTES / 4, USUAL_ORDER_BYTES / 64] {
+            drop(black_box(vec![0_u8; bytes]));
+        }
+        black_box(Instant::now());
+        // SIGTERM's timer is not to be stopped.
+        if !epoch::stopping() {
+            let _ = epoch::disarm();
+        }
     }
 
     /// Waits for the next order. Ends the process when the supervisor has closed the link, or sent something else.

@@ -159,11 +159,15 @@ fn grow(
 ) -> Infallible {
     // The name is for people who look at process lists; without it all works as well.
     let _ = prctl::set_name(c"stockade:run");
-    let ((Some(mut prepared), Some(orders)), Some(fds)) = (inherited, worker_fds(pipes, templates.null))
+    let ((Some(mut prepared), Some(mut orders)), Some(fds)) = (inherited, worker_fds(pipes, templates.null))
     else {
         exit_now(LOCK_FAILED_STATUS)
     };
-    prepared.populate();
+    if prepared.is_engine() {
+        // Of a module that was initialised not even this is allowed.
+        prepared.populate();
+        orders.rehearse();
+    }
     let namespaces = Some(grounds.namespaces).filter(|_| reporting);
     match branch(newborn, fds, stem, grounds.config.supervisor_pid, namespaces) {
         Ok((branch, report, fds)) => {

@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use stockade_sys::{link, pidfd};
 use stockade_wire::zygote::{ForkOrder, FromZygote, ToZygote, WarmReport};
+use stockade_worker::run::make_room_for_scripts;
 use tokio::time::timeout;
 
 use super::{FORK_TIMEOUT, Settings, WARM_TIMEOUT, ZygoteError, forked};
@@ -41,6 +42,7 @@ impl Process {
         let failed = |source| ZygoteError::Start { path: settings.executable.clone(), source };
         let broken = |error: &dyn std::fmt::Display| ZygoteError::Broken(error.to_string());
         let (ours, theirs) = link::pair().map_err(|error| broken(&error))?;
+        make_room_for_scripts();
         // Standard descriptors are all it inherits: every other one of ours is close-on-exec.
         let mut spawned = Command::new(&settings.executable)
             .arg0("stockade-zygote")

@@ -1,7 +1,8 @@
 //! Layer: resource limits.
 //!
 //! Owns: core, fsize, nofile and data.
-//! Never: sets `RLIMIT_AS`: Wasmtime reserves address space by the gigabyte without using it.
+//! Never: sets `RLIMIT_AS`: Wasmtime reserves address space by the gigabyte without using it; `RLIMIT_STACK`: whoever starts the
+//! zygote does, see `run/stack.rs`. What is on the main thread's stack, 20 MiB at most, does not count as data.
 
 use nix::sys::signal::Signal;
 use rlimit::Resource;

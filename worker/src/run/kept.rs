@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use stockade_sys::artifact::LoadedArtifact;
 use stockade_sys::epoch;
 use stockade_wire::worker::{Ending, RunOrder, RunReport};
-use tokio::runtime::Runtime;
 use wasmtime::{Engine, InstancePre};
 use wasmtime_wasi::p2::bindings::CommandPre;
 
@@ -20,7 +19,7 @@ use super::known::Known;
 use super::link::{choose_entry, command_may_be_entered, link_command, link_engine, link_module, open};
 use super::prepared::Live;
 use super::script::Script;
-use super::stack::Stack;
+use super::stack::{Stack, at_once};
 use super::{
     DEADLINE_MAX, Host, Interruption, Loaded, Program, Remains, Stdio, largest_memory_bytes, not_loaded, run,
     runtime, setup,
@@ -40,8 +39,6 @@ pub(crate) struct Kept {
     remains: Option<Remains>,
     /// What the next one finds: an engine that has run nothing.
     next: Option<Live>,
-    /// What drives scripts that wait. Between two of them it knows of nothing to wait for.
-    runtime: Option<Runtime>,
     /// The scripts that ran here, unless there is one that has them. With a job that could not be set up they are lost: no
     /// other comes after that one, see `supervisor/pool/tenancy.rs`.
     known: Option<Known>,
@@ -67,7 +64,7 @@ impl Held {
         let variant = warm.variant(false);
         match open(variant, artifact)? {
             LoadedArtifact::Module(module) => {
-                let stack = Stack::of(&module, warm.thread_has_room());
+                let stack = Stack::of(&module, warm.thread_stack());
                 let usual_entry = entry::choose(&module, None, &[]).ok();
                 Ok(Self::Core { pre: link_module(variant, &module)?, stack, usual_entry })
             }
@@ -80,6 +77,7 @@ impl Held {
             (Self::Engine(pre), Some(script)) => Ok(Program::Script {
                 engine: pre.clone(),
                 script: Box::new(Script::new(order, script, deadline)),
+                stack: Stack::Fiber,
             }),
             (Self::Engine(_), None) | (Self::Core { .. } | Self::Component(_), Some(_)) => {
                 Err(Ending::SetupFailed("the job is not for what the worker that stays has".to_owned()))
@@ -130,7 +128,6 @@ impl Kept {
             largest_memory_bytes,
             remains: None,
             next: None,
-            runtime: None,
             known: Some(Known::new(usize::try_from(warm.settings().scripts_bytes_max).unwrap_or(0))),
         })
     }
@@ -164,14 +161,13 @@ impl Kept {
     /// Makes ready for the next order, after the report on the last: takes apart what a script left, and has an instance
     /// of the engine for the next one. Runs no guest code.
     pub(crate) fn renew(&mut self) {
-        let Some(Remains { store, runtime, known }) = self.remains.take() else { return };
+        let Some(Remains { store, known }) = self.remains.take() else { return };
         drop(store);
-        self.runtime = runtime;
         self.known = known;
-        if let (Held::Engine(pre), Some(runtime)) = (&self.held, &self.runtime) {
+        if let Held::Engine(pre) = &self.held {
             let made = Live::new(pre, Stack::Fiber, self.memory_bytes_max, self.largest_memory_bytes);
             // Without it the next script makes its own, or says why it cannot.
-            self.next = runtime.block_on(made).map(|mut live| {
+            self.next = at_once(made).flatten().map(|mut live| {
                 live.look_up_exports();
                 live
             });
@@ -186,19 +182,12 @@ impl Kept {
         let wanted = Duration::from_micros(order.limits.deadline_us).min(DEADLINE_MAX);
         let deadline = received + wanted;
         let mut program = self.held.program(order, deadline)?;
-        let runtime = match program.stack() {
-            Stack::Thread => None,
-            Stack::Fiber => Some(match self.runtime.take() {
-                Some(runtime) => runtime,
-                None => runtime().map_err(|error| setup(&error))?,
-            }),
-        };
+        let runtime = program.waits().then(runtime).transpose().map_err(|error| setup(&error))?;
         epoch::arm(deadline.saturating_duration_since(Instant::now())).map_err(|error| setup(&error))?;
         if let Program::Script { script, .. } = &mut program {
             script.known = self.known.take();
         }
         Ok(Loaded {
-            engine: self.engine().clone(),
             program,
             runtime,
             deadline,

@@ -29,11 +29,13 @@ pub(super) fn link(
     let variant = warm.variant(order.limits.fuel.is_some());
     if let Some(script) = &order.script {
         let engine = link_engine((&variant.scripts, &variant.script), artifact, None)?;
-        return Ok(Program::Script { engine, script: Box::new(Script::new(order, script, deadline)) });
+        let script = Box::new(Script::new(order, script, deadline));
+        // A thread of the developer's mode, which comes here too, has no room for the engine's stack.
+        return Ok(Program::Script { engine, script, stack: Stack::Fiber });
     }
     match open(variant, artifact)? {
         LoadedArtifact::Module(module) => {
-            let (entry, stack) = (choose_entry(&module, order)?, Stack::of(&module, warm.thread_has_room()));
+            let (entry, stack) = (choose_entry(&module, order)?, Stack::of(&module, warm.thread_stack()));
             Ok(Program::Core { pre: link_module(variant, &module)?, entry, stack })
         }
         LoadedArtifact::Component(component) => {

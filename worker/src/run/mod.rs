@@ -13,6 +13,7 @@ mod ending;
 mod entry;
 mod function;
 mod host;
+mod interruption;
 mod kept;
 mod known;
 mod ledger;
@@ -29,15 +30,12 @@ mod tests;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use stockade_sys::epoch::{self, EpochError};
 use stockade_wire::worker::{Ending, RunLimits, RunOrder, RunReport};
 use tokio::runtime::Runtime;
-use wasmtime::{Engine, Instance, InstancePre, ResourcesRequired, Store, Trap, UpdateDeadline};
+use wasmtime::{Engine, Instance, InstancePre, ResourcesRequired, Store};
 use wasmtime_wasi::p2::bindings::CommandPre;
 
 pub use developer::{CpuLimit, DeveloperMode, Ticker, TickerError};
@@ -49,7 +47,8 @@ pub(crate) use prepared::Prepared;
 pub(crate) use script::link as link_script;
 pub(crate) use sink::Returned;
 pub use sink::Sink;
-pub(crate) use stack::thread_has_room;
+pub(crate) use stack::ThreadStack;
+pub use stack::make_room_for_scripts;
 
 use crate::engine::Warm;
 use crate::grants::Grants;
@@ -58,6 +57,7 @@ use ending::guest_text;
 use entry::Entry;
 use function::Input;
 use host::Streams;
+use interruption::{Alarm, Interruption, until};
 use known::Known;
 use ledger::Ledger;
 use link::link;
@@ -100,17 +100,8 @@ pub enum Confinement {
     Developer(DeveloperMode),
 }
 
-/// How a guest is stopped.
-enum Interruption {
-    /// The handlers of [`epoch`] move the epoch on, once.
-    Signals,
-    /// The ticker moves it on again and again, and the guest looks.
-    Flag { stop: Arc<AtomicBool>, cpu: Option<CpuLimit> },
-}
-
 /// A guest that is ready to be instantiated. Nothing of it has run.
 pub struct Loaded {
-    engine: Engine,
     program: Program,
     /// None is needed where nothing waits.
     runtime: Option<Runtime>,
@@ -127,7 +118,7 @@ pub struct Loaded {
 enum Program {
     Core { pre: InstancePre<Host>, entry: Entry, stack: Stack },
     Component(CommandPre<Host>),
-    Script { engine: InstancePre<Host>, script: Box<Script> },
+    Script { engine: InstancePre<Host>, script: Box<Script>, stack: Stack },
 }
 
 impl Program {
@@ -140,8 +131,18 @@ impl Program {
 
     const fn stack(&self) -> Stack {
         match self {
-            Self::Core { stack, .. } => *stack,
-            Self::Component(_) | Self::Script { .. } => Stack::Fiber,
+            Self::Core { stack, .. } | Self::Script { stack, .. } => *stack,
+            Self::Component(_) => Stack::Fiber,
+        }
+    }
+
+    /// Whether its host functions may wait, for which there must be a runtime.
+    const fn waits(&self) -> bool {
+        match self {
+            Self::Core { stack, .. } => matches!(stack, Stack::Fiber),
+            Self::Component(_) => true,
+            // Scripts wait with their thread.
+            Self::Script { .. } => false,
         }
     }
 
@@ -184,7 +185,7 @@ impl Loaded {
     /// # Errors
     /// When the kernel refuses a handler or the timer.
     pub fn arm(&self) -> Result<(), EpochError> {
-        epoch::install(&self.engine)?;
+        epoch::install(self.program.engine())?;
         epoch::arm(self.deadline.saturating_duration_since(Instant::now()))
     }
 }
@@ -207,11 +208,10 @@ pub fn load(warm: &Warm, order: &RunOrder, artifact: OwnedFd) -> Result<Loaded, 
         if largest_memory_bytes > memory_bytes_max {
             return Err(Ending::MemoryRefused(largest_memory_bytes));
         }
-        let runtime = runtime().map_err(|error| setup(&error))?;
+        let runtime = program.waits().then(runtime).transpose().map_err(|error| setup(&error))?;
         Ok(Loaded {
-            engine: program.engine().clone(),
             program,
-            runtime: Some(runtime),
+            runtime,
             deadline,
             memory_bytes_max,
             largest_memory_bytes,
@@ -255,12 +255,11 @@ pub fn execute(loaded: Loaded, confinement: Confinement, stdio: Stdio, order: &R
     report
 }
 
-/// What is left of a script in a process that stays, to be taken apart when nobody waits for it: the engine's memory, and
-/// what drives it. Of the job's own descriptors, streams and texts there is none.
+/// What is left of a script in a process that stays, to be taken apart when nobody waits for it: the engine's memory. Of the
+/// job's own descriptors, streams and texts there is none.
 struct Remains {
     /// Its memory is put back to what it began as when this is dropped.
     store: Store<Host>,
-    runtime: Option<Runtime>,
     /// The script that ran, and those before it.
     known: Option<Known>,
 }
@@ -305,12 +304,12 @@ fn perform(
         }
     };
     let mut instantiated = None;
-    if !already_over(interruption, loaded.deadline) {
+    if !interruption.has_come(loaded.deadline) {
         let Loaded { program, runtime, deadline, .. } = &mut loaded;
         let stack = program.stack();
         let work = drive(program, &mut store, instance, &mut exchange, &mut instantiated);
         let done = match (stack, interruption, runtime) {
-            // Nothing waits, so only the guest has to be stopped, and the signals do that.
+            // Nothing waits, so only the guest has to be stopped, and its epoch does that.
             (Stack::Thread, Interruption::Signals, _) | (_, _, None) => at_once(work),
             (_, _, Some(runtime)) => runtime.block_on(until(work, *deadline, interruption)),
         };
@@ -338,7 +337,7 @@ fn perform(
         }
         (Interruption::Signals, Program::Script { script, .. }) => {
             store.data_mut().script = Side::default();
-            Some(Remains { store, runtime: loaded.runtime.take(), known: script.known.take() })
+            Some(Remains { store, known: script.known.take() })
         }
         _ => None,
     }
@@ -360,6 +359,9 @@ struct Exchange {
     input: Option<Input>,
     output: Option<Sink>,
     source: Option<File>,
+    /// Of the engine that runs a script. Here, for what they hold is forgotten with the rest where the process ends: counting
+    /// it back would copy three pages.
+    exports: Option<Exports>,
 }
 
 /// Makes the store with its limits, or takes over the one that is there, and gives each stream to whom it belongs.
@@ -374,10 +376,11 @@ fn furnish(
     let input = input.map(File::from);
     let with_bytes = |file| Input { file, bytes: order.limits.input_bytes };
     if let Program::Script { .. } = &loaded.program {
-        let side = Side::new(order, stdout, stderr);
+        let alarm = Alarm { deadline: loaded.deadline, interruption: interruption.clone() };
+        let side = Side::new(order, (stdout, stderr), alarm);
         let (store, existing) = furnish_engine(loaded, live, interruption, side, order)?;
         let (input, source) = (input.map(with_bytes), source.map(File::from));
-        return Ok((store, existing, Exchange { input, output: Some(output), source }));
+        return Ok((store, existing, Exchange { input, output: Some(output), source, exports: None }));
     }
     let (streams, exchange) = match &loaded.program {
         Program::Component(_) | Program::Core { entry: Entry::Start, .. } => {
@@ -385,7 +388,8 @@ fn furnish(
         }
         Program::Core { entry: Entry::Bytes { .. }, .. } => {
             let streams = Streams { stdin: None, stdout, stderr };
-            (streams, Exchange { input: input.map(with_bytes), output: Some(output), source: None })
+            let input = input.map(with_bytes);
+            (streams, Exchange { input, output: Some(output), ..Exchange::default() })
         }
         Program::Core { entry: Entry::Numbers { .. }, .. } => {
             let streams = Streams { stdin: input, stdout, stderr };
@@ -408,7 +412,7 @@ fn furnish(
             } else {
                 Host::new(order, ledger, streams, grants).map_err(|error| setup(&error))?
             };
-            let mut store = Store::new(&loaded.engine, host);
+            let mut store = Store::new(loaded.program.engine(), host);
             store.limiter(|host| &mut host.ledger);
             (store, None)
         }
@@ -432,7 +436,7 @@ fn furnish_engine(
         }
         None => {
             let ledger = Ledger::new(loaded.memory_bytes_max, loaded.largest_memory_bytes);
-            let mut store = Store::new(&loaded.engine, Host::of_script(ledger, side));
+            let mut store = Store::new(loaded.program.engine(), Host::of_script(ledger, side));
             store.limiter(|host| &mut host.ledger);
             (store, None)
         }
@@ -460,50 +464,8 @@ fn set_limits(
     if let Some(fuel) = limits.fuel {
         store.set_fuel(fuel)?;
     }
-    // Before instantiating: start functions run there.
-    store.set_epoch_deadline(1);
-    match interruption {
-        Interruption::Signals => store.epoch_deadline_trap(),
-        Interruption::Flag { stop, cpu } => {
-            let stop = Arc::clone(stop);
-            let cpu_is_up = cpu.clone().map(CpuLimit::begun);
-            store.epoch_deadline_callback(move |_| {
-                let cpu_is_up = cpu_is_up.as_ref().is_some_and(|up| up());
-                if stop.load(Ordering::Relaxed) || Instant::now() >= deadline || cpu_is_up {
-                    return Err(Trap::Interrupt.into());
-                }
-                Ok(UpdateDeadline::Continue(1))
-            });
-        }
-    }
+    interruption.set(store, deadline);
     Ok(())
-}
-
-/// Whether the signal came before the store's epoch deadline was set, and would never be seen.
-fn already_over(interruption: &Interruption, deadline: Instant) -> bool {
-    Instant::now() >= deadline
-        || match interruption {
-            Interruption::Signals => epoch::deadline_passed() || epoch::stopping(),
-            Interruption::Flag { stop, .. } => stop.load(Ordering::Relaxed),
-        }
-}
-
-/// Waits for `work`; `None` when its time is over while it waits for something. A guest that computes is
-/// stopped by its epoch instead.
-async fn until<F: Future>(work: F, deadline: Instant, interruption: &Interruption) -> Option<F::Output> {
-    let mut work = pin!(work);
-    loop {
-        let next = match interruption {
-            Interruption::Signals => deadline,
-            Interruption::Flag { .. } => deadline.min(Instant::now() + developer::TICK * 10),
-        };
-        if let Ok(done) = tokio::time::timeout_at(next.into(), &mut work).await {
-            return Some(done);
-        }
-        if already_over(interruption, deadline) {
-            return None;
-        }
-    }
 }
 
 /// Instantiates, unless there is an instance, and calls. The moment between the two is written to `instantiated`.
@@ -522,13 +484,14 @@ async fn drive(
             let result = command.wasi_cli_run().call_run(store).await?;
             Ok(Ending::Exited(i32::from(result.is_err())))
         }
-        Program::Script { engine, script } => {
-            let exports = Exports::of_any(existing, engine, store).await?;
+        Program::Script { engine, script, stack } => {
+            let exports = Exports::of_any(existing, (engine, *stack), store).await?;
+            let exports = exchange.exports.insert(exports);
             store.data_mut().ledger.instantiated();
             *instantiated = Some(Instant::now());
             let (source, input) = (exchange.source.take(), exchange.input.take());
             match exchange.output.as_mut() {
-                Some(output) => script.run(store, exports, Given { source, input, output }).await,
+                Some(output) => script.run((store, *stack), exports, Given { source, input, output }).await,
                 None => Ok(Ending::SetupFailed("a script came without an output".to_owned())),
             }
         }

@@ -102,7 +102,7 @@ async fn poll(caller: &mut Caller<'_, Host>, call: Call) -> wasmtime::Result<i32
 }
 
 /// Returns after `wait`.
-pub(super) async fn sleep(wait: Duration) {
+async fn sleep(wait: Duration) {
     if wait <= SHORT_SLEEP {
         std::thread::sleep(wait);
     } else {

@@ -19,16 +19,20 @@ use super::host::Streams;
 use super::ledger::Ledger;
 use super::link::{choose_entry, link_engine};
 use super::script::{self, Script, Side};
-use super::stack::Stack;
+use super::stack::{Stack, at_once};
 use super::{DEADLINE_MAX, Host, Loaded, Program, largest_memory_bytes, not_loaded, runtime, setup};
 use crate::engine::Warm;
 use crate::grants::Grants;
 use crate::jail::template::Barred;
 
+/// Stack that a usual script uses, with the host's functions around it, bytes.
+const STACK_BYTES: usize = 40 << 10;
+
 /// A core module, linked, and an instance of it where that takes no guest code.
 pub(crate) struct Prepared {
     pre: InstancePre<Host>,
-    runtime: Runtime,
+    /// None where nothing waits.
+    runtime: Option<Runtime>,
     memory_bytes_max: u64,
     largest_memory_bytes: u64,
     stack: Stack,
@@ -85,8 +89,8 @@ impl Prepared {
         let pre = variant.core.instantiate_pre(&module).map_err(|error| format!("{error:#}"))?;
         let memory_bytes_max = warm.settings().memory_bytes_max;
         let largest_memory_bytes = largest_memory_bytes(Some(module.resources_required()));
-        let runtime = runtime().map_err(|error| error.to_string())?;
-        let stack = Stack::of(&module, warm.thread_has_room());
+        let runtime = Some(runtime().map_err(|error| error.to_string())?);
+        let stack = Stack::of(&module, warm.thread_stack());
         epoch::install(module.engine()).map_err(|error| error.to_string())?;
         let usual_entry = entry::choose(&module, None, &[]).ok();
         let mut prepared = Self {
@@ -117,14 +121,13 @@ impl Prepared {
         let pre = link_engine((&variant.scripts, &variant.script), artifact, to_fork)
             .map_err(|ending| format!("{ending:?}"))?;
         let largest_memory_bytes = largest_memory_bytes(Some(pre.module().resources_required()));
-        let runtime = runtime().map_err(|error| error.to_string())?;
         epoch::install(pre.module().engine()).map_err(|error| error.to_string())?;
         let mut prepared = Self {
             pre,
-            runtime,
+            runtime: None,
             memory_bytes_max: warm.settings().memory_bytes_max,
             largest_memory_bytes,
-            stack: Stack::Fiber,
+            stack: Stack::of_only_script(warm.thread_stack()),
             engine: Some(Pages::Mapped),
             usual_entry: None,
             live: None,
@@ -142,14 +145,21 @@ impl Prepared {
     }
 
     /// In a fork that has no order yet: has the pages that its script is going to use, so that the job does not wait for
-    /// them one by one. Only the JavaScript engine's are known, of a module that is nobody's.
+    /// them one by one. Only the JavaScript engine's are known, of a module that is nobody's. Before
+    /// its own, last filter; what its template has on must allow it.
     pub(crate) fn populate(&mut self) {
         let Some(pages) = self.engine else { return };
+        if self.stack == Stack::Thread {
+            let _ = populate::stack(STACK_BYTES);
+        }
         // What is not had now is had when it is used.
         if pages == Pages::Mapped {
             let _ = populate::for_reading(self.pre.module().text());
         }
         if let Some(Live { store, existing, .. }) = &mut self.live {
+            // Written again for the job, and to the pages that this writes to.
+            store.set_epoch_deadline(0);
+            store.data_mut().script = Side::default();
             script::populate(store, existing.instance, pages == Pages::Mapped);
         }
     }
@@ -157,7 +167,8 @@ impl Prepared {
     fn instantiate(&mut self) {
         if self.largest_memory_bytes <= self.memory_bytes_max {
             let live = Live::new(&self.pre, self.stack, self.memory_bytes_max, self.largest_memory_bytes);
-            self.live = self.runtime.block_on(live);
+            // It never waits: a start function traps first.
+            self.live = at_once(live).flatten();
         }
     }
 
@@ -184,7 +195,7 @@ impl Prepared {
 
     /// `None` when the initialisers, or a start function before them, did not come to their end in time and memory.
     fn try_to_initialise(&self, memory_bytes_max: u64, within: Duration) -> Option<Live> {
-        let (pre, stack) = (&self.pre, self.stack);
+        let (pre, stack, runtime) = (&self.pre, self.stack, self.runtime.as_ref()?);
         let mut store = Live::store(pre, memory_bytes_max, self.largest_memory_bytes);
         store.set_epoch_deadline(1);
         epoch::arm(within).ok()?;
@@ -194,13 +205,18 @@ impl Prepared {
             function::initialise(&mut store, stack, instance).await.map(|()| instance)
         };
         // A guest that computes is stopped by its epoch, one that waits by this.
-        let instance = self.runtime.block_on(async { tokio::time::timeout(within, run).await });
+        let instance = runtime.block_on(async { tokio::time::timeout(within, run).await });
         let instance = instance.ok()?.ok()?;
         // In a job with more memory it would not have been refused.
         if store.data().ledger.growth_refused() {
             return None;
         }
         Some(Live::of(store, Existing { instance, initialised: true, exports: None }, pre))
+    }
+
+    /// Whether it is the JavaScript engine.
+    pub(crate) const fn is_engine(&self) -> bool {
+        self.engine.is_some()
     }
 
     /// Whether the module says that it may be initialised before there is a job for it.
@@ -241,7 +257,7 @@ impl Prepared {
         }
         let program = match (&order.script, usual_entry) {
             (Some(script), _) if engine.is_some() => {
-                Program::Script { engine: pre, script: Box::new(Script::new(order, script, deadline)) }
+                Program::Script { engine: pre, script: Box::new(Script::new(order, script, deadline)), stack }
             }
             (None, Some(entry)) if order.entry.is_none() && order.arguments.is_empty() => {
                 Program::Core { pre, entry, stack }
@@ -262,9 +278,8 @@ impl Prepared {
         let live = live.filter(|live| !live.existing.initialised || live.held_bytes() <= memory_bytes_max);
         epoch::arm(deadline.saturating_duration_since(Instant::now())).map_err(|error| setup(&error))?;
         Ok(Loaded {
-            engine: program.engine().clone(),
             program,
-            runtime: Some(runtime),
+            runtime,
             deadline,
             memory_bytes_max,
             largest_memory_bytes,

@@ -23,11 +23,12 @@ use wasmtime::{Caller, Engine, Extern, Instance, InstancePre, Linker, Memory, St
 use super::ending::guest_text;
 use super::function::{Input, deliver};
 use super::host::HostError;
+use super::interruption::Alarm;
 use super::known::{Found, Known};
 use super::prepared::Existing;
 use super::script_log::ScriptLog;
 use super::stack::Stack;
-use super::{Host, Sink, poll};
+use super::{Host, Sink};
 
 /// What a script is called in its errors when its own name cannot be: see [`RequestError::BadName`].
 const NAMELESS: &str = "script.js";
@@ -39,6 +40,8 @@ const SLEEP_MAX: Duration = Duration::from_hours(24 * 365);
 #[derive(Default)]
 pub(crate) struct Side {
     log: Option<ScriptLog>,
+    /// What ends its sleep.
+    alarm: Option<Alarm>,
     environment: Vec<(String, String)>,
     /// What was seen of the script, and since when, if anybody wants to know.
     looks: Option<(Looks, Instant)>,
@@ -50,13 +53,14 @@ pub(crate) struct Side {
 }
 
 impl Side {
-    /// With standard output and standard error.
-    pub(super) fn new(order: &RunOrder, stdout: Sink, stderr: Sink) -> Self {
+    /// With standard output and standard error, and what ends a sleep.
+    pub(super) fn new(order: &RunOrder, (stdout, stderr): (Sink, Sink), alarm: Alarm) -> Self {
         let (purpose, now) = (order.script.as_ref().map(|script| script.purpose), Instant::now());
         let debugs = matches!(purpose, Some(Purpose::Debug | Purpose::Profile));
         let log = ScriptLog::new(stdout, stderr, debugs.then_some(now));
         let looks = (purpose == Some(Purpose::Profile)).then(|| (Looks::default(), now));
-        Self { log: Some(log), environment: order.environment.clone(), looks, ..Self::default() }
+        let (log, alarm) = (Some(log), Some(alarm));
+        Self { log, alarm, environment: order.environment.clone(), looks, ..Self::default() }
     }
 
     /// Writes what there is to say of a script once it is over, however it ended.
@@ -143,8 +147,8 @@ impl Script {
     /// Runs it in an engine that has run nothing yet. Its instances begin set up.
     pub(super) async fn run(
         &mut self,
-        store: &mut Store<Host>,
-        exports: Exports,
+        (store, stack): (&mut Store<Host>, Stack),
+        exports: &Exports,
         given: Given<'_>,
     ) -> wasmtime::Result<Ending> {
         let (source, input) = match (self.source(given.source), self.input(given.input)) {
@@ -172,14 +176,14 @@ impl Script {
             },
             ..self.request(&source, &input)
         };
-        let handed = self.hand_over(store, &exports, request).await?;
+        let handed = self.hand_over((store, stack), exports, request).await?;
         // The engine has its own copy, and the process may hold only so much.
         drop((source, input));
         let asked = match handed {
             Ok(asked) => asked,
             Err(ending) => return Ok(ending),
         };
-        let replied = exports.run.call_async(&mut *store, asked).await?;
+        let replied = stack.call(&exports.run, store, asked).await?;
         let wanted = match (&mut self.known, store.data_mut().script.compiled.take()) {
             (Some(known), Some(compiled)) => {
                 known.keep(compiled);
@@ -250,7 +254,7 @@ impl Script {
     /// Hands the request over; its address and its length.
     async fn hand_over(
         &self,
-        store: &mut Store<Host>,
+        (store, stack): (&mut Store<Host>, Stack),
         exports: &Exports,
         request: Request<'_>,
     ) -> wasmtime::Result<Result<(u32, u32), Ending>> {
@@ -267,7 +271,7 @@ impl Script {
             Err(error) => return Ok(Err(unasked(&error))),
         };
         let length = encoded.bytes();
-        let address = exports.reserve.call_async(&mut *store, length).await?;
+        let address = stack.call(&exports.reserve, store, length).await?;
         if address == 0 {
             return Ok(Err(out_of_memory(length)));
         }
@@ -300,13 +304,13 @@ impl Exports {
     /// Those of the engine that there is, or of one that is made.
     pub(super) async fn of_any(
         existing: Option<Existing>,
-        engine: &InstancePre<Host>,
+        (engine, stack): (&InstancePre<Host>, Stack),
         store: &mut Store<Host>,
     ) -> wasmtime::Result<Self> {
         let instance = match existing {
             Some(Existing { exports: Some(exports), .. }) => return Ok(exports),
             Some(existing) => existing.instance,
-            None => Stack::Fiber.instantiate(engine, &mut *store).await?,
+            None => stack.instantiate(engine, &mut *store).await?,
         };
         Self::of(store, instance)
     }
@@ -455,12 +459,14 @@ fn define(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
         } else {
             caller.data().clock_start.elapsed()
         };
-        // Whole microseconds: a double holds those of any year exactly.
-        (time.as_secs_f64() * 1e6).floor()
+        // Whole microseconds, which a double holds exactly; with seconds of 32 bits it goes until February 2106.
+        f64::from(u32::try_from(time.as_secs()).unwrap_or(u32::MAX)) * 1e6 + f64::from(time.subsec_micros())
     })?;
-    linker.func_wrap_async(import::MODULE, import::SLEEP, |_: Caller<'_, Host>, (ms,): (f64,)| {
-        let wait = Duration::try_from_secs_f64(ms / 1000.0).unwrap_or_default();
-        Box::new(poll::sleep(wait.min(SLEEP_MAX)))
+    linker.func_wrap(import::MODULE, import::SLEEP, |caller: Caller<'_, Host>, ms: f64| {
+        let wait = Duration::try_from_secs_f64(ms / 1000.0).unwrap_or_default().min(SLEEP_MAX);
+        // Before there is a job nobody sleeps.
+        let alarm = caller.data().script.alarm.as_ref().ok_or(Trap::Interrupt)?;
+        Ok(alarm.pause(wait)?)
     })?;
     Ok(())
 }

@@ -5,16 +5,17 @@
 //!
 //! Host functions of WASI may wait, and so are called from a fiber that can be put aside. A module that imports
 //! nothing can never wait: on the thread's own stack it is spared the fiber and the runtime that would drive it, a
-//! fifth of the time that a small job runs.
+//! fifth of the time that a small job runs. Scripts wait with their thread, and run on its stack in the forks
+//! of the engine's template; in a process that stays they run on a fiber's, which is cleared between two of them.
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use wasmtime::{Func, Instance, InstancePre, Module, Store, TypedFunc, Val, WasmParams, WasmResults};
 
 use super::Host;
-use crate::engine::FIBER_STACK_BYTES;
+use crate::engine::{FIBER_STACK_BYTES, SCRIPT_STACK_BYTES};
 
 /// Where guest code of one module runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,9 +27,15 @@ pub(super) enum Stack {
 }
 
 impl Stack {
-    /// For `module` on this thread, whose stack has room for a guest or not.
-    pub(super) fn of(module: &Module, thread_has_room: bool) -> Self {
-        if thread_has_room && module.imports().len() == 0 { Self::Thread } else { Self::Fiber }
+    /// For `module` on a thread with that stack.
+    pub(super) fn of(module: &Module, thread: ThreadStack) -> Self {
+        let waits = module.imports().len() > 0;
+        if !waits && thread.has_room_for(FIBER_STACK_BYTES) { Self::Thread } else { Self::Fiber }
+    }
+
+    /// For a script that is the only one of its process, on a thread with that stack.
+    pub(super) fn of_only_script(thread: ThreadStack) -> Self {
+        if thread.has_room_for(SCRIPT_STACK_BYTES) { Self::Thread } else { Self::Fiber }
     }
 
     pub(super) async fn instantiate(
@@ -80,10 +87,34 @@ pub(super) fn at_once<F: Future>(work: F) -> Option<F::Output> {
     }
 }
 
-/// Whether the main thread's stack may grow as large as a fiber's is. Asked before any filter: `prlimit64` is not on
-/// the lists for this.
-pub(crate) fn thread_has_room() -> bool {
-    getrlimit(Resource::RLIMIT_STACK).is_ok_and(|(soft, _)| soft / 2 >= FIBER_STACK_BYTES as u64)
+/// The main thread's stack.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ThreadStack {
+    /// How large it may become, bytes.
+    bytes: u64,
+}
+
+impl ThreadStack {
+    /// This process's. Asked before any filter: `prlimit64` is not on the lists for this.
+    pub(crate) fn of_this_process() -> Self {
+        Self { bytes: getrlimit(Resource::RLIMIT_STACK).map_or(0, |(soft, _)| soft) }
+    }
+
+    /// Whether a guest with that stack finds room on it, beside all that was there before.
+    fn has_room_for(self, guest_bytes: usize) -> bool {
+        self.bytes / 2 >= guest_bytes as u64
+    }
+}
+
+/// Lets the main threads of this process and of the programs that it starts from now on have a stack on which scripts find room,
+/// as far as the limits go. Whoever starts a zygote calls it: a program finds out when it begins where its stack ends, and would
+/// not know an overflow for what it is beyond that.
+pub fn make_room_for_scripts() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_STACK) {
+        let wanted = soft.max(2 * SCRIPT_STACK_BYTES as u64).min(hard);
+        // Where it stays as it is, scripts run on fibers.
+        let _ = setrlimit(Resource::RLIMIT_STACK, wanted, hard);
+    }
 }
 
 #[cfg(test)]
@@ -101,8 +132,16 @@ mod tests {
         let engine = wasmtime::Engine::default();
         let plain = Module::new(&engine, "(module)").unwrap();
         let importing = Module::new(&engine, r#"(module (import "a" "b" (func)))"#).unwrap();
-        assert_eq!(Stack::of(&plain, true), Stack::Thread);
-        assert_eq!(Stack::of(&plain, false), Stack::Fiber);
-        assert_eq!(Stack::of(&importing, true), Stack::Fiber);
+        let (room, none) = (ThreadStack { bytes: 8 << 20 }, ThreadStack { bytes: 1 << 20 });
+        assert_eq!(Stack::of(&plain, room), Stack::Thread);
+        assert_eq!(Stack::of(&plain, none), Stack::Fiber);
+        assert_eq!(Stack::of(&importing, room), Stack::Fiber);
+    }
+
+    #[test]
+    fn script_runs_on_the_thread_s_stack_where_that_may_become_large_enough() {
+        let twice = 2 * SCRIPT_STACK_BYTES as u64;
+        assert_eq!(Stack::of_only_script(ThreadStack { bytes: twice }), Stack::Thread);
+        assert_eq!(Stack::of_only_script(ThreadStack { bytes: twice - 2 }), Stack::Fiber);
     }
 }

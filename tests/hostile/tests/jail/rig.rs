@@ -21,6 +21,7 @@ use stockade_wire::worker::{
 use stockade_wire::zygote::{
     ForkOperation, ForkOrder, FromZygote, NamespacePolicy, ProcessLimits, ToZygote, WarmReport, ZygoteConfig,
 };
+use stockade_worker::run::make_room_for_scripts;
 
 /// Nothing here takes longer on a machine that works.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
@@ -110,6 +111,7 @@ impl Rig {
 
     pub(crate) fn start_with(program: &Path, config: &ZygoteConfig) -> Result<Self, String> {
         let (control, theirs) = link::pair().unwrap();
+        make_room_for_scripts();
         let zygote = Command::new(program)
             .arg("zygote")
             .env_clear()
