@@ -9,9 +9,10 @@
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use wasmi::{Caller, Engine, Func, Instance, Linker, Memory, Module, Store, Val};
+use wasmi::{Caller, Engine, Extern, Func, Instance, Linker, Memory, Module, Store, Val};
 
 use crate::compile::{is_made_with, mark_made_with};
 use crate::module::{self, Binary};
@@ -67,8 +68,21 @@ fn set_up(engine: &[u8]) -> Result<Vec<u8>, String> {
 pub(crate) enum Hosted {
     /// The time, which stands still.
     SetUp,
-    /// Everything, and nothing comes of it: that memory is not kept.
-    Usual,
+    /// Everything, and nothing comes of it: that memory is not kept. With what it asked for first, the operation before the
+    /// request.
+    Usual(Vec<u8>),
+}
+
+/// Notes what a job asks for, if it is the first.
+fn note(caller: &mut Caller<'_, Hosted>, operation: u32, request: Range<usize>) {
+    let memory = caller.get_export("memory").and_then(Extern::into_memory);
+    let bytes = memory.and_then(|memory| memory.data(&*caller).get(request)).unwrap_or_default().to_vec();
+    if let Hosted::Usual(asked) = caller.data_mut()
+        && asked.is_empty()
+    {
+        asked.extend(operation.to_le_bytes());
+        asked.extend(bytes);
+    }
 }
 
 /// The engine in the interpreter.
@@ -83,25 +97,32 @@ impl Running {
         let mut store = Store::new(module.engine(), hosted);
         let mut linker = Linker::new(module.engine());
         let name = module::HOST;
-        let asked = |caller: Caller<'_, Hosted>| match caller.data() {
+        let asked = |caller: &Caller<'_, Hosted>| match caller.data() {
             Hosted::SetUp => Err(wasmi::Error::new("it asked for more than the time")),
-            Hosted::Usual => Ok(0),
+            Hosted::Usual(_) => Ok(()),
         };
         linker
             .func_wrap(
                 name,
                 "call",
-                move |caller: Caller<'_, Hosted>, _: u32, _: u32, _: u32, _: u32, _: u32| asked(caller),
+                move |mut caller: Caller<'_, Hosted>,
+                      operation: u32,
+                      at: u32,
+                      length: u32,
+                      _: u32,
+                      _: u32| {
+                    asked(&caller)?;
+                    note(&mut caller, operation, at as usize..at as usize + length as usize);
+                    Ok(0)
+                },
             )
             .and_then(|linker| {
                 linker.func_wrap(name, "random", move |caller: Caller<'_, Hosted>, _: u32, _: u32| {
-                    asked(caller).map(drop)
+                    asked(&caller)
                 })
             })
             .and_then(|linker| {
-                linker.func_wrap(name, "sleep", move |caller: Caller<'_, Hosted>, _: f64| {
-                    asked(caller).map(drop)
-                })
+                linker.func_wrap(name, "sleep", move |caller: Caller<'_, Hosted>, _: f64| asked(&caller))
             })
             // The engine seeds a generator of its own with it, which no script ever sees.
             .and_then(|linker| linker.func_wrap(name, "clock", |_: u32| 0.0_f64))

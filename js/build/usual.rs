@@ -3,6 +3,8 @@
 //! Owns: a few jobs that do what most do, and the list of the pages that most of them write to.
 //! Never: keeps anything else of those jobs.
 //!
+//! They come again, as most jobs do, and find what their source compiled to.
+//!
 //! A job is stopped again and again: much of what it writes to holds at its end what it held before, such as counts of
 //! references that go up and down. Its fuel says when, and so the same engine gives the same list.
 
@@ -38,14 +40,21 @@ const PAGE_BYTES: usize = 4 << 10;
 /// Instructions from one look at the memory to the next.
 const FUEL_BETWEEN_LOOKS: u64 = 1_000;
 
+/// Says in a request that what the source compiles to is to be told: `FORM_KEEP` of src/abi.rs.
+const KEEP: u32 = 0x400;
+
+/// What the engine asks its host for to tell it: see src/door.rs.
+const COMPILED: u32 = 5;
+
 /// Runs each of [`USUAL`] in an instance of `engine`, which is set up; the ranges of pages that most wrote to, as Rust.
 pub(crate) fn written_to(engine: &[u8]) -> Result<String, String> {
     let module = Module::new(&metered(), engine).map_err(|error| error.to_string())?;
     let mut writers = Vec::new();
     for source in USUAL {
-        let mut running = Running::start(&module, Hosted::Usual)?;
+        let compiled = told(&module, source)?;
+        let mut running = Running::start(&module, Hosted::Usual(Vec::new()))?;
         let mut pages = Pages::of(running.memory.data(&running.store));
-        run(&mut running, &mut pages, source)?;
+        run(&mut running, &mut pages, (source, 0, &compiled))?;
         writers.resize(pages.written.len(), 0);
         for (count, written) in writers.iter_mut().zip(pages.written) {
             *count += usize::from(written);
@@ -73,15 +82,34 @@ fn metered() -> Engine {
     Engine::new(Config::default().consume_fuel(true).fuel_cost(costs))
 }
 
-fn run(running: &mut Running, pages: &mut Pages, source: &str) -> Result<(), String> {
+/// What a source compiles to.
+fn told(module: &Module, source: &str) -> Result<Vec<u8>, String> {
+    let mut running = Running::start(module, Hosted::Usual(Vec::new()))?;
+    let mut pages = Pages::of(&[]);
+    run(&mut running, &mut pages, (source, KEEP, &[]))?;
+    match running.store.into_data() {
+        Hosted::Usual(asked) if asked.starts_with(&COMPILED.to_le_bytes()) => {
+            Ok(asked.get(size_of_val(&COMPILED)..).unwrap_or_default().to_vec())
+        }
+        Hosted::Usual(_) | Hosted::SetUp => Err("what it compiles to was not told".to_owned()),
+    }
+}
+
+fn run(
+    running: &mut Running,
+    pages: &mut Pages,
+    (source, form, compiled): (&str, u32, &[u8]),
+) -> Result<(), String> {
     let (before, after, lines) = USUAL_INPUT;
     let input = [before, &USUAL_LINE.repeat(lines), after].concat();
     let version = asked(running, pages, "js_abi", &[])?;
-    let parts = ["usual.js", source, "", &input, "job\0usual\0tenant\0usual\0", ""];
+    let texts = ["usual.js", source, "", &input, "job\0usual\0tenant\0usual\0"];
+    let parts: Vec<&[u8]> = texts.iter().map(|text| text.as_bytes()).chain([compiled]).collect();
     let lengths = parts.iter().map(|part| u32::try_from(part.len()).unwrap_or(u32::MAX));
-    let mut request: Vec<u8> = [version, 0].into_iter().chain(lengths).flat_map(u32::to_le_bytes).collect();
+    let mut request: Vec<u8> =
+        [version, form].into_iter().chain(lengths).flat_map(u32::to_le_bytes).collect();
     for part in parts {
-        request.extend(part.as_bytes());
+        request.extend(part);
         request.push(0);
     }
     let length = u32::try_from(request.len()).map_err(|error| error.to_string())?;
