@@ -1,22 +1,21 @@
 //! A script with nothing around it but its engine.
 //!
-//! Owns: the engine's machine code, an instance of the engine, one job in it.
+//! Owns: the engine's machine code, an instance of the engine, one job in it that came before.
 //! Never: lets a script have anything: whatever the engine asks its host for is nothing.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use stockade_js::ENGINE_WASM;
-use stockade_js::abi::export;
+use stockade_js::abi::{export, import};
+use stockade_js::door::{self, Call};
 use stockade_js::reply::{self, Reply};
 use stockade_js::request::{Compiled, Context, Form, Request};
 use stockade_sys::artifact::{LoadedArtifact, SealedArtifact};
 use stockade_sys::solo::SingleThreaded;
-use stockade_sys::{own_pages, populate};
-use wasmtime::{Engine, Linker, Memory, Module, Store, TypedFunc};
+use stockade_sys::{memfd, own_pages, populate};
+use wasmtime::{Caller, Engine, Extern, Linker, Memory, Module, Store, TypedFunc};
 
 use crate::jobs::Job;
 
@@ -26,13 +25,7 @@ use crate::jobs::Job;
 /// When it cannot be compiled, or there is no such file to be had.
 pub fn compiled() -> io::Result<File> {
     let artifact = Engine::default().precompile_module(ENGINE_WASM).map_err(io::Error::other)?;
-    let mut file =
-        File::from(memfd_create("bench-engine", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
-    file.write_all(&artifact)?;
-    let seals =
-        SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SEAL;
-    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
-    Ok(file)
+    memfd::sealed("bench-engine", &artifact).map(File::from)
 }
 
 /// An instance of the engine that has run nothing, and the job that it is for: [`Job::Transform`].
@@ -42,6 +35,8 @@ pub struct Ready {
     reserve: TypedFunc<u32, u32>,
     run: TypedFunc<(u32, u32), u32>,
     source: String,
+    /// What it compiles to: it came before, as the product's has.
+    form: Vec<u8>,
     input: String,
     output: Vec<u8>,
 }
@@ -63,6 +58,7 @@ impl Ready {
     }
 
     fn of(solo: &SingleThreaded, engine: &Engine, module: &Module) -> wasmtime::Result<Self> {
+        let (job, form) = (Job::Transform, form(engine, module)?);
         let (mut store, mut linker) = (Store::new(engine, ()), Linker::new(engine));
         linker.define_unknown_imports_as_default_values(&mut store, module)?;
         let instance = linker.instantiate(&mut store, module)?;
@@ -76,12 +72,12 @@ impl Ready {
             }
         }
         own_pages::in_place(solo, memory.data_mut(&mut store))?;
-        let job = Job::Transform;
         Ok(Self {
             memory,
             reserve: instance.get_typed_func(&mut store, export::RESERVE)?,
             run: instance.get_typed_func(&mut store, export::RUN)?,
             source: job.module(0),
+            form,
             input: String::from_utf8(job.input())?,
             output: job.output(),
             store,
@@ -94,16 +90,7 @@ impl Ready {
     /// When the engine does not take it, or traps.
     pub fn run(&mut self) -> wasmtime::Result<bool> {
         self.populate();
-        let request = Request {
-            name: "script.js",
-            source: &self.source,
-            form: Form::Script,
-            input: &self.input,
-            context: Context { job: "floor", tenant: "bench", ..Context::default() },
-            debug: false,
-            profile: false,
-            compiled: Compiled::No,
-        };
+        let request = request((&self.source, &self.input), Compiled::Kept(&self.form));
         let context = request.context_text()?;
         let encoded = request.encoded(&context)?;
         let (length, store) = (encoded.bytes(), &mut self.store);
@@ -123,5 +110,59 @@ impl Ready {
             let range = *start as usize..start.saturating_add(*length) as usize;
             let _ = populate::for_writing(bytes.get_mut(range).unwrap_or_default());
         }
+    }
+}
+
+fn request<'a>((source, input): (&'a str, &'a str), compiled: Compiled<'a>) -> Request<'a> {
+    Request {
+        name: "script.js",
+        source,
+        form: Form::Script,
+        input,
+        context: Context { job: "floor", tenant: "bench", ..Context::default() },
+        debug: false,
+        profile: false,
+        compiled,
+    }
+}
+
+/// What the job's source compiles to, of an instance of its own.
+fn form(engine: &Engine, module: &Module) -> wasmtime::Result<Vec<u8>> {
+    let (mut store, mut linker) = (Store::new(engine, Vec::new()), Linker::new(engine));
+    linker.func_wrap(import::MODULE, import::CALL, told)?;
+    linker.define_unknown_imports_as_default_values(&mut store, module)?;
+    let instance = linker.instantiate(&mut store, module)?;
+    let (source, input) = (Job::Transform.module(0), String::from_utf8(Job::Transform.input())?);
+    let request = request((&source, &input), Compiled::Wanted);
+    let context = request.context_text()?;
+    let encoded = request.encoded(&context)?;
+    let reserve = instance.get_typed_func::<u32, u32>(&mut store, export::RESERVE)?;
+    let run = instance.get_typed_func::<(u32, u32), u32>(&mut store, export::RUN)?;
+    let (length, address) = (encoded.bytes(), reserve.call(&mut store, encoded.bytes())?);
+    let memory = instance.get_memory(&mut store, export::MEMORY);
+    let bytes = memory.map(|memory| memory.data_mut(&mut store)).unwrap_or_default();
+    encoded.write(
+        bytes
+            .get_mut(address as usize..)
+            .and_then(|room| room.get_mut(..length as usize))
+            .unwrap_or_default(),
+    )?;
+    run.call(&mut store, (address, length))?;
+    Some(store.into_data())
+        .filter(|form| !form.is_empty())
+        .ok_or_else(|| wasmtime::Error::msg("it told no form"))
+}
+
+/// Keeps what the engine tells of a source's form.
+fn told(mut caller: Caller<'_, Vec<u8>>, operation: u32, at: u32, length: u32, _: u32, _: u32) -> i32 {
+    let Some(Extern::Memory(memory)) = caller.get_export(export::MEMORY) else { return door::REFUSED };
+    let (bytes, form) = memory.data_and_store_mut(&mut caller);
+    let asked = bytes.get(at as usize..).and_then(|rest| rest.get(..length as usize)).unwrap_or_default();
+    match door::read(operation, asked) {
+        Ok(Call::Compiled(compiled)) => {
+            form.extend_from_slice(compiled);
+            0
+        }
+        Ok(_) | Err(_) => door::REFUSED,
     }
 }
