@@ -422,11 +422,13 @@ impl Orders {
     pub(crate) fn rehearse(&mut self) {
         // What is not had now is had when it is used.
         let _ = populate::for_writing(self.buffer.get_mut(..USUAL_ORDER_BYTES).unwrap_or_default());
-        // Each length has its own place in the heap's books.
+        // Each length has its own place in the heap's books. Zeroes would be had without writing any.
         for bytes in [USUAL_ORDER_BYTES, USUAL_ORDER_BYTES / 4, USUAL_ORDER_BYTES / 64] {
-            drop(black_box(vec![0_u8; bytes]));
+            drop(black_box(vec![b' '; bytes]));
         }
-        black_box(Instant::now());
+        let _ = black_box((Instant::now(), str::from_utf8(black_box(&[0xc3, 0xa4]))));
+        // Nothing of it is used.
+        let _ = getrandom::fill(&mut [0]);
         // SIGTERM's timer is not to be stopped.
         if !epoch::stopping() {
             let _ = epoch::disarm();

@@ -161,27 +161,31 @@ pub enum Holding {
     Engines,
     /// An instance of the JavaScript engine, in which each child runs a script: [`crate::script::Ready`].
     Script,
+    /// The same, and each child stands ready, as a worker does, until it is asked for the script by a byte.
+    ReadyScript,
 }
 
 impl Holding {
-    const ALL: [Self; 3] = [Self::Nothing, Self::Engines, Self::Script];
+    const ALL: [Self; 4] = [Self::Nothing, Self::Engines, Self::Script, Self::ReadyScript];
 
     const fn argument(self) -> &'static str {
         match self {
             Self::Nothing => "bare",
             Self::Engines => "engine",
             Self::Script => "script",
+            Self::ReadyScript => "ready-script",
         }
     }
 }
 
-/// A fork, to the first byte from the child, of a process that has this; and the CPU time, µs, of one such
+/// A fork, to the first byte from the child, of a process that has this, or from asking a child that stands ready; and the CPU time, µs, of one such
 /// process from its fork until it is reaped, its parent's part in that included.
 ///
 /// # Errors
 /// When the process that forks could not be started, or failed.
 pub fn fork(effort: &Effort, holding: Holding) -> io::Result<(Samples, Option<f64>)> {
-    let engine = (holding == Holding::Script).then(script::compiled).transpose()?;
+    let with_engine = matches!(holding, Holding::Script | Holding::ReadyScript);
+    let engine = with_engine.then(script::compiled).transpose()?;
     let began = cpu_of_children()?;
     // What the parent takes to begin is no fork's.
     forks_of_a_parent(1, holding, engine.as_ref())?;
@@ -244,16 +248,29 @@ pub fn forks(kind: &str, rounds: usize) -> io::Result<()> {
     let mut held = Held::make(kind, &solo)?;
     let mut found = String::new();
     for _ in 0..rounds {
-        let (mut reader, writer) = io::pipe()?;
-        let since = Instant::now();
-        sibling(&solo, None, |newborn| one_byte(newborn, &mut held, &writer))?;
-        // For a byte of a child that ended without one nobody is to wait.
-        drop(writer);
-        let mut byte = [0];
-        reader.read_exact(&mut byte)?;
-        found.push_str(&format!("{}\n", since.elapsed().as_nanos()));
+        found.push_str(&format!("{}\n", once(&solo, &mut held)?.as_nanos()));
     }
     io::stdout().write_all(found.as_bytes())
+}
+
+/// How long one took.
+fn once(solo: &SingleThreaded, held: &mut Held) -> io::Result<Duration> {
+    let stands_ready = matches!(held, Held::ReadyScript(_));
+    let (mut reader, writer) = io::pipe()?;
+    let (asked, mut asker) = io::pipe()?;
+    let mut since = Instant::now();
+    sibling(solo, None, |newborn| one_byte(newborn, held, (&asked, &writer)))?;
+    // For a byte of a child that ended without one nobody is to wait.
+    drop(writer);
+    let mut byte = [0];
+    reader.read_exact(&mut byte)?;
+    if stands_ready {
+        std::thread::sleep(Effort::FULL.pause);
+        since = Instant::now();
+        asker.write_all(&byte)?;
+        reader.read_exact(&mut byte)?;
+    }
+    Ok(since.elapsed())
 }
 
 /// What a [`Holding`] says, in the process that forks.
@@ -261,6 +278,7 @@ enum Held {
     Nothing,
     Engines { _warm: Warm },
     Script(Box<Ready>),
+    ReadyScript(Box<Ready>),
 }
 
 impl Held {
@@ -271,20 +289,31 @@ impl Held {
             Some(Holding::Engines) => {
                 warm(&settings).map(|warm| Self::Engines { _warm: warm }).map_err(io::Error::other)
             }
-            Some(Holding::Script) => {
-                let ready = Ready::load(solo, io::stdin().as_fd().try_clone_to_owned()?)?;
-                Ok(Self::Script(Box::new(ready)))
+            Some(holding @ (Holding::Script | Holding::ReadyScript)) => {
+                let ready = Box::new(Ready::load(solo, io::stdin().as_fd().try_clone_to_owned()?)?);
+                Ok(if holding == Holding::Script { Self::Script(ready) } else { Self::ReadyScript(ready) })
             }
             None => Err(io::Error::other(format!("there is no such kind of fork: {kind}"))),
         }
     }
 }
 
-/// The byte comes after a script whose output is right, or else not at all.
-fn one_byte(_newborn: Newborn, held: &mut Held, mut writer: &io::PipeWriter) -> Infallible {
+/// The byte comes after a script whose output is right, or else not at all. One that stands ready says so with one, too.
+fn one_byte(
+    _newborn: Newborn,
+    held: &mut Held,
+    (mut asked, mut writer): (&io::PipeReader, &io::PipeWriter),
+) -> Infallible {
+    if let Held::Script(ready) | Held::ReadyScript(ready) = held {
+        ready.populate();
+    }
     let well = match held {
         Held::Nothing | Held::Engines { .. } => true,
         Held::Script(ready) => ready.run().unwrap_or(false),
+        Held::ReadyScript(ready) => {
+            let told = writer.write_all(&[1]).and_then(|()| asked.read_exact(&mut [0]));
+            told.is_ok() && ready.run().unwrap_or(false)
+        }
     };
     exit_now(i32::from(!well || writer.write_all(&[1]).is_err()))
 }

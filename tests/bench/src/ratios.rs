@@ -130,9 +130,9 @@ fn of_scripts(found: &Found<'_>) -> Vec<Ratio> {
             Wanted::AtLeast(2_500.0),
         ),
         ratio(
-            "js-fresh-to-fork-script",
-            "fresh, JavaScript, median / a fork with the engine set up, the same script and nothing around it",
-            over(found.p50("stockade.fresh.js-transform"), found.p50("floor.fork-script")),
+            "js-fresh-to-ready-script",
+            "fresh, JavaScript, median / the same script in a fork that stood ready, and nothing around it",
+            over(found.p50("stockade.fresh.js-transform"), found.p50("floor.ready-script")),
             Wanted::Nothing,
         ),
         ratio(

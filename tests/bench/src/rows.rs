@@ -106,6 +106,11 @@ fn floors() -> Vec<Planned> {
             move |bench| fork(bench, Holding::Script),
         ),
         Planned::new(
+            "floor.ready-script",
+            "the same in a fork that stood ready, from a byte that asks for it",
+            move |bench| fork(bench, Holding::ReadyScript),
+        ),
+        Planned::new(
             "floor.instantiate",
             "fresh instance in one process, pooled, copy-on-write",
             move |bench| floor(one(&floors::instantiate(&bench.effort).map_err(io::Error::other)?)),

@@ -19,6 +19,9 @@ use wasmtime::{Caller, Engine, Extern, Linker, Memory, Module, Store, TypedFunc}
 
 use crate::jobs::Job;
 
+/// Stack that the job uses, bytes: as much as a template's fork has ahead.
+const STACK_BYTES: usize = 40 << 10;
+
 /// The engine compiled, in a sealed file in memory: for [`Ready::load`] in whatever process has it.
 ///
 /// # Errors
@@ -89,7 +92,6 @@ impl Ready {
     /// # Errors
     /// When the engine does not take it, or traps.
     pub fn run(&mut self) -> wasmtime::Result<bool> {
-        self.populate();
         let request = request((&self.source, &self.input), Compiled::Kept(&self.form));
         let context = request.context_text()?;
         let encoded = request.encoded(&context)?;
@@ -104,7 +106,8 @@ impl Ready {
     }
 
     /// Has the pages that it is going to write to, as a template's fork has.
-    fn populate(&mut self) {
+    pub fn populate(&mut self) {
+        let _ = populate::stack(STACK_BYTES);
         let bytes = self.memory.data_mut(&mut self.store);
         for (start, length) in stockade_js::HOT {
             let range = *start as usize..start.saturating_add(*length) as usize;

@@ -157,7 +157,7 @@ impl Prepared {
             let _ = populate::for_reading(self.pre.module().text());
         }
         if let Some(Live { store, existing, .. }) = &mut self.live {
-            // Written again for the job, and to the pages that this writes to.
+            // Both are written again for the job, which has their pages then.
             store.set_epoch_deadline(0);
             store.data_mut().script = Side::default();
             script::populate(store, existing.instance, pages == Pages::Mapped);
