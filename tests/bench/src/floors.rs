@@ -265,7 +265,7 @@ fn once(solo: &SingleThreaded, held: &mut Held) -> io::Result<Duration> {
     let mut byte = [0];
     reader.read_exact(&mut byte)?;
     if stands_ready {
-        std::thread::sleep(Effort::FULL.pause);
+        Effort::FULL.pause();
         since = Instant::now();
         asker.write_all(&byte)?;
         reader.read_exact(&mut byte)?;

@@ -53,6 +53,11 @@ impl Effort {
         pause: Duration::ZERO,
     };
 
+    /// Lets the pause between an answer and the next request pass. Blocks for it.
+    pub fn pause(&self) {
+        std::thread::sleep(self.pause);
+    }
+
     /// The same with no sustained load.
     #[must_use]
     pub const fn without_sustained(self) -> Self {
@@ -100,7 +105,7 @@ pub fn one_at_a_time_from(
     let mut samples = Samples::default();
     let began = Instant::now();
     while !effort.enough(samples.len(), began) {
-        std::thread::sleep(effort.pause);
+        effort.pause();
         let since = Instant::now();
         request()?;
         samples.push(since.elapsed());
