@@ -6,6 +6,7 @@
 #![allow(clippy::cast_precision_loss, reason = "no count here is anywhere near 2⁵²")]
 
 pub mod beside;
+pub mod builds;
 pub mod client;
 pub mod daemon;
 pub mod drive;

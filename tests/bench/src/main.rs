@@ -7,6 +7,7 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use stockade_bench::jobs::Job;
@@ -19,7 +20,7 @@ use stockade_bench::rivals::Tools;
 use stockade_bench::rows::{Bench, all, failed, is_asked_for, run};
 use stockade_bench::scale::Extent;
 use stockade_bench::table::{Style, render};
-use stockade_bench::{drive, floors, machine, ratios, scale};
+use stockade_bench::{builds, drive, floors, machine, ratios, scale};
 use stockade_wire::job::Isolation;
 
 /// The repository that this was built in.
@@ -102,6 +103,10 @@ fn main() -> ExitCode {
         ["drive", program, isolation, clients, seconds, "script"] => {
             load(program, isolation, (clients, seconds), Job::Transform)
         }
+        ["builds", isolation, seconds, "script", programs @ ..] => {
+            compare(isolation, seconds, Job::Transform, programs)
+        }
+        ["builds", isolation, seconds, programs @ ..] => compare(isolation, seconds, Job::Noop, programs),
         _ => bench(&Arguments::parse()),
     };
     match done {
@@ -116,11 +121,23 @@ fn main() -> ExitCode {
 
 /// `stockade-bench drive EXECUTABLE fresh|tenant CLIENTS SECONDS [script]`: something to look at with a profiler.
 fn load(program: &str, isolation: &str, (clients, seconds): (&str, &str), job: Job) -> io::Result<bool> {
-    let isolation = if isolation == "tenant" { Isolation::Tenant } else { Isolation::Fresh };
+    let isolation = isolation_of(isolation);
     let number = |text: &str| text.parse().map_err(io::Error::other);
     let seen = drive::drive(Path::new(program), (job, isolation), number(clients)?, number(seconds)?)?;
     io::stdout().write_all(seen.as_bytes())?;
     Ok(true)
+}
+
+/// `stockade-bench builds fresh|tenant SECONDS [script] EXECUTABLE...`: which of several is quicker.
+fn compare(isolation: &str, seconds: &str, job: Job, programs: &[&str]) -> io::Result<bool> {
+    let time = Duration::from_secs(seconds.parse().map_err(io::Error::other)?);
+    let seen = builds::builds(programs, (job, isolation_of(isolation)), time, &Effort::FULL)?;
+    io::stdout().write_all(seen.as_bytes())?;
+    Ok(true)
+}
+
+fn isolation_of(word: &str) -> Isolation {
+    if word == "tenant" { Isolation::Tenant } else { Isolation::Fresh }
 }
 
 /// Whether everything that was tried worked.

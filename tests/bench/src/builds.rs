@@ -1,0 +1,70 @@
+//! Several builds of the daemon beside each other, each asked in turn.
+//!
+//! Owns: what `stockade-bench builds` does.
+//! Never: adds to a report.
+//!
+//! A machine that changes its speed within a second does so for all of them: what differs by a twentieth is seen within a
+//! minute, which runs one after the other do not show in ten.
+
+use std::fmt::Write;
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use stockade_wire::job::Isolation;
+
+use crate::client::{Connection, Prepared};
+use crate::daemon::Home;
+use crate::jobs::Job;
+use crate::load::Effort;
+use crate::samples::Samples;
+use crate::stages::Stages;
+use crate::stockade::DEFAULTS;
+
+/// Jobs of each before anything is measured: the module is held ready by then.
+const WARM_UP: usize = 500;
+
+/// Has one client ask daemons of all these executables in turn, a pause before each request, for `time`. What it saw of each,
+/// in words.
+///
+/// # Errors
+/// When a daemon does not start, or a job fails.
+pub fn builds(
+    programs: &[&str],
+    (job, isolation): (Job, Isolation),
+    time: Duration,
+    effort: &Effort,
+) -> io::Result<String> {
+    let homes: Vec<Home> =
+        programs.iter().map(|program| Home::new(Path::new(program), DEFAULTS)).collect::<io::Result<_>>()?;
+    let daemons: Vec<_> = homes.iter().map(Home::start).collect::<io::Result<_>>()?;
+    let mut clients = Vec::new();
+    for daemon in &daemons {
+        let mut client = Connection::open(daemon.socket())?;
+        let (submission, output) = (job.submission(Some(isolation)), job.output());
+        // A script comes with each job.
+        let submission = if job.is_script() { submission } else { client.introduce(&submission, &output)? };
+        let prepared = Prepared::new(&submission, output)?;
+        for _ in 0..WARM_UP {
+            client.run_prepared(&prepared)?;
+        }
+        clients.push((client, prepared, Samples::default(), Stages::default()));
+    }
+    let began = Instant::now();
+    while began.elapsed() < time {
+        for (client, prepared, samples, stages) in &mut clients {
+            effort.pause();
+            let asked = Instant::now();
+            let result = client.run_prepared(prepared)?;
+            let waited = asked.elapsed();
+            samples.push(waited);
+            stages.add(&result.bill, waited);
+        }
+    }
+    let mut text = String::new();
+    for (program, (_, _, samples, stages)) in programs.iter().zip(&clients) {
+        let (p50, p99) = (samples.p50().unwrap_or_default(), samples.p99().unwrap_or_default());
+        let _ = writeln!(text, "{program}: median {p50} µs, p99 {p99} µs; {}", stages.told());
+    }
+    Ok(text)
+}
