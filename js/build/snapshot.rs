@@ -124,6 +124,9 @@ impl Running {
             .and_then(|linker| {
                 linker.func_wrap(name, "sleep", move |caller: Caller<'_, Hosted>, _: f64| asked(&caller))
             })
+            .and_then(|linker| {
+                linker.func_wrap(name, "poll", move |caller: Caller<'_, Hosted>| asked(&caller))
+            })
             // The engine seeds a generator of its own with it, which no script ever sees.
             .and_then(|linker| linker.func_wrap(name, "clock", |_: u32| 0.0_f64))
             .map_err(|error| error.to_string())?;

@@ -1,7 +1,7 @@
 //! Where the engine's source is.
 //!
-//! Owns: finding the crate that carries it, by asking cargo what the lock file says; what is taken from it, and the one
-//! line of it that is another here.
+//! Owns: finding the crate that carries it, by asking cargo what the lock file says; what is taken from it, and the two
+//! lines of it that are others here.
 //! Never: searches the registry's directories, whose layout is cargo's own affair.
 
 use std::path::{Path, PathBuf};
@@ -32,6 +32,12 @@ const ARENAS: &str = "#define JS_ARENA_SIZE              4096\n";
 /// engine holds half of what is little.
 const GROWING_ARENAS: &str =
     "#define JS_ARENA_SIZE (rt->malloc_state.malloc_size < (768 << 10) ? 640 : 4096)\n";
+
+/// How often the engine asks whether it is to go on: after so many calls and turns of loops.
+const INTERRUPTS: &str = "#define JS_INTERRUPT_COUNTER_INIT 10000\n";
+
+/// The same. Its host ends a script whose time is up where it asks, and has ended its process when that takes too long.
+const FREQUENT_INTERRUPTS: &str = "#define JS_INTERRUPT_COUNTER_INIT 500\n";
 
 pub(crate) struct Source {
     root: PathBuf,
@@ -85,8 +91,15 @@ impl Source {
                 original.display()
             ));
         }
+        if text.matches(INTERRUPTS).count() != 1 {
+            return Err(format!(
+                "{}: there is no line {INTERRUPTS:?}, which this build replaces: see INTERRUPTS in js/build/source.rs",
+                original.display()
+            ));
+        }
         let engine = out.join(ENGINE);
-        write_if_changed(&engine, text.replace(ARENAS, GROWING_ARENAS).as_bytes())?;
+        let text = text.replace(ARENAS, GROWING_ARENAS).replace(INTERRUPTS, FREQUENT_INTERRUPTS);
+        write_if_changed(&engine, text.as_bytes())?;
         let others = ["libregexp.c", "libunicode.c", "dtoa.c"].iter().map(|name| self.engine().join(name));
         Ok([engine].into_iter().chain(others).chain([self.root.join("wasm-shim/shim.c")]).collect())
     }

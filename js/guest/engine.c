@@ -430,6 +430,13 @@ static void run(const struct request *request)
         run_script(request, compiled, awaits);
 }
 
+/* The engine asks after so many calls, turns of loops and steps of a search. */
+static int interrupted(JSRuntime *r, void *opaque)
+{
+    host_poll();
+    return 0;
+}
+
 /* Runs the one job of this engine. */
 const struct reply *js_run(const uint8_t *bytes, uint32_t length)
 {
@@ -440,6 +447,7 @@ const struct reply *js_run(const uint8_t *bytes, uint32_t length)
     }
     JS_UpdateStackTop(runtime);
     host_memory_refused = false;
+    JS_SetInterruptHandler(runtime, interrupted, NULL);
     if (debugs)
         keep_deep_stacks();
     if (profiles && !profile_begin()) {

@@ -9,7 +9,7 @@
 #include "quickjs.h"
 
 /* Changes with anything below that both sides must know. */
-#define ABI_VERSION 3
+#define ABI_VERSION 4
 
 /* Stack a script may use of the C code that runs it, bytes; the linker gives the C code twice as much. */
 #define STACK_BYTES (256 << 10)
@@ -42,6 +42,8 @@ IMPORT("random") void host_random(void *bytes, uint32_t length);
 IMPORT("clock") double host_clock(uint32_t clock);
 /* Returns after so many milliseconds. */
 IMPORT("sleep") void host_sleep(double ms);
+/* Does not return where the job is to end. */
+IMPORT("poll") void host_poll(void);
 
 enum clock { CLOCK_OF_THE_WALL = 0, CLOCK_THAT_ONLY_GOES_ON = 1 };
 

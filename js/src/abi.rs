@@ -4,7 +4,7 @@
 //! Never: trusts that the other side agrees: [`VERSION`] is compared at run time.
 
 /// Version of the interface: [`export::ABI`] returns it.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Stack a script may use of the C code that runs it, bytes: half of what it takes to overflow this is a script's
 /// `RangeError`, not a trap.
@@ -55,6 +55,10 @@ pub mod import {
     pub const CLOCK: &str = "clock";
     /// `(ms: f64)`: returns after that time.
     pub const SLEEP: &str = "sleep";
+    /// `()`: does not return where the job is to end. The engine asks every so often while a script runs: after 500 calls or
+    /// turns of loops, or 10,000 steps of a regular expression. Between those it may be at one thing for seconds, such as a
+    /// product of large integers.
+    pub const POLL: &str = "poll";
 }
 
 /// The time of day, since the Unix epoch.

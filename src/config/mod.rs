@@ -102,7 +102,7 @@ pub struct Pool {
     pub workers_max: usize,
     /// Memory, bytes, from which on a process that took it for its job is waited for before the result is given out.
     pub unawaited_bytes_max: u64,
-    /// How long the supervisor looks for the end of a tenant worker's job, the only one that runs, before it sleeps.
+    /// How long the supervisor looks for the end of a job, the only one that runs, before it sleeps.
     pub spin: Duration,
     /// Most compilations at once.
     pub compilers_max: usize,

@@ -69,6 +69,7 @@ impl InProcess {
             // Nothing stays in this process.
             scripts_bytes_max: 0,
             instances: u32::try_from(config.pool.workers_max).unwrap_or(u32::MAX),
+            expendable: false,
         };
         let warm = Arc::new(warm(&settings)?);
         let ticker = Arc::new(Ticker::start(Arc::clone(&warm))?);
@@ -160,6 +161,7 @@ impl Compile for Rc<InProcess> {
             artifact_bytes_max: self.artifact_bytes_max,
             text: module.is_text().map_err(|error| lost(&error))?,
             fuel: metered,
+            engine: script::is_engine(module),
         };
         let warm = Arc::clone(&self.warm);
         let module = module.read().map_err(|error| lost(&error))?;

@@ -300,8 +300,12 @@ impl<'a> Course<'a> {
             self.let_go();
             let due = earliest(earliest(ladder::due(self.rung), self.cpu_check), self.watch_from);
             let watching = self.watch_from.is_none();
-            // For a fresh process another is being made meanwhile, which wants the processor.
-            let spinning = self.stays && self.started.elapsed() < self.rules.spin;
+            let spinning = self.replied.is_none() && self.started.elapsed() < self.rules.spin;
+            if spinning {
+                // First whoever else is to run on this processor: the worker, where the kernel woke it beside whoever sent its
+                // order, or a template that forks. Without it such a worker began when all of the time was over.
+                std::thread::yield_now();
+            }
             if due.is_some_and(|due| due <= Instant::now()) {
                 self.tick();
                 continue;

@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, LazyLock};
 
+use sha2::{Digest as _, Sha256};
 use stockade_wire::bytes::ByteBuf;
 use stockade_wire::job::{Blame, Digest, Outcome, ScriptError, Verdict};
 use stockade_wire::limits::{GUEST_TEXT_BYTES_MAX, SCRIPT_TEXT_BYTES_MAX};
@@ -20,8 +21,13 @@ use super::logs::display::safe_text;
 /// thread's own, which no data limit counts.
 pub(super) const DATA_BYTES: u64 = stockade_js::abi::WASM_STACK_BYTES as u64;
 
-/// The JavaScript engine: a module like any other, of our own making.
+/// Before the engine's digest, in what its artifact is named by.
+const ENGINE_NAME: &[u8] = b"stockade: the JavaScript engine\0";
+
+/// The JavaScript engine, of our own making.
 pub(super) struct Engine {
+    /// What its artifact is known by. No module has this digest: the engine that somebody submits as a module is compiled as
+    /// other modules are.
     pub(super) digest: Digest,
     pub(super) module: Arc<Module>,
 }
@@ -30,13 +36,22 @@ pub(super) struct Engine {
 const MORE_MEMORY: &str = ": the script needs more memory than the job may have; give it more with --memory";
 
 static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine {
-    digest: *stockade_js::ENGINE_SHA256,
+    digest: Sha256::new()
+        .chain_update(ENGINE_NAME)
+        .chain_update(stockade_js::ENGINE_SHA256)
+        .finalize()
+        .into(),
     module: Arc::new(Module::Bytes(stockade_js::ENGINE_WASM.to_vec())),
 });
 
 /// The engine.
 pub(super) fn engine() -> &'static Engine {
     &ENGINE
+}
+
+/// Whether it is the engine, and not what somebody submitted, be it the same bytes.
+pub(super) fn is_engine(module: &Arc<Module>) -> bool {
+    Arc::ptr_eq(module, &ENGINE.module)
 }
 
 /// A script's source on its way to who runs it.
@@ -147,8 +162,6 @@ fn sentence(error: &ScriptError) -> String {
 
 #[cfg(test)]
 mod tests {
-    use sha2::{Digest as _, Sha256};
-
     use super::*;
 
     #[test]
@@ -171,7 +184,7 @@ mod tests {
     #[test]
     fn engine_is_the_module_that_was_built() {
         assert_eq!(engine().module.read().unwrap(), stockade_js::ENGINE_WASM);
-        assert_eq!(engine().digest, Digest::from(Sha256::digest(stockade_js::ENGINE_WASM)));
+        assert_eq!(*stockade_js::ENGINE_SHA256, Digest::from(Sha256::digest(stockade_js::ENGINE_WASM)));
         assert!(!engine().module.is_text().unwrap());
     }
 }

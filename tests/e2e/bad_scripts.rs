@@ -62,6 +62,9 @@ const LEAVES: &str =
     console.group(); Math.random = () => 4; const secret = 'SECRET'.repeat(9);\n";
 
 const LATE: &str = "timed_out epoch_deadline epoch guest";
+
+/// Of one that is at one thing for so long that it does not see its deadline in time.
+const HELD_UP: &str = "timed_out sigterm_after_deadline sigterm guest";
 const DEEP: &str = "guest_error stack_overflow - guest";
 const FULL: &str = "out_of_memory memory_limit - guest";
 const THROWN: &str = "guest_error exception - guest";
@@ -116,6 +119,15 @@ fn endless() -> Vec<Bad> {
     ]
     .map(|source| leaving(source, LATE))
     .into()
+}
+
+/// What is at one thing for so long that it does not ask in time whether it is to end; without a jail it need not ask.
+fn held_up(mode: Mode) -> Bad {
+    let ends = match mode {
+        Mode::Jailed => HELD_UP,
+        Mode::InProcess => LATE,
+    };
+    leaving("const b = 3n ** 300000n; for (;;) b * b", ends)
 }
 
 /// What goes deeper than there is stack for.
@@ -273,14 +285,14 @@ fn run_in_turn(
         let mut bad = Submission { input: input.into_bytes().into(), ..job(source, &tenant, isolation) };
         bad.environment.push(("SECRET".to_owned(), "left".to_owned()));
         bad.entry = entry.map(str::to_owned);
-        bad.limits.timeout_us = Some(if ends == LATE { LATE_US } else { PATIENT_US });
+        bad.limits.timeout_us = Some(if [LATE, HELD_UP].contains(&ends) { LATE_US } else { PATIENT_US });
         let result = client.run(bad).unwrap();
         assert_eq!(short_of(&result), ends, "…{end}: {result:?}");
         assert!(
             ends != GOOD || !end.contains("flood") || result.logs.dropped_lines > 0,
             "…{end}: {result:?}"
         );
-        harmless += usize::from(![LATE, DEEP, FULL, NOTHING].contains(&ends));
+        harmless += usize::from(![LATE, HELD_UP, DEEP, FULL, NOTHING].contains(&ends));
         // Whoever is next, be it the same caller or another; a process that stays has one of them alone.
         let same = isolation.is_some() || drawn.len() % 4 == 0;
         let (found, draws, next) = look(client, if same { &tenant } else { "another" }, isolation);
@@ -295,7 +307,8 @@ fn run_in_turn(
 fn run_them_all(mode: Mode, isolation: Option<Isolation>) {
     let daemon = Daemon::start(place(mode));
     let (untouched, ..) = look(&mut daemon.client(), "first", isolation);
-    let left = Mutex::new([endless(), deep(), large(), without_result(), replacing()].into_iter().flatten());
+    let all = [endless(), vec![held_up(mode)], deep(), large(), without_result(), replacing()];
+    let left = Mutex::new(all.into_iter().flatten());
     let harmless = AtomicUsize::new(0);
     let next = || left.lock().unwrap().next();
     std::thread::scope(|scope| {

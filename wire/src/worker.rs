@@ -91,6 +91,8 @@ pub struct CompileOrder {
     /// Whether the artifact is to count fuel. Metered code is slower, so it is a variant of its own: a run
     /// with [`RunLimits::fuel`] needs a metered artifact and a run without it an unmetered one.
     pub fuel: bool,
+    /// It is the JavaScript engine, whose artifact is of another engine than that of a module that somebody submitted.
+    pub engine: bool,
 }
 
 /// Order to a template.

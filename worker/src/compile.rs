@@ -10,7 +10,7 @@ use stockade_wire::worker::{
 use wasmparser::{Encoding, Parser, Payload};
 use wasmtime::Engine;
 
-use crate::engine::{Variant, Warm};
+use crate::engine::Warm;
 use crate::run::cut;
 
 /// Most functions a module, or all modules of a component together, may define. Each costs the compiler about 30 µs
@@ -66,7 +66,8 @@ pub fn compile(
         return Err(failure(CompileReason::TooComplex, &message));
     }
     let variant = warm.variant(order.fuel);
-    let (kind, artifact) = translate(variant, binary)?;
+    let core = if order.engine { &variant.scripts } else { &variant.modules };
+    let (kind, artifact) = translate((core, &variant.components), binary)?;
     let artifact_bytes = artifact.len() as u64;
     if artifact_bytes > order.artifact_bytes_max {
         let most = order.artifact_bytes_max;
@@ -76,16 +77,18 @@ pub fn compile(
     Ok((CompileReport { kind, artifact_bytes }, artifact))
 }
 
-fn translate(variant: &Variant, binary: &[u8]) -> Result<(GuestKind, Vec<u8>), CompileFailure> {
+fn translate(
+    (core, components): (&Engine, &Engine),
+    binary: &[u8],
+) -> Result<(GuestKind, Vec<u8>), CompileFailure> {
     match recognise(binary) {
         Form::Core => {
-            let artifact = variant.modules.precompile_module(binary).map_err(|error| explain(&error))?;
+            let artifact = core.precompile_module(binary).map_err(|error| explain(&error))?;
             let kind = if exports_start(binary) { GuestKind::WasiCommand } else { GuestKind::CoreModule };
             Ok((kind, artifact))
         }
         Form::Component => {
-            let artifact =
-                variant.components.precompile_component(binary).map_err(|error| explain(&error))?;
+            let artifact = components.precompile_component(binary).map_err(|error| explain(&error))?;
             Ok((GuestKind::Component, artifact))
         }
         Form::Text | Form::Precompiled | Form::Unrecognised => {
@@ -195,13 +198,19 @@ mod tests {
         module: &[u8],
         change: fn(&mut CompileOrder),
     ) -> Result<(CompileReport, Vec<u8>), CompileFailure> {
-        let warm =
-            warm(&EngineSettings { memory_bytes_max: 1 << 20, scripts_bytes_max: 0, instances: 1 }).unwrap();
+        let warm = warm(&EngineSettings {
+            memory_bytes_max: 1 << 20,
+            scripts_bytes_max: 0,
+            instances: 1,
+            expendable: true,
+        })
+        .unwrap();
         let mut order = CompileOrder {
             module_bytes: module.len() as u64,
             artifact_bytes_max: 64 << 20,
             text: true,
             fuel: false,
+            engine: false,
         };
         change(&mut order);
         compile(&warm, module, &order)

@@ -78,6 +78,10 @@ pub struct EngineSettings {
     pub scripts_bytes_max: u64,
     /// Stores that may be alive at once: 1 where every worker runs one job.
     pub instances: u32,
+    /// The process can be ended with a guest that does not end. The code of the JavaScript engine looks at no epoch then, which
+    /// takes a sixth of a script's time: it asks its host instead, see [`stockade_js::abi::import::POLL`], and where it does
+    /// neither, it ends with its process.
+    pub expendable: bool,
 }
 
 /// Why an engine could not be built.
@@ -136,7 +140,7 @@ pub fn warm(settings: &EngineSettings) -> Result<Warm, EngineError> {
     }
     let plain = Arc::new(Variant::build(settings, false)?);
     let metered = Arc::new(Variant::build(settings, true)?);
-    let staying = Staying::build()?;
+    let staying = Staying::build(settings)?;
     // The signal stack of the thread, which its forks inherit; without this each would map its own.
     Engine::tls_eager_initialize();
     // Its random numbers ask the processor what it can, once: in a virtual machine that is a way out of it, of 15 µs.
@@ -155,6 +159,7 @@ impl Warm {
         WASMTIME_VERSION.hash(&mut hasher);
         self.plain.modules.precompile_compatibility_hash().hash(&mut hasher);
         self.plain.components.precompile_compatibility_hash().hash(&mut hasher);
+        self.plain.scripts.precompile_compatibility_hash().hash(&mut hasher);
         format!("{:032x}", hasher.state)
     }
 
@@ -198,7 +203,7 @@ impl Variant {
         for_components.memory_init_cow(false);
         let modules = Engine::new(&for_modules).map_err(EngineError::Build)?;
         let components = Engine::new(&for_components).map_err(EngineError::Build)?;
-        let scripts = Engine::new(&config_for_scripts(metered)).map_err(EngineError::Build)?;
+        let scripts = Engine::new(&config_for_scripts(settings, metered)).map_err(EngineError::Build)?;
         let core = link_core(&modules)?;
         let component = link_component(&components)?;
         let script = link_script(&scripts)?;
@@ -209,7 +214,7 @@ impl Variant {
 impl Staying {
     /// With a pool of one slot, whose memory keeps its pages from script to script and is put back to what it began as:
     /// without it each page that a script writes to is a fault of its own, more than a third of its time.
-    fn build() -> Result<Self, EngineError> {
+    fn build(settings: &EngineSettings) -> Result<Self, EngineError> {
         let mut pool = PoolingAllocationConfig::new();
         pool.total_component_instances(0)
             .total_core_instances(1)
@@ -227,7 +232,7 @@ impl Staying {
             // As for modules, see below: nothing is to be put back later than it is given up, and by nothing but copying.
             .decommit_batch_size(1)
             .pagemap_scan(Enabled::No);
-        let mut config = config_for_scripts(false);
+        let mut config = config_for_scripts(settings, false);
         config.async_stack_zeroing(true).allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
         let engine = Engine::new(&config).map_err(EngineError::Build)?;
         let linker = link_script(&engine)?;
@@ -235,9 +240,12 @@ impl Staying {
     }
 }
 
-fn config_for_scripts(metered: bool) -> Config {
+fn config_for_scripts(settings: &EngineSettings, metered: bool) -> Config {
     let mut config = config(metered);
-    config.max_wasm_stack(stockade_js::abi::WASM_STACK_BYTES).async_stack_size(SCRIPT_STACK_BYTES);
+    config
+        .epoch_interruption(!settings.expendable)
+        .max_wasm_stack(stockade_js::abi::WASM_STACK_BYTES)
+        .async_stack_size(SCRIPT_STACK_BYTES);
     config
 }
 
@@ -340,7 +348,7 @@ mod tests {
     use crate::own_process::in_own_process;
 
     const SETTINGS: EngineSettings =
-        EngineSettings { memory_bytes_max: 64 << 20, scripts_bytes_max: 0, instances: 1 };
+        EngineSettings { memory_bytes_max: 64 << 20, scripts_bytes_max: 0, instances: 1, expendable: true };
 
     #[test]
     fn warm_leaves_the_process_single_threaded_and_without_descriptors() {

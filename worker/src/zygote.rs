@@ -148,6 +148,7 @@ fn get_warm(control: &OwnedFd, buffer: &mut [u8]) -> Result<Option<(Zygote, Warm
         memory_bytes_max: config.memory_bytes_max,
         scripts_bytes_max: config.scripts_bytes_max,
         instances: INSTANCES,
+        expendable: true,
     };
     let warm = engine::warm(&settings)?;
     let data_baseline_bytes = data_bytes()?;

@@ -30,6 +30,9 @@ fn script_without_end_is_interrupted() {
         "for (;;) { try { throw 1 } catch {} finally { continue } }",
         "for (let i = 0n; ; i++) ;",
         "JSON.stringify({ toJSON() { for (;;) {} } })",
+        "Array.prototype.indexOf.call({ length: 2 ** 53 - 1 }, 1)",
+        "Array.prototype.lastIndexOf.call({ length: 2 ** 53 - 1 }, 1)",
+        "Array.prototype.fill.call(new Proxy({ length: 2 ** 53 - 1 }, { set: () => true }), 1)",
     ] {
         let outcome = soon(source);
         assert!(matches!(outcome.end, End::Trapped(Trap::Interrupt)), "{source}: {:?}", outcome.end);

@@ -1,6 +1,6 @@
 //! A host for one engine: what a worker is to it, without the jail.
 
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use stockade_js::abi::{self, export, import};
@@ -10,11 +10,7 @@ use stockade_js::reply::{self, Failure, Fault, Reply};
 use stockade_js::request::{Compiled, Context, Form, Request};
 use wasmtime::{
     Caller, Config, Engine, Extern, Instance, Linker, Memory, Module, ResourceLimiter, Store, Trap,
-    UpdateDeadline,
 };
-
-/// How often scripts look whether their time is over.
-const TICK: Duration = Duration::from_millis(5);
 
 /// A Tuesday.
 pub(crate) const WALL_US: f64 = 1.8e15;
@@ -195,11 +191,6 @@ impl Live {
         let (engine, module) = compiled();
         let mut store = Store::new(engine, Host { memory_bytes_max, ..Host::default() });
         store.limiter(|host| host);
-        store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(|store| match store.data().deadline {
-            Some(deadline) if Instant::now() >= deadline => Err(Trap::Interrupt.into()),
-            _ => Ok(UpdateDeadline::Continue(1)),
-        });
         let instance = linker(engine).instantiate(&mut store, module).unwrap();
         let memory = instance.get_memory(&mut store, export::MEMORY).unwrap();
         let mut live = Self { store, instance, memory };
@@ -238,30 +229,14 @@ impl Live {
 /// Compiled once, for all tests of the process.
 fn compiled() -> &'static (Engine, Module) {
     static COMPILED: OnceLock<(Engine, Module)> = OnceLock::new();
-    static TICKING: Mutex<bool> = Mutex::new(false);
-    let compiled = COMPILED.get_or_init(|| {
+    COMPILED.get_or_init(|| {
         let mut config = Config::new();
-        config
-            .epoch_interruption(true)
-            .max_wasm_stack(abi::WASM_STACK_BYTES)
-            .async_stack_size(abi::WASM_STACK_BYTES + (2 << 20));
+        // Without epochs, as where the process ends with a script that does not: what ends one here is what it asks.
+        config.max_wasm_stack(abi::WASM_STACK_BYTES).async_stack_size(abi::WASM_STACK_BYTES + (2 << 20));
         let engine = Engine::new(&config).unwrap();
         let module = Module::new(&engine, stockade_js::ENGINE_WASM).unwrap();
         (engine, module)
-    });
-    let mut ticking = TICKING.lock().unwrap_or_else(PoisonError::into_inner);
-    if !*ticking {
-        let engine = compiled.0.clone();
-        std::thread::spawn(move || {
-            // Nobody ever sends: the wait is all there is to it.
-            let (_sender, receiver) = std::sync::mpsc::channel::<()>();
-            while receiver.recv_timeout(TICK) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-                engine.increment_epoch();
-            }
-        });
-        *ticking = true;
-    }
-    compiled
+    })
 }
 
 pub(crate) fn imports() -> Vec<String> {
@@ -297,16 +272,21 @@ fn linker(engine: &Engine) -> Linker<Host> {
             import::MODULE,
             import::SLEEP,
             |mut caller: Caller<'_, Host>, ms: f64| -> wasmtime::Result<()> {
-                let host = caller.data_mut();
-                host.slept_us += ms * 1000.0;
-                if host.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                    return Err(Trap::Interrupt.into());
-                }
-                Ok(())
+                caller.data_mut().slept_us += ms * 1000.0;
+                look(&caller)
             },
         )
         .unwrap();
+    linker.func_wrap(import::MODULE, import::POLL, |caller: Caller<'_, Host>| look(&caller)).unwrap();
     linker
+}
+
+/// Whether a script may go on.
+fn look(caller: &Caller<'_, Host>) -> wasmtime::Result<()> {
+    match caller.data().deadline {
+        Some(deadline) if Instant::now() >= deadline => Err(Trap::Interrupt.into()),
+        _ => Ok(()),
+    }
 }
 
 fn memory<'c>(caller: &'c mut Caller<'_, Host>) -> (&'c mut [u8], &'c mut Host) {

@@ -21,6 +21,7 @@ use crate::supervisor::job::ladder::EXIT_ALLOWANCE;
 use crate::supervisor::job::{Caller, outcome};
 use crate::supervisor::link::ExchangeError;
 use crate::supervisor::places::Place;
+use crate::supervisor::script;
 use crate::supervisor::streams::rest;
 use crate::supervisor::worker::Worker;
 use crate::supervisor::zygote::closed;
@@ -88,6 +89,7 @@ impl Compile for Rc<Pool> {
             artifact_bytes_max: self.config.compile.artifact_bytes,
             text: module.is_text().map_err(|error| failed("the module cannot be read", &Causes(&error)))?,
             fuel: metered,
+            engine: script::is_engine(module),
         });
         worker
             .link

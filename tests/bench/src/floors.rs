@@ -283,7 +283,12 @@ enum Held {
 
 impl Held {
     fn make(kind: &str, solo: &SingleThreaded) -> io::Result<Self> {
-        let settings = EngineSettings { memory_bytes_max: 1 << 30, scripts_bytes_max: 0, instances: 1 };
+        let settings = EngineSettings {
+            memory_bytes_max: 1 << 30,
+            scripts_bytes_max: 0,
+            instances: 1,
+            expendable: true,
+        };
         match Holding::ALL.into_iter().find(|holding| holding.argument() == kind) {
             Some(Holding::Nothing) => Ok(Self::Nothing),
             Some(Holding::Engines) => {

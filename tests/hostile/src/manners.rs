@@ -76,6 +76,7 @@ fn warm(config: &ZygoteConfig) -> Option<WarmReport> {
         memory_bytes_max: config.memory_bytes_max,
         scripts_bytes_max: config.scripts_bytes_max,
         instances: 1,
+        expendable: true,
     };
     // A supervisor does not take a zygote that finds less than the first one did.
     let solo = SingleThreaded::probe().ok()?;

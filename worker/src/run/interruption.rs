@@ -94,6 +94,14 @@ pub(super) struct Alarm {
 }
 
 impl Alarm {
+    /// Has the guest go on if it may.
+    ///
+    /// # Errors
+    /// When it is to end.
+    pub(super) fn look(&self) -> Result<(), Trap> {
+        if self.interruption.has_come(self.deadline) { Err(Trap::Interrupt) } else { Ok(()) }
+    }
+
     /// Waits with the thread.
     ///
     /// A signal that comes after the look at it and before the sleep does not end that; the deadline's own ends it all the
@@ -104,9 +112,7 @@ impl Alarm {
     pub(super) fn pause(&self, wait: Duration) -> Result<(), Trap> {
         let wake = Instant::now() + wait;
         loop {
-            if self.interruption.has_come(self.deadline) {
-                return Err(Trap::Interrupt);
-            }
+            self.look()?;
             let left =
                 self.interruption.look(self.deadline).min(wake).saturating_duration_since(Instant::now());
             if !left.is_zero() {

@@ -468,6 +468,10 @@ fn define(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
         let alarm = caller.data().script.alarm.as_ref().ok_or(Trap::Interrupt)?;
         Ok(alarm.pause(wait)?)
     })?;
+    linker.func_wrap(import::MODULE, import::POLL, |caller: Caller<'_, Host>| {
+        let alarm = caller.data().script.alarm.as_ref().ok_or(Trap::Interrupt)?;
+        Ok(alarm.look()?)
+    })?;
     Ok(())
 }
 
@@ -480,6 +484,9 @@ fn answer(
     room: u32,
 ) -> wasmtime::Result<i32> {
     let (memory, host) = memory_of(&mut caller)?;
+    if let Some(alarm) = &host.script.alarm {
+        alarm.look()?;
+    }
     // With the reply of a call before it still there, an empty request asks for that.
     let again = request_bytes == 0 && !host.script.reply.is_empty();
     let length = if again {

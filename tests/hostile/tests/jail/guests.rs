@@ -25,8 +25,13 @@ pub(crate) fn drain(pipe: &File) {
 pub(crate) fn compile(rig: &Rig, module: &[u8], fuel: bool) -> Option<OwnedFd> {
     let (worker, _) = rig.locked(&fork_order(Role::Compile));
     let artifact = memfd::create("artifact").unwrap();
-    let order =
-        CompileOrder { module_bytes: module.len() as u64, artifact_bytes_max: 64 << 20, text: true, fuel };
+    let order = CompileOrder {
+        module_bytes: module.len() as u64,
+        artifact_bytes_max: 64 << 20,
+        text: true,
+        fuel,
+        engine: false,
+    };
     let module = memfd::sealed("module", module).unwrap();
     worker.order(&ToWorker::Compile(order), &[module.as_fd(), artifact.as_fd()]);
     let (said, exit) = worker.conversation();

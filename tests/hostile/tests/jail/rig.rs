@@ -346,6 +346,7 @@ pub(crate) fn compiled(rig: &Rig, text: &str) -> OwnedFd {
         artifact_bytes_max: 64 << 20,
         text: true,
         fuel: false,
+        engine: false,
     };
     worker.order(&ToWorker::Compile(order), &[module.as_fd(), artifact.as_fd()]);
     let (said, exit) = worker.conversation();

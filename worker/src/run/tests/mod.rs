@@ -23,7 +23,7 @@ use crate::compile::compile;
 use crate::engine::{EngineSettings, warm};
 
 const SETTINGS: EngineSettings =
-    EngineSettings { memory_bytes_max: 1 << 30, scripts_bytes_max: 0, instances: 16 };
+    EngineSettings { memory_bytes_max: 1 << 30, scripts_bytes_max: 0, instances: 16, expendable: true };
 
 fn shared() -> (&'static Warm, Arc<Ticker>) {
     static SHARED: OnceLock<(Arc<Warm>, Arc<Ticker>)> = OnceLock::new();
@@ -51,7 +51,7 @@ fn sealed(artifact: &[u8]) -> OwnedFd {
 
 fn artifact(warm: &Warm, text: &str, fuel: bool) -> Vec<u8> {
     let module_bytes = text.len() as u64;
-    let order = CompileOrder { module_bytes, artifact_bytes_max: 64 << 20, text: true, fuel };
+    let order = CompileOrder { module_bytes, artifact_bytes_max: 64 << 20, text: true, fuel, engine: false };
     compile(warm, text.as_bytes(), &order).unwrap().1
 }
 
