@@ -24,6 +24,9 @@ const SET_UP: [&str; 2] = ["_initialize", "js_init"];
 /// What the stack's pointer is exported as, for as long as the engine is set up.
 const STACK_POINTER: &str = "stack_pointer";
 
+/// Calls and turns of loops until the engine asks its host again: any number will do here.
+const TURNS: u32 = 500;
+
 /// Makes the module, and the list of what is written to in its memory, unless they are there, beside `engine`.
 pub(crate) fn take(engine: &Path, out: &Path) -> Result<(PathBuf, PathBuf), String> {
     let bytes = fs::read(engine).map_err(|error| format!("{}: {error}", engine.display()))?;
@@ -125,7 +128,8 @@ impl Running {
                 linker.func_wrap(name, "sleep", move |caller: Caller<'_, Hosted>, _: f64| asked(&caller))
             })
             .and_then(|linker| {
-                linker.func_wrap(name, "poll", move |caller: Caller<'_, Hosted>| asked(&caller))
+                linker
+                    .func_wrap(name, "poll", move |caller: Caller<'_, Hosted>| asked(&caller).map(|()| TURNS))
             })
             // The engine seeds a generator of its own with it, which no script ever sees.
             .and_then(|linker| linker.func_wrap(name, "clock", |_: u32| 0.0_f64))

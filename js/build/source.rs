@@ -33,11 +33,11 @@ const ARENAS: &str = "#define JS_ARENA_SIZE              4096\n";
 const GROWING_ARENAS: &str =
     "#define JS_ARENA_SIZE (rt->malloc_state.malloc_size < (768 << 10) ? 640 : 4096)\n";
 
-/// How often the engine asks whether it is to go on: after so many calls and turns of loops.
+/// After how many calls and turns of loops the engine asks whether it is to go on.
 const INTERRUPTS: &str = "#define JS_INTERRUPT_COUNTER_INIT 10000\n";
 
-/// The same. Its host ends a script whose time is up where it asks, and has ended its process when that takes too long.
-const FREQUENT_INTERRUPTS: &str = "#define JS_INTERRUPT_COUNTER_INIT 500\n";
+/// The same, which is its host's to say: as many as take little time. Where a script's time is up, that is seen when it asks.
+const TOLD_INTERRUPTS: &str = "extern int host_turns;\n#define JS_INTERRUPT_COUNTER_INIT host_turns\n";
 
 pub(crate) struct Source {
     root: PathBuf,
@@ -98,7 +98,7 @@ impl Source {
             ));
         }
         let engine = out.join(ENGINE);
-        let text = text.replace(ARENAS, GROWING_ARENAS).replace(INTERRUPTS, FREQUENT_INTERRUPTS);
+        let text = text.replace(ARENAS, GROWING_ARENAS).replace(INTERRUPTS, TOLD_INTERRUPTS);
         write_if_changed(&engine, text.as_bytes())?;
         let others = ["libregexp.c", "libunicode.c", "dtoa.c"].iter().map(|name| self.engine().join(name));
         Ok([engine].into_iter().chain(others).chain([self.root.join("wasm-shim/shim.c")]).collect())

@@ -430,10 +430,11 @@ static void run(const struct request *request)
         run_script(request, compiled, awaits);
 }
 
-/* The engine asks after so many calls, turns of loops and steps of a search. */
+int host_turns = 1;
+
 static int interrupted(JSRuntime *r, void *opaque)
 {
-    host_poll();
+    host_turns = host_poll();
     return 0;
 }
 

@@ -42,8 +42,11 @@ IMPORT("random") void host_random(void *bytes, uint32_t length);
 IMPORT("clock") double host_clock(uint32_t clock);
 /* Returns after so many milliseconds. */
 IMPORT("sleep") void host_sleep(double ms);
-/* Does not return where the job is to end. */
-IMPORT("poll") void host_poll(void);
+/* Does not return where the job is to end; otherwise how many calls and turns of loops there may be until it is asked again. */
+IMPORT("poll") int32_t host_poll(void);
+
+/* That number, for the engine: see INTERRUPTS in build/source.rs. */
+extern int host_turns;
 
 enum clock { CLOCK_OF_THE_WALL = 0, CLOCK_THAT_ONLY_GOES_ON = 1 };
 

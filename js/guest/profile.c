@@ -166,7 +166,7 @@ static void send(void)
 
 static int interrupted(JSRuntime *r, void *opaque)
 {
-    host_poll();
+    host_turns = host_poll();
     if (looking || host_clock(CLOCK_THAT_ONLY_GOES_ON) < next_look_us)
         return 0;
     looking = true;

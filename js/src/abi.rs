@@ -55,9 +55,9 @@ pub mod import {
     pub const CLOCK: &str = "clock";
     /// `(ms: f64)`: returns after that time.
     pub const SLEEP: &str = "sleep";
-    /// `()`: does not return where the job is to end. The engine asks every so often while a script runs: after 500 calls or
-    /// turns of loops, or 10,000 steps of a regular expression. Between those it may be at one thing for seconds, such as a
-    /// product of large integers.
+    /// `() -> turns: u32`: does not return where the job is to end. The engine asks while a script runs, after as many calls and
+    /// turns of loops as it was told the last time but one, or 10,000 steps of a regular expression. Between two turns it may be
+    /// at one thing for seconds, such as a product of large integers.
     pub const POLL: &str = "poll";
 }
 

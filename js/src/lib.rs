@@ -22,7 +22,7 @@ pub mod profile;
 pub mod reply;
 pub mod request;
 
-/// The engine, set up: a core module that imports the four functions of [`abi::import`] and nothing else.
+/// The engine, set up: a core module that imports the five functions of [`abi::import`] and nothing else.
 pub const ENGINE_WASM: &[u8] = include_bytes!(env!("STOCKADE_JS_ENGINE"));
 
 /// SHA-256 of [`ENGINE_WASM`], which is the same for every process and takes each a millisecond to compute.

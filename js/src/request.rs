@@ -258,7 +258,7 @@ mod tests {
         let mut bytes = vec![0xff; encoded.bytes() as usize];
         encoded.write(&mut bytes).unwrap();
         let mut expected = Vec::new();
-        for number in [3u32, 1, 4, 1, 1, 2, 26, 2] {
+        for number in [4u32, 1, 4, 1, 1, 2, 26, 2] {
             expected.extend(number.to_le_bytes());
         }
         expected.extend(b"a.js\x001\0f\0[]\0job\0j\0tenant\0t\0deadline\x007\0\0\x01\0\0");

@@ -346,7 +346,7 @@ async fn execute(core: &Core, job: &Rc<Job>, work: Work, record: &mut Record) ->
                 },
                 cpu: job.admitted.limits.cpu,
                 small: work.input_bytes.is_some_and(|bytes| bytes <= SMALL_INPUT_BYTES),
-                spin: core.spin(),
+                spin: Duration::ZERO,
                 unawaited_bytes_max: core.config().pool.unawaited_bytes_max,
             };
             for _ in 0..ASSIGN_TRIES {
@@ -354,7 +354,12 @@ async fn execute(core: &Core, job: &Rc<Job>, work: Work, record: &mut Record) ->
                     continue;
                 };
                 scripts.has_worker(pool, &work);
+                // There may have been a wait for the worker.
+                let rules = StopRules { spin: core.spin(), ..rules };
                 let end = run::follow(&mut worker, job, rules, stay.is_some()).await;
+                if end.crowded {
+                    core.looking.rest(end.exited);
+                }
                 if end.never_began() {
                     tracing::warn!("worker died with its order unread; trying another");
                     pool.doubt();

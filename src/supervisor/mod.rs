@@ -32,6 +32,7 @@ mod leaving;
 mod ledger;
 mod link;
 pub mod logs;
+mod looking;
 mod meanwhile;
 pub mod module_kind;
 mod places;
@@ -85,6 +86,7 @@ use self::job::ladder::Cause;
 use self::journal::{Accepted, Journal};
 use self::leaving::Leaving;
 use self::ledger::Ledger;
+use self::looking::Looking;
 use self::places::Places;
 use self::warm_up::WarmUps;
 use self::work::Given;
@@ -145,6 +147,7 @@ struct Core {
     no_input: OnceCell<Rc<OwnedFd>>,
     /// Processors that this process may use.
     processors: usize,
+    looking: Looking,
     /// Places of large outputs that are kept in files.
     output_files: Arc<Semaphore>,
 }
@@ -392,7 +395,7 @@ impl Core {
     /// which there must be two.
     fn spin(&self) -> Duration {
         let alone = self.counters.borrow().running <= 1 && self.processors > 1;
-        if alone { self.config.borrow().pool.spin } else { Duration::ZERO }
+        self.looking.allowed(alone, self.config.borrow().pool.spin, Instant::now())
     }
 
     fn load(&self, caller: &Caller) -> admission::Load {

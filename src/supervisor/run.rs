@@ -15,6 +15,7 @@ use super::cgroup::LeafUsage;
 use super::job::Job;
 use super::job::ladder::{self, Cause, Effect, Event, Rung, Waits};
 use super::link::ExchangeError;
+use super::looking;
 use super::streams::{Turn, left, read, rest};
 use super::worker::Worker;
 
@@ -47,6 +48,8 @@ pub(crate) struct RunEnd {
     pub(crate) output_cut: bool,
     /// It died without having read its order.
     pub(crate) order_unread: bool,
+    /// Others wanted the processor on which its reply was looked for.
+    pub(crate) crowded: bool,
     /// When the order was sent.
     pub(crate) started: Instant,
     /// When the reply came.
@@ -182,7 +185,7 @@ pub(crate) async fn follow(worker: &mut Worker, job: &Job, rules: StopRules, sta
         ending = course.watch().await;
     }
     let awaited = !course.is_over_with_its_reply();
-    let Course { rung, replies, replied, started, output_cut, order_unread, .. } = course;
+    let Course { rung, replies, replied, started, output_cut, order_unread, crowded, .. } = course;
     let exited = Instant::now();
     let (ended, leaf, cpu) = match ending {
         Watched::Exited => {
@@ -211,6 +214,7 @@ pub(crate) async fn follow(worker: &mut Worker, job: &Job, rules: StopRules, sta
         replies,
         output_cut,
         order_unread,
+        crowded,
         started,
         replied,
         exited,
@@ -243,6 +247,8 @@ struct Course<'a> {
     watch_from: Option<Instant>,
     output_cut: bool,
     order_unread: bool,
+    /// Others want the processor that its reply was looked for on.
+    crowded: bool,
     /// It is over with the worker's reply.
     stays: bool,
     /// It is not over before the worker's exit, whatever it replied.
@@ -281,6 +287,7 @@ impl<'a> Course<'a> {
             watch_from: (rules.small && !stays).then(|| started + SHORT),
             output_cut: false,
             order_unread: false,
+            crowded: false,
             stays,
             awaited: false,
             let_go: false,
@@ -300,11 +307,14 @@ impl<'a> Course<'a> {
             self.let_go();
             let due = earliest(earliest(ladder::due(self.rung), self.cpu_check), self.watch_from);
             let watching = self.watch_from.is_none();
-            let spinning = self.replied.is_none() && self.started.elapsed() < self.rules.spin;
+            let spinning =
+                self.replied.is_none() && !self.crowded && self.started.elapsed() < self.rules.spin;
             if spinning {
                 // First whoever else is to run on this processor: the worker, where the kernel woke it beside whoever sent its
                 // order, or a template that forks. Without it such a worker began when all of the time was over.
+                let since = Instant::now();
                 std::thread::yield_now();
+                self.crowded = looking::is_crowded(since.elapsed());
             }
             if due.is_some_and(|due| due <= Instant::now()) {
                 self.tick();

@@ -25,6 +25,7 @@ use super::inspect::filters_around;
 use super::job::{Caller, Job};
 use super::journal::{Journal, JournalError, JournalLock, Known};
 use super::ledger::Ledger;
+use super::looking::Looking;
 use super::places::Places;
 use super::pool::{Need, Pool, PoolError, has_other_ids};
 use super::scripts::Scripts;
@@ -122,6 +123,7 @@ impl Startup {
             no_input: OnceCell::new(),
             // One that cannot be counted is one.
             processors: std::thread::available_parallelism().map_or(1, NonZero::get),
+            looking: Looking::default(),
             output_files: Arc::new(Semaphore::new(config.results.files_max)),
             config: RefCell::new(config),
         };

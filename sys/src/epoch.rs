@@ -4,12 +4,13 @@
 //! Never: is used in a process with other work than one job at a time; decides when a deadline is.
 //!
 //! ```text
-//! deadline ─▶ SIGALRM ─▶ epoch + 1: the guest traps at its next loop edge or call
-//! SIGTERM  ─▶ epoch + 1, timer := TERM_PATIENCE ─▶ SIGALRM ─▶ _exit(TERM_EXIT_CODE)
-//! reply    ─▶ timer := as it is told            ─▶ SIGALRM ─▶ _exit(0)
+//! deadline ─▶ SIGALRM ─▶ epoch + 1, timer := OVERDUE  ─▶ SIGALRM ─▶ _exit(TERM_EXIT_CODE)
+//! SIGTERM  ─▶ epoch + 1, timer := TERM_PATIENCE       ─▶ SIGALRM ─▶ _exit(TERM_EXIT_CODE)
+//! reply    ─▶ timer := as it is told                  ─▶ SIGALRM ─▶ _exit(0)
 //! ```
-//! The second timer is for a guest that sits in a host call or in a bulk memory instruction, where no epoch
-//! is looked at.
+//! With the epoch a guest traps at its next loop edge or call; a script ends where its engine asks next. The timers after that
+//! are for a guest that sits in a host call or in a bulk memory instruction, where no epoch is looked at, and for a script that
+//! does not ask. The first of them comes after all that the supervisor does, and is for one that does nothing any more.
 //!
 //! [`install`] uses `rt_sigaction` and must come before the filter that refuses it. Afterwards `setitimer`,
 //! `rt_sigreturn` and `exit_group` are needed, and `restart_syscall` after a stop.
@@ -24,7 +25,11 @@ use wasmtime::Engine;
 /// How long a worker that got SIGTERM may take to end its guest in good order.
 pub const TERM_PATIENCE: Duration = Duration::from_millis(20);
 
-/// Exit status of a worker that could not end its guest within [`TERM_PATIENCE`] of SIGTERM.
+/// How long after its deadline a worker ends by itself that could not end its guest and was not told to. The supervisor tells it
+/// within a second, the longest head start that a guest may have.
+pub const OVERDUE: Duration = Duration::from_secs(2);
+
+/// Exit status of a worker that could not end its guest within [`TERM_PATIENCE`] of SIGTERM, or [`OVERDUE`] of its deadline.
 pub const TERM_EXIT_CODE: i32 = 143;
 
 static ENGINE: AtomicPtr<Engine> = AtomicPtr::new(ptr::null_mut());
@@ -132,8 +137,13 @@ extern "C" fn on_alarm(_signal: libc::c_int) {
         // SAFETY: `_exit` has no precondition; it runs no destructor and no exit handler.
         unsafe { libc::_exit(TERM_EXIT_CODE) }
     }
-    DEADLINE_PASSED.store(true, Ordering::SeqCst);
+    // The second is that of the timer which is set here: whatever begins or ends a job sets another, or none.
+    let overdue = DEADLINE_PASSED.swap(true, Ordering::SeqCst);
     bump();
+    if overdue || set_timer(OVERDUE).is_err() {
+        // SAFETY: `_exit` has no precondition; it runs no destructor and no exit handler.
+        unsafe { libc::_exit(TERM_EXIT_CODE) }
+    }
 }
 
 extern "C" fn on_term(_signal: libc::c_int) {

@@ -4,7 +4,10 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use serde_json::Value;
-use stockade_wire::job::{Isolation, Submission, Verdict};
+use sha2::{Digest, Sha256};
+use stockade::client::ClientError;
+use stockade_wire::client::RefusalReason;
+use stockade_wire::job::{Isolation, ModuleSource, Submission, Verdict};
 use stockade_wire::limits::{BESIDE_BYTES_MIN, SCRIPT_TEXT_BYTES_MAX};
 
 use crate::rig::{Daemon, Ended, Mode, Peer, Place, Ran, eventually, ran, short_of, submission_of, text};
@@ -344,8 +347,25 @@ fn script_that_is_debugged_tells_when_how_long_and_how_much() {
 fn engine_offered_as_a_module_gets_none_of_an_engines_rights() {
     let place = place(Mode::Jailed);
     let engine = place.file("engine.wasm", stockade_js::ENGINE_WASM);
-    let ended = place.run(&["--entry", "js_abi"], &engine);
-    assert_eq!(ended.short(), "invalid_module unknown_import - guest 126", "{}", ended.result);
+    // Before a script has come, when the engine is compiled, and after.
+    for _ in 0..2 {
+        let ended = place.run(&["--entry", "js_abi"], &engine);
+        assert_eq!(ended.short(), "invalid_module unknown_import - guest 126", "{}", ended.result);
+        assert_eq!(run(&place, &[], "6 * 7", "").output(), "42");
+    }
+}
+
+#[test]
+fn engine_named_by_a_digest_is_known_to_nobody() {
+    let daemon = Daemon::start(place(Mode::Jailed));
+    let mut client = daemon.client();
+    assert_eq!(short_of(&client.run(script("6 * 7")).unwrap()), "completed - - -");
+    let named_apart = [b"stockade: the JavaScript engine\0".as_slice(), stockade_js::ENGINE_SHA256].concat();
+    for digest in [*stockade_js::ENGINE_SHA256, Sha256::digest(named_apart).into()] {
+        let named = Submission { module: ModuleSource::Digest(digest), ..script("") };
+        assert!(matches!(client.run(named), Err(ClientError::Refused(refusal))
+            if refusal.reason == RefusalReason::UnknownModule));
+    }
 }
 
 #[test]

@@ -204,7 +204,7 @@ pub enum Verdict {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
-    /// The epoch trap inside the guest.
+    /// The trap inside the guest: by the epoch, or where a script asked.
     Epoch,
     /// SIGTERM, with SIGCONT so that a stopped worker sees it.
     Sigterm,

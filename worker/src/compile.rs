@@ -329,6 +329,12 @@ mod tests {
     }
 
     #[test]
+    fn artifacts_of_the_engine_and_of_the_same_module_differ() {
+        let text = br#"(module (func (export "f") (loop (br 0))))"#;
+        assert_ne!(compiled(text, |_| ()).unwrap().1, compiled(text, |order| order.engine = true).unwrap().1);
+    }
+
+    #[test]
     fn metered_and_plain_artifacts_differ() {
         let text = br#"(module (func (export "f") (loop (br 0))))"#;
         assert_ne!(compiled(text, |_| ()).unwrap().1, compiled(text, |order| order.fuel = true).unwrap().1);

@@ -4,8 +4,9 @@
 //! Never: compiles or runs anything, starts a thread.
 //!
 //! There are two variants of everything, because counting fuel changes the generated code and costs speed, and in
-//! each an engine for modules, one for components and one for scripts, which is to say for the JavaScript engine. All are built before the first fork: a locked worker may not
-//! open the files that building a pool looks into.
+//! each an engine for modules, one for components and one for scripts, which is to say for the JavaScript engine. All are
+//! built before the first fork: a locked worker may not open the files that building a pool looks into. The code for scripts
+//! looks at no epoch in a process that can be ended.
 //!
 //! Only the engine most jobs use, the one for plain modules, and that for scripts in a process that stays have a pool.
 //! The others add no mapping to the zygote and little but their linkers' tables to a worker's memory; a job of
@@ -370,6 +371,12 @@ mod tests {
         assert_eq!(one.fingerprint(), two.fingerprint());
         assert_eq!(one.fingerprint().len(), 32);
         assert!(one.fingerprint().bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)));
+    }
+
+    #[test]
+    fn fingerprint_differs_where_scripts_look_at_the_epoch() {
+        let lasting = EngineSettings { expendable: false, ..SETTINGS };
+        assert_ne!(warm(&SETTINGS).unwrap().fingerprint(), warm(&lasting).unwrap().fingerprint());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use stockade_js::request::{Context, Form};
 use crate::rig::{Job, WALL_US, imports, module, script, value};
 
 #[test]
-fn engine_imports_the_four_functions_and_nothing_else() {
+fn engine_imports_the_five_functions_and_nothing_else() {
     let mut found = imports();
     found.sort();
     assert_eq!(found, ["call", "clock", "poll", "random", "sleep"].map(|name| format!("stockade_js.{name}")));

@@ -12,6 +12,12 @@ use wasmtime::{
     Caller, Config, Engine, Extern, Instance, Linker, Memory, Module, ResourceLimiter, Store, Trap,
 };
 
+/// Calls and turns of loops until a script asks again whether its time is over.
+const TURNS: u32 = 500;
+
+/// Longest that a script takes here which does not ask: it would never end.
+const HUNG: Duration = Duration::from_secs(300);
+
 /// A Tuesday.
 pub(crate) const WALL_US: f64 = 1.8e15;
 
@@ -109,6 +115,15 @@ impl<'a> Job<'a> {
 
     /// On a thread with as much stack as a guest may use, and some for the host.
     pub(crate) fn run(self) -> Outcome {
+        let (_done, end) = std::sync::mpsc::channel::<()>();
+        let about = format!("{:.200}", self.request.source);
+        // What does not ask cannot be ended but with all tests.
+        std::thread::spawn(move || {
+            if end.recv_timeout(HUNG) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                eprintln!("neither ended nor asked within {HUNG:?}: {about}");
+                std::process::abort();
+            }
+        });
         std::thread::scope(|scope| {
             std::thread::Builder::new()
                 .stack_size(abi::WASM_STACK_BYTES + (4 << 20))
@@ -277,7 +292,9 @@ fn linker(engine: &Engine) -> Linker<Host> {
             },
         )
         .unwrap();
-    linker.func_wrap(import::MODULE, import::POLL, |caller: Caller<'_, Host>| look(&caller)).unwrap();
+    linker
+        .func_wrap(import::MODULE, import::POLL, |caller: Caller<'_, Host>| look(&caller).map(|()| TURNS))
+        .unwrap();
     linker
 }
 

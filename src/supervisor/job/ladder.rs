@@ -47,7 +47,7 @@ pub(crate) enum Cause {
 pub(crate) enum Rung {
     /// Working, until the deadline.
     Running { deadline: Instant },
-    /// The deadline has passed; the epoch trap has until `term_at`.
+    /// The deadline has passed; the guest has until `term_at` to trap.
     EpochDue { term_at: Instant },
     /// SIGTERM is sent; SIGKILL follows at `kill_at`.
     TermSent { cause: Cause, kill_at: Instant },

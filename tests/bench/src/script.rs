@@ -22,6 +22,9 @@ use crate::jobs::Job;
 /// Stack that the job uses, bytes: as much as a template's fork has ahead.
 const STACK_BYTES: usize = 40 << 10;
 
+/// How often the engine asks whether it is to go on, which it always is: as often as a quick script of the product's.
+const TURNS: u32 = 500;
+
 /// The engine compiled, in a sealed file in memory: for [`Ready::load`] in whatever process has it.
 ///
 /// # Errors
@@ -63,6 +66,7 @@ impl Ready {
     fn of(solo: &SingleThreaded, engine: &Engine, module: &Module) -> wasmtime::Result<Self> {
         let (job, form) = (Job::Transform, form(engine, module)?);
         let (mut store, mut linker) = (Store::new(engine, ()), Linker::new(engine));
+        linker.func_wrap(import::MODULE, import::POLL, || TURNS)?;
         linker.define_unknown_imports_as_default_values(&mut store, module)?;
         let instance = linker.instantiate(&mut store, module)?;
         let memory = instance
@@ -133,6 +137,7 @@ fn request<'a>((source, input): (&'a str, &'a str), compiled: Compiled<'a>) -> R
 fn form(engine: &Engine, module: &Module) -> wasmtime::Result<Vec<u8>> {
     let (mut store, mut linker) = (Store::new(engine, Vec::new()), Linker::new(engine));
     linker.func_wrap(import::MODULE, import::CALL, told)?;
+    linker.func_wrap(import::MODULE, import::POLL, || TURNS)?;
     linker.define_unknown_imports_as_default_values(&mut store, module)?;
     let instance = linker.instantiate(&mut store, module)?;
     let (source, input) = (Job::Transform.module(0), String::from_utf8(Job::Transform.input())?);

@@ -1,7 +1,8 @@
 //! How a guest is stopped.
 //!
 //! Owns: what says that a guest is to end, and the waits that it ends.
-//! Never: decides when a deadline is, or moves an epoch on, which is what stops a guest that computes.
+//! Never: decides when a deadline is, or moves an epoch on, which is what stops a module that computes. A script in a worker
+//! asks: see [`Alarm::look`].
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -39,7 +40,7 @@ impl Interruption {
             }
     }
 
-    /// Has `store` stop its guest at the next loop edge or call once the epoch has moved on. Before instantiating: start
+    /// Has `store` stop its guest at the next loop edge or call once the epoch has moved on, if its code looks at that. Before instantiating: start
     /// functions run there.
     pub(super) fn set(&self, store: &mut Store<Host>, deadline: Instant) {
         store.set_epoch_deadline(1);
@@ -68,6 +69,30 @@ impl Interruption {
     }
 }
 
+/// A script asks again within this time, as far as its calls and turns of loops have it in them.
+const ASKS_WITHIN: Duration = Duration::from_micros(100);
+
+/// Most calls and turns of loops between two questions: a quick script's take less than [`ASKS_WITHIN`], and a question less
+/// than a hundredth of that.
+const TURNS_MAX: u32 = 500;
+
+/// How many calls and turns of loops a script may do until it asks again whether it is to end: more and more of them, unless the
+/// last ones took long.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    last: u32,
+    asked: Option<Instant>,
+}
+
+impl Turns {
+    /// For a script that asks now.
+    pub(super) fn next(&mut self, now: Instant) -> u32 {
+        let quick = self.asked.replace(now).is_none_or(|before| now.duration_since(before) < ASKS_WITHIN);
+        self.last = if quick { self.last.saturating_mul(2).clamp(1, TURNS_MAX) } else { 1 };
+        self.last
+    }
+}
+
 /// Waits for `work`; `None` when its time is over while it waits for something.
 pub(super) async fn until<F: Future>(
     work: F,
@@ -86,7 +111,7 @@ pub(super) async fn until<F: Future>(
     }
 }
 
-/// What ends a guest's sleep before its time.
+/// What ends a script: its sleep, and where it asks.
 #[derive(Debug)]
 pub(super) struct Alarm {
     pub(super) deadline: Instant,
@@ -136,6 +161,33 @@ mod tests {
 
     fn flag(stop: bool) -> Interruption {
         Interruption::Flag { stop: Arc::new(AtomicBool::new(stop)), cpu: None }
+    }
+
+    #[test]
+    fn guest_that_is_looked_at_goes_on_until_it_is_to_end() {
+        let far = Instant::now() + Duration::from_hours(1);
+        for (deadline, stop, ends) in [
+            (far, false, false),
+            (far, true, true),
+            (Instant::now(), false, true),
+            (Instant::now(), true, true),
+        ] {
+            let alarm = Alarm { deadline, interruption: flag(stop) };
+            assert_eq!(alarm.look(), if ends { Err(Trap::Interrupt) } else { Ok(()) }, "{stop}");
+        }
+    }
+
+    #[test]
+    fn script_asks_less_and_less_often_until_its_turns_take_long() {
+        let (mut turns, mut now) = (Turns::default(), Instant::now());
+        let mut after = |took: Duration| {
+            now += took;
+            turns.next(now)
+        };
+        assert_eq!([1; 4].map(|us| after(Duration::from_micros(us))), [1, 2, 4, 8]);
+        assert!((0..100).all(|_| after(ASKS_WITHIN / 2) <= TURNS_MAX));
+        assert_eq!(after(ASKS_WITHIN / 2), TURNS_MAX);
+        assert_eq!([after(ASKS_WITHIN), after(Duration::ZERO), after(Duration::from_hours(1))], [1, 2, 1]);
     }
 
     #[test]

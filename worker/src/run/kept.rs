@@ -132,7 +132,7 @@ impl Kept {
         })
     }
 
-    /// The engine whose epoch ends its guests.
+    /// The engine whose epoch is moved on to end its guests.
     pub(crate) fn engine(&self) -> &Engine {
         match &self.held {
             Held::Core { pre, .. } | Held::Engine(pre) => pre.module().engine(),
@@ -196,6 +196,7 @@ impl Kept {
             load: received.elapsed(),
             live: self.next.take(),
             stays: true,
+            expendable: true,
         })
     }
 }

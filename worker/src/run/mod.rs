@@ -113,6 +113,8 @@ pub struct Loaded {
     live: Option<Live>,
     /// The process runs further jobs: what is made for this one must go.
     stays: bool,
+    /// A script that does not ask whether it is to end, ends with its process alone.
+    expendable: bool,
 }
 
 enum Program {
@@ -144,6 +146,10 @@ impl Program {
             // Scripts wait with their thread.
             Self::Script { .. } => false,
         }
+    }
+
+    const fn is_script(&self) -> bool {
+        matches!(self, Self::Script { .. })
     }
 
     /// Whether nothing of the host is ever seen from its instances.
@@ -218,6 +224,7 @@ pub fn load(warm: &Warm, order: &RunOrder, artifact: OwnedFd) -> Result<Loaded, 
             load: received.elapsed(),
             live: None,
             stays: false,
+            expendable: warm.settings().expendable,
         })
     };
     build().map_err(|ending| not_loaded(ending, order, received))
@@ -247,6 +254,10 @@ pub(crate) fn not_loaded(ending: Ending, order: &RunOrder, received: Instant) ->
 /// a tokio runtime. [`RunReport::mdwe`] is left `false`: the jail knows.
 #[must_use]
 pub fn execute(loaded: Loaded, confinement: Confinement, stdio: Stdio, order: &RunOrder) -> RunReport {
+    if matches!(confinement, Confinement::Developer(_)) && loaded.expendable && loaded.program.is_script() {
+        let why = "scripts of an engine that looks at no epoch run in processes that can be ended";
+        return not_loaded(Ending::SetupFailed(why.to_owned()), order, Instant::now());
+    }
     let (interruption, grants) = match confinement {
         Confinement::Sealed(sealed) => (Interruption::Signals, sealed.into_grants()),
         Confinement::Developer(mode) => (Interruption::Flag { stop: mode.stop, cpu: mode.cpu }, mode.grants),
@@ -309,7 +320,7 @@ fn perform(
         let stack = program.stack();
         let work = drive(program, &mut store, instance, &mut exchange, &mut instantiated);
         let done = match (stack, interruption, runtime) {
-            // Nothing waits, so only the guest has to be stopped, and its epoch does that.
+            // Nothing waits, so only the guest has to be stopped, and its epoch, or what it asks, does that.
             (Stack::Thread, Interruption::Signals, _) | (_, _, None) => at_once(work),
             (_, _, Some(runtime)) => runtime.block_on(until(work, *deadline, interruption)),
         };

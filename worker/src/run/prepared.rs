@@ -286,6 +286,7 @@ impl Prepared {
             load: received.elapsed(),
             live,
             stays: false,
+            expendable: true,
         })
     }
 }
@@ -300,7 +301,8 @@ impl Live {
         largest_memory_bytes: u64,
     ) -> Option<Self> {
         let mut store = Self::store(pre, memory_bytes_max, largest_memory_bytes);
-        // The deadline is past before it begins: a start function, which is guest code, traps at its first step.
+        // The deadline is past before it begins: a start function, which is guest code, traps at its first step. The JavaScript
+        // engine, which looks at no epoch, has none: its build refuses one.
         store.set_epoch_deadline(0);
         let instance = stack.instantiate(pre, &mut store).await.ok()?;
         store.data_mut().ledger.instantiated();

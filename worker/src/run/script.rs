@@ -23,7 +23,7 @@ use wasmtime::{Caller, Engine, Extern, Instance, InstancePre, Linker, Memory, St
 use super::ending::guest_text;
 use super::function::{Input, deliver};
 use super::host::HostError;
-use super::interruption::Alarm;
+use super::interruption::{Alarm, Turns};
 use super::known::{Found, Known};
 use super::prepared::Existing;
 use super::script_log::ScriptLog;
@@ -40,8 +40,9 @@ const SLEEP_MAX: Duration = Duration::from_hours(24 * 365);
 #[derive(Default)]
 pub(crate) struct Side {
     log: Option<ScriptLog>,
-    /// What ends its sleep.
+    /// What ends it, asleep or where it asks.
     alarm: Option<Alarm>,
+    turns: Turns,
     environment: Vec<(String, String)>,
     /// What was seen of the script, and since when, if anybody wants to know.
     looks: Option<(Looks, Instant)>,
@@ -468,9 +469,11 @@ fn define(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
         let alarm = caller.data().script.alarm.as_ref().ok_or(Trap::Interrupt)?;
         Ok(alarm.pause(wait)?)
     })?;
-    linker.func_wrap(import::MODULE, import::POLL, |caller: Caller<'_, Host>| {
-        let alarm = caller.data().script.alarm.as_ref().ok_or(Trap::Interrupt)?;
-        Ok(alarm.look()?)
+    linker.func_wrap(import::MODULE, import::POLL, |mut caller: Caller<'_, Host>| {
+        let side = &mut caller.data_mut().script;
+        // Before there is a job nobody asks.
+        side.alarm.as_ref().ok_or(Trap::Interrupt)?.look()?;
+        Ok(side.turns.next(Instant::now()))
     })?;
     Ok(())
 }

@@ -338,6 +338,15 @@ impl Drop for Worker {
 
 /// Compiles WebAssembly text in a jailed worker and returns the sealed artifact.
 pub(crate) fn compiled(rig: &Rig, text: &str) -> OwnedFd {
+    compiled_for(rig, text, false)
+}
+
+/// The same, for whoever runs scripts.
+pub(crate) fn compiled_engine(rig: &Rig, text: &str) -> OwnedFd {
+    compiled_for(rig, text, true)
+}
+
+fn compiled_for(rig: &Rig, text: &str, engine: bool) -> OwnedFd {
     let (worker, _) = rig.locked(&fork_order(Role::Compile));
     let module = memfd::sealed("module", text.as_bytes()).unwrap();
     let artifact = memfd::create("artifact").unwrap();
@@ -346,7 +355,7 @@ pub(crate) fn compiled(rig: &Rig, text: &str) -> OwnedFd {
         artifact_bytes_max: 64 << 20,
         text: true,
         fuel: false,
-        engine: false,
+        engine,
     };
     worker.order(&ToWorker::Compile(order), &[module.as_fd(), artifact.as_fd()]);
     let (said, exit) = worker.conversation();

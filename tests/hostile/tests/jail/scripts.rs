@@ -3,15 +3,17 @@
 //! What stands for the engine here looks at every word of its memory, and hands over what it likes, as no script could.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
-use stockade_sys::memfd;
+use stockade_sys::pidfd::Exit;
+use stockade_sys::{epoch, memfd};
 use stockade_wire::job::Purpose;
 use stockade_wire::worker::{
     CompiledForm, Ending, FromWorker, PrepareOrder, Role, RunOrder, RunReport, ScriptOrder, ScriptSource,
     ToWorker,
 };
 
-use crate::rig::{Rig, Template, Worker, compiled, fork_order, prepare_order, run_order};
+use crate::rig::{Rig, Template, Worker, compiled_engine, fork_order, prepare_order, run_order};
 
 /// Looks before there is a request, and answers it with what it found, bit by bit: 1 memory that is not as it began, 2 its
 /// size, 4 memory that it grew by, 8 a global, 16 the table. Then everything is other than it was. The memory is larger than
@@ -75,7 +77,7 @@ struct Tenant {
 impl Tenant {
     fn of(rig: &Rig, engine: &str) -> Self {
         let (worker, _) = rig.locked(&fork_order(Role::Run));
-        Self { worker, artifact: Some(compiled(rig, engine)) }
+        Self { worker, artifact: Some(compiled_engine(rig, engine)) }
     }
 
     /// What the engine answers, and how it ends.
@@ -84,6 +86,16 @@ impl Tenant {
     }
 
     fn run_source(&mut self, order: &RunOrder, source: &str, purpose: Purpose) -> (String, Ending) {
+        self.order(order, source, purpose);
+        let ended = |report: RunReport| report.ending;
+        match self.worker.receive() {
+            Some(FromWorker::Finished(report)) => (String::new(), ended(report)),
+            Some(FromWorker::Returned(report, value)) => (String::from_utf8(value.0).unwrap(), ended(report)),
+            other => panic!("the worker said {other:?} and ended with {:?}", self.worker.end()),
+        }
+    }
+
+    fn order(&mut self, order: &RunOrder, source: &str, purpose: Purpose) {
         let script = ScriptOrder {
             source: ScriptSource::File { bytes: source.len() as u64 },
             input: None,
@@ -101,13 +113,41 @@ impl Tenant {
             }
             None => self.worker.order(&ToWorker::Run(order), &[input.as_fd(), source.as_fd()]),
         }
-        let ended = |report: RunReport| report.ending;
-        match self.worker.receive() {
-            Some(FromWorker::Finished(report)) => (String::new(), ended(report)),
-            Some(FromWorker::Returned(report, value)) => (String::from_utf8(value.0).unwrap(), ended(report)),
-            other => panic!("the worker said {other:?} and ended with {:?}", self.worker.end()),
-        }
     }
+}
+
+/// An engine whose script never ends, and which does this meanwhile.
+fn endless(import: &str, meanwhile: &str) -> String {
+    format!(
+        r#"(module {import}
+             (memory (export "memory") 1)
+             (func (export "js_abi") (result i32) (i32.const 0))
+             (func (export "js_reserve") (param i32) (result i32) (i32.const 1024))
+             (func (export "js_run") (param i32 i32) (result i32) (loop $again {meanwhile} (br $again)) (unreachable)))"#
+    )
+}
+
+#[test]
+fn script_that_asks_whether_it_is_to_end_ends_at_its_deadline_and_the_worker_says_so() {
+    let rig = Rig::start();
+    let import = r#"(import "stockade_js" "poll" (func $poll (result i32)))"#;
+    let mut tenant = Tenant::of(&rig, &endless(import, "(drop (call $poll))"));
+    let mut order = run_order(None);
+    order.limits.deadline_us = 50_000;
+    assert_eq!(tenant.run_source(&order, "1", Purpose::Run).1, Ending::Interrupted);
+}
+
+/// The supervisor may be stopped, or busy.
+#[test]
+fn script_that_does_not_ask_whether_it_is_to_end_ends_with_its_process_when_nobody_tells_it_to() {
+    let rig = Rig::start();
+    let mut tenant = Tenant::of(&rig, &endless("", ""));
+    let mut order = run_order(None);
+    order.limits.deadline_us = 50_000;
+    let began = Instant::now();
+    tenant.order(&order, "1", Purpose::Run);
+    assert_eq!(tenant.worker.end(), Exit::Code(epoch::TERM_EXIT_CODE));
+    assert!(began.elapsed() >= epoch::OVERDUE);
 }
 
 #[test]
@@ -204,7 +244,7 @@ fn what_an_engine_compiled_a_script_to_is_given_to_no_other_script() {
 fn what_a_script_compiles_to_is_told_where_it_is_looked_at_and_had_where_it_runs() {
     let rig = Rig::start();
     let engine = PrepareOrder { engine: true, ..prepare_order() };
-    let template = Template::by(&rig, &compiled(&rig, HANDS_OVER), engine).unwrap();
+    let template = Template::by(&rig, &compiled_engine(&rig, HANDS_OVER), engine).unwrap();
     let kept = || CompiledForm::Kept(b"k".to_vec().into());
     for (purpose, form, told, said) in [
         (Purpose::Check, CompiledForm::Wanted, Some("a"), ""),
