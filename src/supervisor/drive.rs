@@ -357,9 +357,7 @@ async fn execute(core: &Core, job: &Rc<Job>, work: Work, record: &mut Record) ->
                 // There may have been a wait for the worker.
                 let rules = StopRules { spin: core.spin(), ..rules };
                 let end = run::follow(&mut worker, job, rules, stay.is_some()).await;
-                if end.crowded {
-                    core.looking.rest(end.exited);
-                }
+                core.looking.note(end.looked, end.exited);
                 if end.never_began() {
                     tracing::warn!("worker died with its order unread; trying another");
                     pool.doubt();

@@ -21,6 +21,7 @@ mod artifact;
 mod beside;
 pub mod cgroup;
 mod child;
+mod cpu_limit;
 mod drive;
 mod follow;
 mod guest_pipe;

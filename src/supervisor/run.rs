@@ -12,10 +12,11 @@ use stockade_wire::limits::RETURNED_BYTES_MAX;
 use stockade_wire::worker::{FromWorker, RunOrder, RunReport, ToWorker};
 
 use super::cgroup::LeafUsage;
+use super::cpu_limit::left as cpu_left;
 use super::job::Job;
 use super::job::ladder::{self, Cause, Effect, Event, Rung, Waits};
 use super::link::ExchangeError;
-use super::looking;
+use super::looking::Looked;
 use super::streams::{Turn, left, read, rest};
 use super::worker::Worker;
 
@@ -23,9 +24,6 @@ use super::worker::Worker;
 /// the runtime and taking them out again would cost it a tenth of what the supervisor does for it. The runtime's timers
 /// tick in milliseconds.
 const SHORT: Duration = Duration::from_millis(1);
-
-/// Least time between two looks at a worker's CPU time.
-const CPU_CHECK_MIN: Duration = Duration::from_millis(1);
 
 /// What is known of a worker's run once it is over.
 #[derive(Debug)]
@@ -48,8 +46,8 @@ pub(crate) struct RunEnd {
     pub(crate) output_cut: bool,
     /// It died without having read its order.
     pub(crate) order_unread: bool,
-    /// Others wanted the processor on which its reply was looked for.
-    pub(crate) crowded: bool,
+    /// How it went where its reply was looked for without sleeping.
+    pub(crate) looked: Looked,
     /// When the order was sent.
     pub(crate) started: Instant,
     /// When the reply came.
@@ -185,7 +183,7 @@ pub(crate) async fn follow(worker: &mut Worker, job: &Job, rules: StopRules, sta
         ending = course.watch().await;
     }
     let awaited = !course.is_over_with_its_reply();
-    let Course { rung, replies, replied, started, output_cut, order_unread, crowded, .. } = course;
+    let Course { rung, replies, replied, started, output_cut, order_unread, looked, .. } = course;
     let exited = Instant::now();
     let (ended, leaf, cpu) = match ending {
         Watched::Exited => {
@@ -214,7 +212,7 @@ pub(crate) async fn follow(worker: &mut Worker, job: &Job, rules: StopRules, sta
         replies,
         output_cut,
         order_unread,
-        crowded,
+        looked,
         started,
         replied,
         exited,
@@ -247,8 +245,8 @@ struct Course<'a> {
     watch_from: Option<Instant>,
     output_cut: bool,
     order_unread: bool,
-    /// Others want the processor that its reply was looked for on.
-    crowded: bool,
+    /// How it went where its reply was looked for.
+    looked: Looked,
     /// It is over with the worker's reply.
     stays: bool,
     /// It is not over before the worker's exit, whatever it replied.
@@ -287,7 +285,7 @@ impl<'a> Course<'a> {
             watch_from: (rules.small && !stays).then(|| started + SHORT),
             output_cut: false,
             order_unread: false,
-            crowded: false,
+            looked: Looked::Not,
             stays,
             awaited: false,
             let_go: false,
@@ -307,14 +305,15 @@ impl<'a> Course<'a> {
             self.let_go();
             let due = earliest(earliest(ladder::due(self.rung), self.cpu_check), self.watch_from);
             let watching = self.watch_from.is_none();
-            let spinning =
-                self.replied.is_none() && !self.crowded && self.started.elapsed() < self.rules.spin;
+            let spinning = self.replied.is_none()
+                && self.looked != Looked::Crowded
+                && self.started.elapsed() < self.rules.spin;
             if spinning {
                 // First whoever else is to run on this processor: the worker, where the kernel woke it beside whoever sent its
                 // order, or a template that forks. Without it such a worker began when all of the time was over.
                 let since = Instant::now();
                 std::thread::yield_now();
-                self.crowded = looking::is_crowded(since.elapsed());
+                self.looked = self.looked.and(since.elapsed());
             }
             if due.is_some_and(|due| due <= Instant::now()) {
                 self.tick();
@@ -493,15 +492,6 @@ impl<'a> Course<'a> {
 
 type Received = Result<Option<(FromWorker, Vec<OwnedFd>)>, ExchangeError>;
 
-/// How long until a worker's CPU time is to be looked at again, or why it ends: its time is up, or not known, which must
-/// not leave it without a limit.
-fn cpu_left(limit: Duration, then: Option<Duration>, now: Option<Duration>) -> Result<Duration, Cause> {
-    let (Some(then), Some(now)) = (then, now) else { return Err(Cause::CpuClock) };
-    let left = limit.saturating_sub(now.saturating_sub(then));
-    // One thread uses at most one second a second: there is nothing to see before what is left is over.
-    if left.is_zero() { Err(Cause::CpuTime) } else { Ok(left.max(CPU_CHECK_MIN)) }
-}
-
 async fn sleep_until(due: Option<Instant>) {
     if let Some(due) = due {
         tokio::time::sleep_until(due.into()).await;
@@ -533,20 +523,6 @@ mod tests {
             command: true,
             usage: None,
         })
-    }
-
-    #[test]
-    fn cpu_time_is_looked_at_until_it_is_up_and_not_without_a_clock() {
-        let limit = Duration::from_millis(100);
-        let ms = |ms| Some(Duration::from_millis(ms));
-        assert_eq!(cpu_left(limit, ms(5), ms(45)), Ok(Duration::from_millis(60)));
-        assert_eq!(cpu_left(limit, ms(0), Some(limit - Duration::from_nanos(1))), Ok(CPU_CHECK_MIN));
-        for used in [105, 106, 10_000] {
-            assert_eq!(cpu_left(limit, ms(5), ms(used)), Err(Cause::CpuTime));
-        }
-        for (then, now) in [(None, None), (None, ms(0)), (ms(0), None)] {
-            assert_eq!(cpu_left(limit, then, now), Err(Cause::CpuClock));
-        }
     }
 
     #[test]

@@ -24,6 +24,17 @@ use crate::stockade::DEFAULTS;
 /// Jobs of each before anything is measured: the module is held ready by then.
 const WARM_UP: usize = 500;
 
+/// Those who have their turn, in another order: each is first as often as any other, and before each.
+fn next_turns(turns: &[usize]) -> Vec<usize> {
+    let mut next = turns.to_vec();
+    next.rotate_left(1.min(turns.len()));
+    if next.first() == Some(&0) {
+        next.reverse();
+        next.rotate_right(1);
+    }
+    next
+}
+
 /// Has one client ask daemons of all these executables in turn, a pause before each request, for `time`. What it saw of each,
 /// in words.
 ///
@@ -51,8 +62,12 @@ pub fn builds(
         clients.push((client, prepared, Samples::default(), Stages::default()));
     }
     let began = Instant::now();
+    let mut turns: Vec<usize> = (0..clients.len()).collect();
     while began.elapsed() < time {
-        for (client, prepared, samples, stages) in &mut clients {
+        // What one leaves behind another finds: each comes after each.
+        turns = next_turns(&turns);
+        for turn in &turns {
+            let Some((client, prepared, samples, stages)) = clients.get_mut(*turn) else { continue };
             effort.pause();
             let asked = Instant::now();
             let result = client.run_prepared(prepared)?;
@@ -67,4 +82,22 @@ pub fn builds(
         let _ = writeln!(text, "{program}: median {p50} µs, p99 {p99} µs; {}", stages.told());
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_is_first_as_often_as_any_other() {
+        for count in 1..5 {
+            let (mut turns, mut firsts) = ((0..count).collect::<Vec<usize>>(), vec![0; count]);
+            for _ in 0..count * 2 {
+                turns = next_turns(&turns);
+                firsts[turns[0]] += 1;
+            }
+            assert_eq!(firsts, vec![2; count], "{count}");
+        }
+        assert!(next_turns(&[]).is_empty());
+    }
 }
