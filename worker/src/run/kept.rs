@@ -162,6 +162,8 @@ impl Kept {
     /// of the engine for the next one. Runs no guest code.
     pub(crate) fn renew(&mut self) {
         let Some(Remains { store, known }) = self.remains.take() else { return };
+        // First whoever waits on this processor for the report: all of this was between that and its reader.
+        std::thread::yield_now();
         drop(store);
         self.known = known;
         if let Held::Engine(pre) = &self.held {
