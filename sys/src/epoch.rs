@@ -86,7 +86,9 @@ pub fn arm(remaining: Duration) -> Result<(), EpochError> {
 /// # Errors
 /// When the kernel refuses the timer.
 pub fn disarm() -> Result<(), EpochError> {
-    start_timer(Duration::ZERO)
+    start_timer(Duration::ZERO)?;
+    // The deadline's signal may have come on the way back from that, and its handler has set the next timer.
+    if deadline_passed() { start_timer(Duration::ZERO) } else { Ok(()) }
 }
 
 /// Ends the process with status 0 after `remaining`, whatever it does then. For one that has nothing left to do. Whether it

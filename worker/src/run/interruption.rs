@@ -40,8 +40,8 @@ impl Interruption {
             }
     }
 
-    /// Has `store` stop its guest at the next loop edge or call once the epoch has moved on, if its code looks at that. Before instantiating: start
-    /// functions run there.
+    /// Has `store` stop its guest at the next loop edge or call once the epoch has moved on, if its code looks at that. Before
+    /// instantiating: start functions run there.
     pub(super) fn set(&self, store: &mut Store<Host>, deadline: Instant) {
         store.set_epoch_deadline(1);
         match self {
