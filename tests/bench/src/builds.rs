@@ -13,16 +13,13 @@ use std::time::{Duration, Instant};
 
 use stockade_wire::job::Isolation;
 
-use crate::client::{Connection, Prepared};
 use crate::daemon::Home;
+use crate::drive::{Warmed, warmed};
 use crate::jobs::Job;
 use crate::load::Effort;
 use crate::samples::Samples;
 use crate::stages::Stages;
 use crate::stockade::DEFAULTS;
-
-/// Jobs of each before anything is measured: the module is held ready by then.
-const WARM_UP: usize = 500;
 
 /// Those who have their turn, in another order: each is first as often as any other, and before each.
 fn next_turns(turns: &[usize]) -> Vec<usize> {
@@ -42,7 +39,7 @@ fn next_turns(turns: &[usize]) -> Vec<usize> {
 /// When a daemon does not start, or a job fails.
 pub fn builds(
     programs: &[&str],
-    (job, isolation): (Job, Isolation),
+    kind: (Job, Isolation),
     time: Duration,
     effort: &Effort,
 ) -> io::Result<String> {
@@ -51,15 +48,7 @@ pub fn builds(
     let daemons: Vec<_> = homes.iter().map(Home::start).collect::<io::Result<_>>()?;
     let mut clients = Vec::new();
     for daemon in &daemons {
-        let mut client = Connection::open(daemon.socket())?;
-        let (submission, output) = (job.submission(Some(isolation)), job.output());
-        // A script comes with each job.
-        let submission = if job.is_script() { submission } else { client.introduce(&submission, &output)? };
-        let prepared = Prepared::new(&submission, output)?;
-        for _ in 0..WARM_UP {
-            client.run_prepared(&prepared)?;
-        }
-        clients.push((client, prepared, Samples::default(), Stages::default()));
+        clients.push((warmed(daemon, kind)?, Samples::default(), Stages::default()));
     }
     let began = Instant::now();
     let mut turns: Vec<usize> = (0..clients.len()).collect();
@@ -67,7 +56,9 @@ pub fn builds(
         // What one leaves behind another finds: each comes after each.
         turns = next_turns(&turns);
         for turn in &turns {
-            let Some((client, prepared, samples, stages)) = clients.get_mut(*turn) else { continue };
+            let Some((Warmed { client, prepared, .. }, samples, stages)) = clients.get_mut(*turn) else {
+                continue;
+            };
             effort.pause();
             let asked = Instant::now();
             let result = client.run_prepared(prepared)?;
@@ -77,7 +68,7 @@ pub fn builds(
         }
     }
     let mut text = String::new();
-    for (program, (_, _, samples, stages)) in programs.iter().zip(&clients) {
+    for (program, (_, samples, stages)) in programs.iter().zip(&clients) {
         let (p50, p99) = (samples.p50().unwrap_or_default(), samples.p99().unwrap_or_default());
         let _ = writeln!(text, "{program}: median {p50} µs, p99 {p99} µs; {}", stages.told());
     }

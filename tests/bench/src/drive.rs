@@ -7,10 +7,10 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use stockade_wire::job::Isolation;
+use stockade_wire::job::{Isolation, Submission};
 
 use crate::client::{Connection, Prepared};
-use crate::daemon::Home;
+use crate::daemon::{Daemon, Home};
 use crate::floors::{echo, echo_back_to_back, echo_paced};
 use crate::jobs::Job;
 use crate::load::{Effort, closed_loop, one_at_a_time, round};
@@ -22,6 +22,32 @@ use crate::stockade::DEFAULTS;
 
 /// Jobs before anything is measured: the module is held ready by then.
 const WARM_UP: usize = 500;
+
+/// A client of a daemon that knows its jobs.
+pub struct Warmed {
+    /// Its connection.
+    pub client: Connection,
+    /// What it asks for.
+    pub submission: Submission,
+    /// The same, as it is sent.
+    pub prepared: Prepared,
+}
+
+/// Has a new client of `daemon` run jobs of one kind until the module is held ready.
+///
+/// # Errors
+/// When a job fails.
+pub fn warmed(daemon: &Daemon<'_>, (job, isolation): (Job, Isolation)) -> io::Result<Warmed> {
+    let mut client = Connection::open(daemon.socket())?;
+    let (submission, output) = (job.submission(Some(isolation)), job.output());
+    // A script comes with each job.
+    let submission = if job.is_script() { submission } else { client.introduce(&submission, &output)? };
+    let prepared = Prepared::new(&submission, output)?;
+    for _ in 0..WARM_UP {
+        client.run_prepared(&prepared)?;
+    }
+    Ok(Warmed { client, submission, prepared })
+}
 
 /// Has `clients` run jobs of one kind for `seconds`, one after the other each, on a daemon of its own. Returns what they saw and what
 /// the daemon and its children used, in words.
@@ -36,14 +62,7 @@ pub fn drive(
 ) -> io::Result<String> {
     let home = Home::new(program, DEFAULTS)?;
     let daemon = home.start()?;
-    let mut client = Connection::open(daemon.socket())?;
-    let (submission, output) = (job.submission(Some(isolation)), job.output());
-    // A script comes with each job.
-    let submission = if job.is_script() { submission } else { client.introduce(&submission, &output)? };
-    let prepared = Prepared::new(&submission, output)?;
-    for _ in 0..WARM_UP {
-        client.run_prepared(&prepared)?;
-    }
+    let Warmed { mut client, submission, prepared } = warmed(&daemon, (job, isolation))?;
     let (own, all) = (own_cpu_time(daemon.pid()), daemon.cpu_time());
     let processors = Processors::now();
     let connect = || {
